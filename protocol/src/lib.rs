@@ -1,1 +1,38 @@
-//! (being laid)
+//! What both ends of the wire say: requests, replies, values, their two encodings and the limits.
+//!
+//! - Pure: no socket, file, clock or thread. `docs/protocol.md` is the same grammar in prose and moves with this crate.
+//! - One grammar, two encodings: MessagePack (compact arrays or maps) and JSON are read into the same [`Request`].
+//! - A message is decoded and checked whole before any of its operations may run.
+//! - Nothing here allocates more than a constant factor of the bytes it was given.
+
+mod convert;
+mod decode;
+mod encode;
+mod error;
+mod field;
+mod grammar;
+mod header;
+mod json;
+pub mod limits;
+mod msgpack;
+mod operation;
+mod predicate;
+mod reply;
+mod reply_decode;
+mod reply_encode;
+mod value;
+
+pub use convert::{json_to_msgpack, msgpack_to_json};
+pub use decode::{Rejected, decode_request};
+pub use encode::encode_request;
+pub use error::{ErrorCode, Failure, Status};
+pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
+pub use operation::{Operation, Operations, Pattern, Request, Scan};
+pub use predicate::{Scalar, field_equals};
+pub use reply::{Answer, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, reported_limits};
+pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
+pub use reply_encode::encode_reply;
+pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text};
+
+/// Version of the wire protocol: the first element of a compact message and what Hello reports.
+pub const PROTOCOL_VERSION: u32 = 1;

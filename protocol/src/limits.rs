@@ -1,0 +1,68 @@
+//! Every bound of the wire protocol in one place, with the relations between them checked at compile time.
+//!
+//! Hello reports the ones a client must know. A request over a bound is refused (`limit` or `invalid`, definite).
+
+/// Longest key, bytes.
+pub const KEY_BYTES_MAX: usize = 65_535;
+/// Longest value, bytes of its stored document.
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
+/// Longest message body, bytes; also what libzmq is told as the largest frame.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Most frames of one message, envelope included.
+pub const FRAMES_MAX: usize = 8;
+/// Most envelope frames, the empty delimiter included.
+pub const ENVELOPE_FRAMES_MAX: usize = 4;
+/// Deepest nesting of arrays and maps in a body; the operation's own map or array counts.
+pub const DEPTH_MAX: usize = 100;
+/// Most operations of one array.
+pub const ARRAY_OPERATIONS_MAX: usize = 4_096;
+/// Longest regular expression, bytes.
+pub const REGEX_BYTES_MAX: usize = 4 << 10;
+/// Largest compiled regular expression, bytes of the regex engine's program.
+pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Most rows of one page.
+pub const PAGE_ROWS_MAX: usize = 10_000;
+/// Most bytes of keys and stored values of one page; one row always fits.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Most keys that the scans and queries of one message examine together.
+pub const EXAMINED_KEYS_MAX: usize = 10_000;
+/// Most bytes of keys and stored values in the replies to the reads of one array.
+pub const ARRAY_REPLY_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// Most requests of one client that are taken and not answered.
+pub const IN_FLIGHT_MAX: usize = 4_096;
+/// Most bytes of one client's requests that are taken and not answered.
+pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+/// Most mutations a session keeps unacknowledged (the window W).
+pub const SESSION_WINDOW: usize = 4_096;
+/// Most calls in the intake queue, all clients together.
+pub const INTAKE_CALLS_MAX: usize = 65_536;
+/// Most bytes of calls in the intake queue, all clients together.
+pub const INTAKE_BYTES_MAX: usize = 256 << 20;
+/// Most calls of one batch: bounds the time between two syncs.
+pub const BATCH_CALLS_MAX: usize = 8_192;
+/// Most bytes of requests of one batch.
+pub const BATCH_BYTES_MAX: usize = 32 << 20;
+/// Most bytes of replies and events that wait in the release queue before the worker pauses.
+pub const RELEASE_BYTES_MAX: usize = 256 << 20;
+/// Most bytes of events that wait for the publisher; beyond, whole batches of events are dropped there and counted.
+pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
+/// Most connections of the front end.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// What a `busy` answer tells the client to wait, milliseconds.
+pub const RETRY_AFTER_MS: u64 = 100;
+
+const _: () = {
+    assert!(KEY_BYTES_MAX <= u16::MAX as usize, "stream topics hold a key's length in 16 bits");
+    assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX + 4096 <= MESSAGE_BYTES_MAX, "the largest put must fit in a message");
+    assert!(PAGE_BYTES_MAX <= ARRAY_REPLY_BYTES_MAX, "an array holds at least one full page");
+    assert!(VALUE_BYTES_MAX <= ARRAY_REPLY_BYTES_MAX, "an array can read the largest value");
+    assert!(PAGE_ROWS_MAX <= EXAMINED_KEYS_MAX, "a full page is reachable in one turn");
+    assert!(ENVELOPE_FRAMES_MAX < FRAMES_MAX, "an envelope leaves room for the body");
+    assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");
+    assert!(MESSAGE_BYTES_MAX <= BATCH_BYTES_MAX, "the largest message fits into a batch");
+    assert!(BATCH_BYTES_MAX <= INTAKE_BYTES_MAX, "a full batch fits into the intake queue");
+    assert!(IN_FLIGHT_BYTES_MAX <= INTAKE_BYTES_MAX, "one client cannot need more than the queue holds");
+    assert!(IN_FLIGHT_MAX <= INTAKE_CALLS_MAX, "one client cannot need more than the queue holds");
+    // What we hold ourselves at the worst moment; libzmq's own buffers come on top (docs/operations.md).
+    assert!(INTAKE_BYTES_MAX + RELEASE_BYTES_MAX + PUBLISH_BYTES_MAX + BATCH_BYTES_MAX <= 640 << 20);
+};

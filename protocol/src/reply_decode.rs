@@ -1,0 +1,337 @@
+//! Reading a compact reply: what our own clients receive.
+
+use crate::error::{ErrorCode, Failure, Status};
+use crate::header::Form;
+use crate::limits::DEPTH_MAX;
+use crate::msgpack::{self, Cursor, Malformed, Token};
+use crate::operation::{Operation, Operations};
+use crate::reply::{Answer, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue};
+use crate::value::{Key, Stored, ValueKind};
+
+/// A reply that does not follow the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the reply is not one of this protocol: {0}")]
+pub struct ReplyError(String);
+
+impl From<Malformed> for ReplyError {
+    fn from(error: Malformed) -> Self {
+        ReplyError(error.to_string())
+    }
+}
+
+/// What the answer to an operation looks like; kept by the client until the reply arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Done, or the removed value.
+    Done,
+    /// A value with its revisions.
+    Value,
+    /// A number of keys.
+    Size,
+    /// A page.
+    Rows,
+    /// Who the broker is.
+    Hello,
+    /// Counters.
+    Stats,
+}
+
+impl Operation {
+    /// What a successful answer to this operation looks like.
+    pub fn expects(&self) -> Expect {
+        match self {
+            Operation::Ping | Operation::Put { .. } | Operation::Del { .. } => Expect::Done,
+            Operation::Get { .. } => Expect::Value,
+            Operation::Size => Expect::Size,
+            Operation::Scan(_) | Operation::Query { .. } => Expect::Rows,
+            Operation::Hello { .. } => Expect::Hello,
+            Operation::Stats => Expect::Stats,
+        }
+    }
+}
+
+impl Operations {
+    /// What the answers look like, in order.
+    pub fn expects(&self) -> Vec<Expect> {
+        self.as_slice().iter().map(Operation::expects).collect()
+    }
+}
+
+/// The id of a compact reply, to find the request that it answers.
+pub fn reply_id(body: &[u8]) -> Result<Option<u64>, ReplyError> {
+    let mut cursor = Cursor::new(body);
+    head(&mut cursor)
+}
+
+fn head(cursor: &mut Cursor<'_>) -> Result<Option<u64>, ReplyError> {
+    if cursor.token()? != Token::Array(4) {
+        return Err(ReplyError("it is not an array of 4".into()));
+    }
+    match cursor.token()? {
+        Token::UInt(version) if version == u64::from(crate::PROTOCOL_VERSION) => {}
+        other => return Err(ReplyError(format!("its version is {other:?}"))),
+    }
+    optional_uint(cursor)
+}
+
+/// Decodes a compact reply to operations with these expected answers.
+///
+/// # Errors
+/// [`ReplyError`] if the bytes don't follow the protocol or don't fit what was asked.
+pub fn decode_reply(body: &[u8], expects: &[Expect]) -> Result<Reply, ReplyError> {
+    msgpack::check(body, DEPTH_MAX + 8)?;
+    let mut cursor = Cursor::new(body);
+    let id = head(&mut cursor)?;
+    let retry_safe = match cursor.token()? {
+        Token::Nil => None,
+        Token::Bool(safe) => Some(safe),
+        other => return Err(ReplyError(format!("retry_safe is {other:?}"))),
+    };
+    let Token::Array(length) = cursor.token()? else {
+        return Err(ReplyError("no result".into()));
+    };
+    let first_at = cursor.offset();
+    let outcomes = if matches!(cursor.token()?, Token::UInt(_)) {
+        cursor.seek(first_at);
+        // A refusal of the whole message answers an array with one result.
+        let expect = expects.first().copied().unwrap_or(Expect::Done);
+        Outcomes::One(outcome_of(&mut cursor, length, expect)?)
+    } else {
+        cursor.seek(first_at);
+        if length != expects.len() {
+            return Err(ReplyError(format!("{length} results for {} operations", expects.len())));
+        }
+        let outcomes: Result<Vec<_>, ReplyError> = expects
+            .iter()
+            .map(|expect| match cursor.token()? {
+                Token::Array(length) => outcome_of(&mut cursor, length, *expect),
+                other => Err(ReplyError(format!("a result is {other:?}"))),
+            })
+            .collect();
+        Outcomes::Many(outcomes?)
+    };
+    Ok(Reply { id, form: Form::Compact, retry_safe, outcomes })
+}
+
+fn optional_uint(cursor: &mut Cursor<'_>) -> Result<Option<u64>, ReplyError> {
+    match cursor.token()? {
+        Token::Nil => Ok(None),
+        Token::UInt(value) => Ok(Some(value)),
+        other => Err(ReplyError(format!("{other:?} where a number was expected"))),
+    }
+}
+
+fn uint(cursor: &mut Cursor<'_>) -> Result<u64, ReplyError> {
+    optional_uint(cursor)?.ok_or_else(|| ReplyError("nil where a number was expected".into()))
+}
+
+fn text(cursor: &mut Cursor<'_>) -> Result<String, ReplyError> {
+    match cursor.token()? {
+        Token::Str(text) => Ok(text.to_owned()),
+        other => Err(ReplyError(format!("{other:?} where a text was expected"))),
+    }
+}
+
+fn key(cursor: &mut Cursor<'_>) -> Result<Option<Key>, ReplyError> {
+    match cursor.token()? {
+        Token::Nil => Ok(None),
+        Token::Str(text) => Ok(Some(text.as_bytes().to_vec())),
+        Token::Bin(bytes) => Ok(Some(bytes.to_vec())),
+        other => Err(ReplyError(format!("{other:?} where a key was expected"))),
+    }
+}
+
+fn stored(cursor: &mut Cursor<'_>) -> Result<Stored, ReplyError> {
+    // A JSON value of the largest size may be larger as MessagePack: the length is the broker's to bound.
+    let raw = cursor.raw()?;
+    Ok(Stored::unbounded(ValueKind::MessagePack, raw))
+}
+
+fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: Expect) -> Result<Outcome, ReplyError> {
+    let end_of = |wanted: usize| {
+        if length == wanted {
+            Ok(())
+        } else {
+            Err(ReplyError(format!("a result of {length} elements where {wanted} were expected")))
+        }
+    };
+    if length < 2 {
+        return Err(ReplyError(format!("a result of {length} elements")));
+    }
+    let number = uint(cursor)?;
+    let status = Status::from_number(number).ok_or_else(|| ReplyError(format!("its status is {number}")))?;
+    let revision = optional_uint(cursor)?;
+    if status != Status::Ok {
+        end_of(5)?;
+        let name = text(cursor)?;
+        // A code newer than this client: the status still says what may be concluded.
+        let code = ErrorCode::from_name(&name).unwrap_or(match status {
+            Status::Invalid => ErrorCode::Invalid,
+            Status::Unknown => ErrorCode::UnknownOutcome,
+            _ => ErrorCode::Internal,
+        });
+        let message = text(cursor)?;
+        let message = if code.name() == name { message } else { format!("{name}: {message}") };
+        let retry_after_ms = optional_uint(cursor)?;
+        return Ok(Outcome { revision, result: Err(Failure { code, message, retry_after_ms }) });
+    }
+    let answer = match expect {
+        Expect::Done if length == 3 => Answer::Removed(stored(cursor)?),
+        Expect::Done => {
+            end_of(2)?;
+            Answer::Done
+        }
+        Expect::Value => {
+            end_of(5)?;
+            Answer::Value { value: stored(cursor)?, modified: uint(cursor)?, created: uint(cursor)? }
+        }
+        Expect::Size => {
+            end_of(3)?;
+            Answer::Size(uint(cursor)?)
+        }
+        Expect::Rows => {
+            end_of(4)?;
+            rows(cursor)?
+        }
+        Expect::Hello => {
+            end_of(3)?;
+            Answer::Hello(Box::new(hello(cursor)?))
+        }
+        Expect::Stats => {
+            end_of(3)?;
+            stats(cursor)?
+        }
+    };
+    Ok(Outcome { revision, result: Ok(answer) })
+}
+
+fn rows(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
+    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no rows".into())) };
+    let mut rows = Vec::new();
+    for _ in 0..count {
+        if cursor.token()? != Token::Array(3) {
+            return Err(ReplyError("a row is not an array of 3".into()));
+        }
+        let key = key(cursor)?.ok_or_else(|| ReplyError("a row without a key".into()))?;
+        rows.push(Row { key, value: stored(cursor)?, modified: uint(cursor)? });
+    }
+    Ok(Answer::Rows { rows, cursor: key(cursor)? })
+}
+
+fn stats(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
+    let Token::Map(count) = cursor.token()? else { return Err(ReplyError("no stats".into())) };
+    let mut stats = Vec::new();
+    for _ in 0..count {
+        let name = text(cursor)?;
+        let value = match cursor.token()? {
+            Token::UInt(number) => StatValue::Number(number),
+            Token::Str(text) => StatValue::Text(text.to_owned()),
+            other => return Err(ReplyError(format!("the counter {name:?} is {other:?}"))),
+        };
+        stats.push((name, value));
+    }
+    Ok(Answer::Stats(stats))
+}
+
+fn hello(cursor: &mut Cursor<'_>) -> Result<HelloAnswer, ReplyError> {
+    let Token::Map(count) = cursor.token()? else { return Err(ReplyError("no hello".into())) };
+    let mut hello = HelloAnswer::default();
+    for _ in 0..count {
+        match text(cursor)?.as_str() {
+            "protocol" => hello.protocol = u32::try_from(uint(cursor)?).unwrap_or(u32::MAX),
+            "shard" => hello.shard = u32::try_from(uint(cursor)?).unwrap_or(u32::MAX),
+            "pub_port" => hello.pub_port = u16::try_from(uint(cursor)?).map_err(|_| ReplyError("pub_port is no port".into()))?,
+            "version" => hello.version = text(cursor)?,
+            "project" => hello.project = text(cursor)?,
+            "owner" => hello.owner = text(cursor)?,
+            "durability" => hello.durability = text(cursor)?,
+            "broker" => hello.broker = id(cursor)?,
+            "instance" => hello.instance = id(cursor)?,
+            "session" => hello.session = id(cursor)?,
+            "epoch" => {
+                let digits = text(cursor)?;
+                hello.epoch = u64::from_str_radix(&digits, 16).map_err(|_| ReplyError(format!("the epoch is {digits:?}")))?;
+            }
+            "prefixes" => {
+                let Token::Array(count) = cursor.token()? else { return Err(ReplyError("prefixes are no array".into())) };
+                hello.prefixes = (0..count).map(|_| text(cursor)).collect::<Result<_, _>>()?;
+            }
+            "limits" => {
+                let Token::Map(count) = cursor.token()? else { return Err(ReplyError("limits are no map".into())) };
+                hello.limits = (0..count).map(|_| Ok((text(cursor)?, uint(cursor)?))).collect::<Result<_, ReplyError>>()?;
+            }
+            // A newer broker may say more.
+            _ => {
+                cursor.raw()?;
+            }
+        }
+    }
+    Ok(hello)
+}
+
+fn id<T: std::str::FromStr>(cursor: &mut Cursor<'_>) -> Result<T, ReplyError> {
+    let digits = text(cursor)?;
+    digits.parse().map_err(|_| ReplyError(format!("{digits:?} is no id")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::header::{BrokerId, SessionId};
+    use crate::reply::reported_limits;
+    use crate::reply_encode::encode_reply;
+
+    fn samples() -> Vec<(Expect, Outcome)> {
+        let value = Stored::text("v").unwrap();
+        let ok = |answer| Outcome { revision: Some(300), result: Ok(answer) };
+        let hello = HelloAnswer {
+            protocol: 1,
+            version: "0.1.0".into(),
+            project: "p".into(),
+            owner: "o".into(),
+            broker: BrokerId([1; 16]),
+            epoch: u64::MAX - 1,
+            instance: BrokerId([2; 16]),
+            shard: 0,
+            pub_port: 65_535,
+            session: SessionId([3; 16]),
+            durability: "always".into(),
+            prefixes: vec!["a/".into()],
+            limits: reported_limits(),
+        };
+        let rows = vec![Row { key: vec![0xff], value: value.clone(), modified: 2 }];
+        vec![
+            (Expect::Done, ok(Answer::Done)),
+            (Expect::Done, ok(Answer::Removed(value.clone()))),
+            (Expect::Value, ok(Answer::Value { value, modified: 2, created: 1 })),
+            (Expect::Size, ok(Answer::Size(u64::MAX))),
+            (Expect::Rows, ok(Answer::Rows { rows, cursor: Some(b"k".to_vec()) })),
+            (Expect::Rows, ok(Answer::Rows { rows: vec![], cursor: None })),
+            (Expect::Hello, ok(Answer::Hello(Box::new(hello)))),
+            (
+                Expect::Stats,
+                ok(Answer::Stats(vec![("a".into(), StatValue::Number(1)), ("b".into(), StatValue::Text("x".into()))])),
+            ),
+            (Expect::Value, Outcome { revision: None, result: Err(Failure::busy("wait", 100)) }),
+        ]
+    }
+
+    #[test]
+    fn every_reply_reads_back_and_no_truncation_panics() {
+        let (expects, outcomes): (Vec<Expect>, Vec<Outcome>) = samples().into_iter().unzip();
+        let many = Outcomes::Many(outcomes.clone());
+        for (expects, outcomes) in
+            expects.iter().zip(&outcomes).map(|(e, o)| (vec![*e], Outcomes::One(o.clone()))).chain([(expects.clone(), many)])
+        {
+            let reply = Reply { id: Some(5), form: Form::Compact, retry_safe: Some(false), outcomes };
+            let mut body = Vec::new();
+            encode_reply(&reply, &mut body);
+            assert_eq!(reply_id(&body).unwrap(), Some(5));
+            assert_eq!(decode_reply(&body, &expects).unwrap(), reply);
+            for length in 0..body.len() {
+                assert!(decode_reply(&body[..length], &expects).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Writing a reply in its request's shape.
+//!
+//! Compact: `[version, id, retry_safe, result-or-results]` with `[0, rev, …]` for success and
+//! `[status, rev, code, message, retry_after_ms]` otherwise. Map and JSON say the same by name.
+
+use crate::PROTOCOL_VERSION;
+use crate::error::{Failure, Status};
+use crate::header::Form;
+use crate::json;
+use crate::msgpack::write;
+use crate::reply::{Answer, HelloAnswer, Outcome, Outcomes, Reply, StatValue};
+use crate::value::{Stored, key_to_json_text};
+
+/// Appends a reply in its request's shape.
+pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
+    match reply.form {
+        Form::Compact => compact(reply, out),
+        Form::Map => named(reply, &mut Sink { json: false, comma: false, out }),
+        Form::Json => named(reply, &mut Sink { json: true, comma: false, out }),
+    }
+}
+
+// ---- compact ----
+
+fn compact(reply: &Reply, out: &mut Vec<u8>) {
+    write::array(out, 4);
+    write::uint(out, u64::from(PROTOCOL_VERSION));
+    write::optional_uint(out, reply.id);
+    write::optional(out, reply.retry_safe, write::boolean);
+    match &reply.outcomes {
+        Outcomes::One(outcome) => compact_outcome(outcome, out),
+        Outcomes::Many(outcomes) => {
+            write::array(out, outcomes.len());
+            outcomes.iter().for_each(|outcome| compact_outcome(outcome, out));
+        }
+    }
+}
+
+fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
+    let answer = match &outcome.result {
+        Ok(answer) => answer,
+        Err(failure) => {
+            write::array(out, 5);
+            write::uint(out, u64::from(failure.code.status().number()));
+            write::optional_uint(out, outcome.revision);
+            write::text(out, failure.code.name());
+            write::text(out, &failure.message);
+            write::optional_uint(out, failure.retry_after_ms);
+            return;
+        }
+    };
+    let head = |out: &mut Vec<u8>, payload: usize| {
+        write::array(out, 2 + payload);
+        write::uint(out, u64::from(Status::Ok.number()));
+        write::optional_uint(out, outcome.revision);
+    };
+    match answer {
+        Answer::Done => head(out, 0),
+        Answer::Removed(value) => {
+            head(out, 1);
+            value.write_msgpack(out);
+        }
+        Answer::Value { value, modified, created } => {
+            head(out, 3);
+            value.write_msgpack(out);
+            write::uint(out, *modified);
+            write::uint(out, *created);
+        }
+        Answer::Size(size) => {
+            head(out, 1);
+            write::uint(out, *size);
+        }
+        Answer::Rows { rows, cursor } => {
+            head(out, 2);
+            write::array(out, rows.len());
+            for row in rows {
+                write::array(out, 3);
+                write::key(out, &row.key);
+                row.value.write_msgpack(out);
+                write::uint(out, row.modified);
+            }
+            write::optional(out, cursor.as_deref(), write::key);
+        }
+        Answer::Hello(hello) => {
+            head(out, 1);
+            let sink = &mut Sink { json: false, comma: false, out };
+            sink.map(HELLO_FIELDS);
+            hello_fields(hello, sink);
+            sink.end_map();
+        }
+        Answer::Stats(stats) => {
+            head(out, 1);
+            stats_map(stats, &mut Sink { json: false, comma: false, out });
+        }
+    }
+}
+
+// ---- map and JSON ----
+
+fn named(reply: &Reply, sink: &mut Sink<'_>) {
+    let head = usize::from(reply.id.is_some()) + usize::from(reply.retry_safe.is_some());
+    match &reply.outcomes {
+        Outcomes::One(outcome) => {
+            sink.map(head + outcome_field_count(outcome));
+            named_head(reply, sink);
+            outcome_fields(outcome, sink);
+        }
+        Outcomes::Many(outcomes) => {
+            sink.map(head + 1);
+            named_head(reply, sink);
+            sink.name("results");
+            sink.array(outcomes.len());
+            for outcome in outcomes {
+                sink.map(outcome_field_count(outcome));
+                outcome_fields(outcome, sink);
+                sink.end_map();
+            }
+            sink.end_array();
+        }
+    }
+    sink.end_map();
+}
+
+fn named_head(reply: &Reply, sink: &mut Sink<'_>) {
+    if let Some(id) = reply.id {
+        sink.name("id");
+        sink.uint(id);
+    }
+    if let Some(safe) = reply.retry_safe {
+        sink.name("retry_safe");
+        sink.boolean(safe);
+    }
+}
+
+fn outcome_field_count(outcome: &Outcome) -> usize {
+    1 + usize::from(outcome.revision.is_some())
+        + match &outcome.result {
+            Err(_) => 1,
+            Ok(Answer::Done) => 0,
+            Ok(Answer::Removed(_) | Answer::Size(_) | Answer::Stats(_)) => 1,
+            Ok(Answer::Value { .. }) => 3,
+            Ok(Answer::Rows { cursor, .. }) => 1 + usize::from(cursor.is_some()),
+            Ok(Answer::Hello(_)) => HELLO_FIELDS,
+        }
+}
+
+fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
+    sink.name("status");
+    sink.text(outcome.result.as_ref().map_or_else(|failure| failure.code.status(), |_| Status::Ok).name());
+    if let Some(revision) = outcome.revision {
+        sink.name("rev");
+        sink.uint(revision);
+    }
+    match &outcome.result {
+        Err(failure) => failure_field(failure, sink),
+        Ok(Answer::Done) => {}
+        Ok(Answer::Removed(value)) => {
+            sink.name("value");
+            sink.stored(value);
+        }
+        Ok(Answer::Value { value, modified, created }) => {
+            sink.name("value");
+            sink.stored(value);
+            sink.name("modified");
+            sink.uint(*modified);
+            sink.name("created");
+            sink.uint(*created);
+        }
+        Ok(Answer::Size(size)) => {
+            sink.name("size");
+            sink.uint(*size);
+        }
+        Ok(Answer::Rows { rows, cursor }) => {
+            sink.name("rows");
+            sink.array(rows.len());
+            for row in rows {
+                sink.array(3);
+                sink.key(&row.key);
+                sink.stored(&row.value);
+                sink.uint(row.modified);
+                sink.end_array();
+            }
+            sink.end_array();
+            if let Some(cursor) = cursor {
+                sink.name("cursor");
+                sink.key(cursor);
+            }
+        }
+        Ok(Answer::Hello(hello)) => hello_fields(hello, sink),
+        Ok(Answer::Stats(stats)) => {
+            sink.name("stats");
+            stats_map(stats, sink);
+        }
+    }
+}
+
+fn failure_field(failure: &Failure, sink: &mut Sink<'_>) {
+    sink.name("error");
+    sink.map(3 + usize::from(failure.retry_after_ms.is_some()));
+    sink.name("code");
+    sink.text(failure.code.name());
+    sink.name("message");
+    sink.text(&failure.message);
+    sink.name("definite");
+    sink.boolean(failure.code.is_definite());
+    if let Some(ms) = failure.retry_after_ms {
+        sink.name("retry_after_ms");
+        sink.uint(ms);
+    }
+    sink.end_map();
+}
+
+const HELLO_FIELDS: usize = 13;
+
+fn hello_fields(hello: &HelloAnswer, sink: &mut Sink<'_>) {
+    let numbers =
+        [("protocol", u64::from(hello.protocol)), ("shard", u64::from(hello.shard)), ("pub_port", u64::from(hello.pub_port))];
+    for (name, value) in numbers {
+        sink.name(name);
+        sink.uint(value);
+    }
+    let texts = [
+        ("version", hello.version.clone()),
+        ("project", hello.project.clone()),
+        ("owner", hello.owner.clone()),
+        ("broker", hello.broker.to_string()),
+        // Not a number: JSON readers would round a 64-bit one.
+        ("epoch", format!("{:016x}", hello.epoch)),
+        ("instance", hello.instance.to_string()),
+        ("session", hello.session.to_string()),
+        ("durability", hello.durability.clone()),
+    ];
+    for (name, value) in texts {
+        sink.name(name);
+        sink.text(&value);
+    }
+    sink.name("prefixes");
+    sink.array(hello.prefixes.len());
+    hello.prefixes.iter().for_each(|prefix| sink.text(prefix));
+    sink.end_array();
+    sink.name("limits");
+    sink.map(hello.limits.len());
+    for (name, value) in &hello.limits {
+        sink.name(name);
+        sink.uint(*value);
+    }
+    sink.end_map();
+}
+
+fn stats_map(stats: &[(String, StatValue)], sink: &mut Sink<'_>) {
+    sink.map(stats.len());
+    for (name, value) in stats {
+        sink.name(name);
+        match value {
+            StatValue::Number(number) => sink.uint(*number),
+            StatValue::Text(text) => sink.text(text),
+        }
+    }
+    sink.end_map();
+}
+
+/// Writes maps and arrays in either encoding. Lengths are MessagePack's need, commas and ends JSON's.
+struct Sink<'a> {
+    json: bool,
+    /// In JSON: a comma stands before the next element or name.
+    comma: bool,
+    out: &'a mut Vec<u8>,
+}
+
+impl Sink<'_> {
+    fn separate(&mut self) {
+        if self.json && self.comma {
+            self.out.push(b',');
+        }
+        self.comma = true;
+    }
+
+    fn map(&mut self, length: usize) {
+        self.separate();
+        if self.json {
+            self.out.push(b'{');
+            self.comma = false;
+        } else {
+            write::map(self.out, length);
+        }
+    }
+
+    fn array(&mut self, length: usize) {
+        self.separate();
+        if self.json {
+            self.out.push(b'[');
+            self.comma = false;
+        } else {
+            write::array(self.out, length);
+        }
+    }
+
+    fn end_map(&mut self) {
+        self.end(b'}');
+    }
+
+    fn end_array(&mut self) {
+        self.end(b']');
+    }
+
+    fn end(&mut self, close: u8) {
+        if self.json {
+            self.out.push(close);
+        }
+        self.comma = true;
+    }
+
+    fn name(&mut self, name: &str) {
+        self.text(name);
+        if self.json {
+            self.out.push(b':');
+            self.comma = false;
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.separate();
+        if self.json { json::write_text(self.out, text) } else { write::text(self.out, text) }
+    }
+
+    fn uint(&mut self, value: u64) {
+        self.separate();
+        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::uint(self.out, value) }
+    }
+
+    fn boolean(&mut self, value: bool) {
+        self.separate();
+        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::boolean(self.out, value) }
+    }
+
+    fn key(&mut self, key: &[u8]) {
+        self.separate();
+        if self.json { key_to_json_text(self.out, key) } else { write::key(self.out, key) }
+    }
+
+    fn stored(&mut self, value: &Stored) {
+        self.separate();
+        if self.json { value.write_json(self.out) } else { value.write_msgpack(self.out) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::error::ErrorCode;
+    use crate::reply::Row;
+
+    fn text(reply: &Reply) -> String {
+        let mut out = Vec::new();
+        encode_reply(reply, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn json_reply(outcomes: Outcomes) -> Reply {
+        Reply { id: Some(7), form: Form::Json, retry_safe: None, outcomes }
+    }
+
+    #[test]
+    fn json_replies_read_as_documented() {
+        let value = Stored::from_json(br#"{"weight": 100}"#).unwrap();
+        let got = Answer::Value { value: value.clone(), modified: 3, created: 2 };
+        assert_eq!(
+            text(&json_reply(Outcomes::One(Outcome { revision: Some(9), result: Ok(got) }))),
+            r#"{"id":7,"status":"ok","rev":9,"value":{"weight": 100},"modified":3,"created":2}"#
+        );
+        let rows = Answer::Rows {
+            rows: vec![
+                Row { key: b"a".to_vec(), value: value.clone(), modified: 3 },
+                Row { key: vec![0xff], value, modified: 4 },
+            ],
+            cursor: Some(b"b".to_vec()),
+        };
+        let failure = Failure::busy("wait", 100);
+        let many = vec![Outcome { revision: Some(9), result: Ok(rows) }, Outcome { revision: None, result: Err(failure) }];
+        let mut reply = json_reply(Outcomes::Many(many));
+        reply.retry_safe = Some(false);
+        assert_eq!(
+            text(&reply),
+            concat!(
+                r#"{"id":7,"retry_safe":false,"results":[{"status":"ok","rev":9,"rows":[["a",{"weight": 100},3],"#,
+                r#"[{"$bytes":"/w=="},{"weight": 100},4]],"cursor":"b"},"#,
+                r#"{"status":"failed","error":{"code":"busy","message":"wait","definite":true,"retry_after_ms":100}}]}"#
+            )
+        );
+    }
+
+    #[test]
+    fn map_replies_are_the_json_ones_in_messagepack() {
+        let outcome = Outcome { revision: Some(1), result: Err(Failure::new(ErrorCode::NotFound, "no such key")) };
+        let mut reply = json_reply(Outcomes::One(outcome));
+        let json = text(&reply);
+        reply.form = Form::Map;
+        let mut pack = Vec::new();
+        encode_reply(&reply, &mut pack);
+        assert_eq!(crate::msgpack_to_json(&pack).unwrap(), json.into_bytes());
+    }
+}

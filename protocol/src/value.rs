@@ -1,0 +1,173 @@
+//! Keys and stored values.
+//!
+//! - A key is bytes; a text key is its UTF-8 bytes, so every encoding names the same key.
+//! - A value is kept as it was written: one type byte, then the document.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::error::Failure;
+use crate::{convert, json, limits, msgpack};
+
+/// A key of the table: any bytes, at most [`limits::KEY_BYTES_MAX`].
+pub type Key = Vec<u8>;
+
+/// The encoding of a stored document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ValueKind {
+    /// One MessagePack value.
+    MessagePack = 1,
+    /// One JSON text.
+    Json = 2,
+}
+
+/// A value as it was written: its type byte followed by the document.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stored(Vec<u8>);
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stored({:?}, {} bytes)", self.kind(), self.document().len())
+    }
+}
+
+impl Stored {
+    /// Takes a MessagePack document after checking that it is one value within the bounds.
+    pub fn from_msgpack(document: &[u8]) -> Result<Stored, Failure> {
+        msgpack::check(document, limits::DEPTH_MAX).map_err(|error| Failure::invalid(error.to_string()))?;
+        Stored::checked(ValueKind::MessagePack, document)
+    }
+
+    /// Takes a JSON document after checking that it is one value within the bounds.
+    pub fn from_json(document: &[u8]) -> Result<Stored, Failure> {
+        let text = json::check(document, limits::DEPTH_MAX)?;
+        Stored::checked(ValueKind::Json, text.as_bytes())
+    }
+
+    /// A text value, held as a MessagePack str.
+    pub fn text(text: &str) -> Result<Stored, Failure> {
+        let mut document = Vec::with_capacity(text.len() + 5);
+        msgpack::write::text(&mut document, text);
+        Stored::checked(ValueKind::MessagePack, &document)
+    }
+
+    /// A bytes value, held as a MessagePack bin.
+    pub fn bytes(bytes: &[u8]) -> Result<Stored, Failure> {
+        let mut document = Vec::with_capacity(bytes.len() + 5);
+        msgpack::write::bytes(&mut document, bytes);
+        Stored::checked(ValueKind::MessagePack, &document)
+    }
+
+    /// Joins a kind and a document that was checked before; only the length is checked here.
+    pub(crate) fn checked(kind: ValueKind, document: &[u8]) -> Result<Stored, Failure> {
+        if document.len() > limits::VALUE_BYTES_MAX {
+            return Err(Failure::limit(format!(
+                "the value has {} bytes; at most {} are taken",
+                document.len(),
+                limits::VALUE_BYTES_MAX
+            )));
+        }
+        Ok(Stored::unbounded(kind, document))
+    }
+
+    /// Joins a kind and a document whose length somebody else bounds.
+    pub(crate) fn unbounded(kind: ValueKind, document: &[u8]) -> Stored {
+        // Room for the trailer that the table appends, so that its record needs no second allocation.
+        let mut bytes = Vec::with_capacity(document.len() + 1 + TRAILER_ROOM);
+        bytes.push(kind as u8);
+        bytes.extend_from_slice(document);
+        Stored(bytes)
+    }
+
+    /// Takes bytes that were stored before: a type byte and its document. None if the type byte is not known.
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Stored> {
+        matches!(bytes.first(), Some(1 | 2)).then_some(Stored(bytes))
+    }
+
+    /// The encoding of the document.
+    pub fn kind(&self) -> ValueKind {
+        if self.0[0] == ValueKind::Json as u8 { ValueKind::Json } else { ValueKind::MessagePack }
+    }
+
+    /// The document without its type byte.
+    pub fn document(&self) -> &[u8] {
+        &self.0[1..]
+    }
+
+    /// Type byte and document.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Type byte and document, with spare capacity where the value was just decoded.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Appends the value as MessagePack, converted if it was written as JSON.
+    pub fn write_msgpack(&self, out: &mut Vec<u8>) {
+        match self.kind() {
+            ValueKind::MessagePack => out.extend_from_slice(self.document()),
+            ValueKind::Json => convert::stored_json_to_msgpack(self.document(), out),
+        }
+    }
+
+    /// Appends the value as JSON, converted if it was written as MessagePack.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        match self.kind() {
+            ValueKind::MessagePack => convert::stored_msgpack_to_json(self.document(), out),
+            ValueKind::Json => out.extend_from_slice(self.document()),
+        }
+    }
+
+    /// The text, if the value is one in either encoding.
+    pub fn as_text(&self) -> Option<String> {
+        match self.kind() {
+            ValueKind::MessagePack => match msgpack::Cursor::new(self.document()).token() {
+                Ok(msgpack::Token::Str(text)) => Some(text.to_owned()),
+                _ => None,
+            },
+            ValueKind::Json => serde_json::from_slice(self.document()).ok(),
+        }
+    }
+
+    /// The bytes, if the value is a MessagePack bin or JSON's form of one.
+    pub fn as_byte_string(&self) -> Option<Vec<u8>> {
+        let mut document = Vec::new();
+        self.write_msgpack(&mut document);
+        match msgpack::Cursor::new(&document).token() {
+            Ok(msgpack::Token::Bin(bytes)) => Some(bytes.to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// What the table may append to a stored value: two 64-bit numbers and a byte of flags.
+const TRAILER_ROOM: usize = 17;
+
+/// A key as JSON text: a string, or `{"$bytes":"base64"}` where it is not UTF-8.
+pub fn key_to_json_text(out: &mut Vec<u8>, key: &[u8]) {
+    match std::str::from_utf8(key) {
+        Ok(text) => json::write_text(out, text),
+        Err(_) => convert::write_bytes_escape(out, key),
+    }
+}
+
+/// A key from its JSON text: a string, or `{"$bytes":"base64"}`.
+pub fn key_from_json(text: &str) -> Result<Key, Failure> {
+    let wrong = || Failure::invalid("a key is a string or {\"$bytes\":\"base64\"}");
+    let mut walker = json::Walker::new(text);
+    match walker.token()? {
+        json::Token::Str(text) => Ok(text.into_owned().into_bytes()),
+        json::Token::Object => {
+            if walker.next_field()?.as_deref() != Some("$bytes") {
+                return Err(wrong());
+            }
+            let json::Token::Str(encoded) = walker.token()? else { return Err(wrong()) };
+            let key = BASE64.decode(encoded.as_bytes()).map_err(|_| wrong())?;
+            walker.next_field()?.map_or(Ok(key), |_| Err(wrong()))
+        }
+        _ => Err(wrong()),
+    }
+}
