@@ -222,10 +222,16 @@ pub const ZMQ_STREAMER: u32 = 1;
 pub const ZMQ_FORWARDER: u32 = 2;
 pub const ZMQ_QUEUE: u32 = 3;
 
-/// Draft option: refuse peers whenever the ZAP check cannot be made.
+/// Draft option: refuse peers that ZAP should check and cannot.
 ///
-/// `zmq.h` shows it to draft builds only, yet a stable library accepts it. Set to
-/// 1 (as a C `int`), a connection that should be checked by ZAP is refused when no
-/// handler is bound, and one of the NULL mechanism when no ZAP domain is set.
-/// Left at 0, both are let in unchecked.
+/// `zmq.h` shows it to draft builds only, yet the stable library obeys it. Its value
+/// is a C `int`, 0 or 1. **It guards a socket only together with a ZAP domain that
+/// is not empty** (`ZMQ_ZAP_DOMAIN`):
+///
+/// | domain | this option | no handler is bound | a handler is bound |
+/// |---|---|---|---|
+/// | set | 1 | all are refused | it is asked |
+/// | set | 0 | all are let in | it is asked |
+/// | empty | 0 | all are let in | asked about CURVE, not about NULL |
+/// | empty | 1 | all are let in | **all are let in, it is not asked** |
 pub const ZMQ_ZAP_ENFORCE_DOMAIN: u32 = 93;

@@ -42,12 +42,7 @@ pub struct zmq_pollitem_t {
 
 impl Default for zmq_pollitem_t {
     fn default() -> Self {
-        Self {
-            socket: std::ptr::null_mut(),
-            fd: 0,
-            events: 0,
-            revents: 0,
-        }
+        Self { socket: std::ptr::null_mut(), fd: 0, events: 0, revents: 0 }
     }
 }
 
@@ -80,13 +75,7 @@ unsafe extern "C" {
     // Messages.
     pub fn zmq_msg_init(msg: *mut zmq_msg_t) -> c_int;
     pub fn zmq_msg_init_size(msg: *mut zmq_msg_t, size: usize) -> c_int;
-    pub fn zmq_msg_init_data(
-        msg: *mut zmq_msg_t,
-        data: *mut c_void,
-        size: usize,
-        ffn: zmq_free_fn,
-        hint: *mut c_void,
-    ) -> c_int;
+    pub fn zmq_msg_init_data(msg: *mut zmq_msg_t, data: *mut c_void, size: usize, ffn: zmq_free_fn, hint: *mut c_void) -> c_int;
     pub fn zmq_msg_send(msg: *mut zmq_msg_t, socket: *mut c_void, flags: c_int) -> c_int;
     pub fn zmq_msg_recv(msg: *mut zmq_msg_t, socket: *mut c_void, flags: c_int) -> c_int;
     pub fn zmq_msg_close(msg: *mut zmq_msg_t) -> c_int;
@@ -102,52 +91,27 @@ unsafe extern "C" {
     // Sockets.
     pub fn zmq_socket(context: *mut c_void, kind: c_int) -> *mut c_void;
     pub fn zmq_close(socket: *mut c_void) -> c_int;
-    pub fn zmq_setsockopt(
-        socket: *mut c_void,
-        option: c_int,
-        optval: *const c_void,
-        optvallen: usize,
-    ) -> c_int;
-    pub fn zmq_getsockopt(
-        socket: *mut c_void,
-        option: c_int,
-        optval: *mut c_void,
-        optvallen: *mut usize,
-    ) -> c_int;
+    pub fn zmq_setsockopt(socket: *mut c_void, option: c_int, optval: *const c_void, optvallen: usize) -> c_int;
+    pub fn zmq_getsockopt(socket: *mut c_void, option: c_int, optval: *mut c_void, optvallen: *mut usize) -> c_int;
     pub fn zmq_bind(socket: *mut c_void, addr: *const c_char) -> c_int;
     pub fn zmq_connect(socket: *mut c_void, addr: *const c_char) -> c_int;
     pub fn zmq_unbind(socket: *mut c_void, addr: *const c_char) -> c_int;
     pub fn zmq_disconnect(socket: *mut c_void, addr: *const c_char) -> c_int;
     pub fn zmq_send(socket: *mut c_void, buf: *const c_void, len: usize, flags: c_int) -> c_int;
-    pub fn zmq_send_const(
-        socket: *mut c_void,
-        buf: *const c_void,
-        len: usize,
-        flags: c_int,
-    ) -> c_int;
+    pub fn zmq_send_const(socket: *mut c_void, buf: *const c_void, len: usize, flags: c_int) -> c_int;
     pub fn zmq_recv(socket: *mut c_void, buf: *mut c_void, len: usize, flags: c_int) -> c_int;
     pub fn zmq_socket_monitor(socket: *mut c_void, addr: *const c_char, events: c_int) -> c_int;
 
     // Polling and proxies.
     pub fn zmq_poll(items: *mut zmq_pollitem_t, nitems: c_int, timeout_ms: c_long) -> c_int;
     pub fn zmq_proxy(frontend: *mut c_void, backend: *mut c_void, capture: *mut c_void) -> c_int;
-    pub fn zmq_proxy_steerable(
-        frontend: *mut c_void,
-        backend: *mut c_void,
-        capture: *mut c_void,
-        control: *mut c_void,
-    ) -> c_int;
+    pub fn zmq_proxy_steerable(frontend: *mut c_void, backend: *mut c_void, capture: *mut c_void, control: *mut c_void) -> c_int;
     pub fn zmq_has(capability: *const c_char) -> c_int;
     pub fn zmq_device(kind: c_int, frontend: *mut c_void, backend: *mut c_void) -> c_int;
     pub fn zmq_sendmsg(socket: *mut c_void, msg: *mut zmq_msg_t, flags: c_int) -> c_int;
     pub fn zmq_recvmsg(socket: *mut c_void, msg: *mut zmq_msg_t, flags: c_int) -> c_int;
     pub fn zmq_sendiov(socket: *mut c_void, iov: *mut iovec, count: usize, flags: c_int) -> c_int;
-    pub fn zmq_recviov(
-        socket: *mut c_void,
-        iov: *mut iovec,
-        count: *mut usize,
-        flags: c_int,
-    ) -> c_int;
+    pub fn zmq_recviov(socket: *mut c_void, iov: *mut iovec, count: *mut usize, flags: c_int) -> c_int;
 
     // Keys and their printable form.
     pub fn zmq_z85_encode(dest: *mut c_char, data: *const u8, size: usize) -> *mut c_char;
@@ -164,18 +128,9 @@ unsafe extern "C" {
     pub fn zmq_atomic_counter_destroy(counter: *mut *mut c_void);
     pub fn zmq_timers_new() -> *mut c_void;
     pub fn zmq_timers_destroy(timers: *mut *mut c_void) -> c_int;
-    pub fn zmq_timers_add(
-        timers: *mut c_void,
-        interval_ms: usize,
-        handler: zmq_timer_fn,
-        arg: *mut c_void,
-    ) -> c_int;
+    pub fn zmq_timers_add(timers: *mut c_void, interval_ms: usize, handler: zmq_timer_fn, arg: *mut c_void) -> c_int;
     pub fn zmq_timers_cancel(timers: *mut c_void, timer_id: c_int) -> c_int;
-    pub fn zmq_timers_set_interval(
-        timers: *mut c_void,
-        timer_id: c_int,
-        interval_ms: usize,
-    ) -> c_int;
+    pub fn zmq_timers_set_interval(timers: *mut c_void, timer_id: c_int, interval_ms: usize) -> c_int;
     pub fn zmq_timers_reset(timers: *mut c_void, timer_id: c_int) -> c_int;
     pub fn zmq_timers_timeout(timers: *mut c_void) -> c_long;
     pub fn zmq_timers_execute(timers: *mut c_void) -> c_int;
