@@ -1,0 +1,477 @@
+//! Keys: the owner's secret, and the keys of projects derived from it.
+//!
+//! An owner has one secret key, made at first use and kept in one small text
+//! file. It serves twice: as the CURVE key pair with which the owner's programs
+//! show who they are, and as the key from which the key pair of each of the
+//! owner's projects is derived. So every broker of a project has the same
+//! identity wherever it runs, and the owner's clients compute which public key
+//! to expect instead of trusting the first one they meet. `docs/decisions/0002-keys.md`
+//! gives the derivation byte for byte.
+//!
+//! - The secret file is readable by its owner alone; looser modes are refused.
+//! - It appears whole or not at all: it is written beside its place and linked
+//!   there with link(2). Of two first starts on one shared home directory one
+//!   wins; the other reads the winner's.
+//! - Secret bytes are wiped when dropped, and `Debug` never shows them.
+//! - Text forms say what they are: `kvpub1…` may be shown to anyone, `kvsec1…` to no one.
+//!
+//! Caveat: libzmq copies a secret key into its sockets and doesn't wipe that
+//! copy; [`keep_secrets_out_of_core_files`] covers what the kernel would write out.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use blake2::Blake2bMac;
+use blake2::digest::consts::U32;
+use blake2::digest::{KeyInit, Mac};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::project::ProjectName;
+use crate::transport::{self, TransportError};
+
+/// Bytes of a CURVE key, public or secret.
+pub const KEY_BYTES: usize = 32;
+
+/// What stands in front of the hex digits of a public key.
+pub const PUBLIC_KEY_PREFIX: &str = "kvpub1";
+
+/// What stands in front of the hex digits of a secret key.
+pub const SECRET_KEY_PREFIX: &str = "kvsec1";
+
+/// Name of the owner's secret key file in the configuration directory.
+pub const OWNER_KEY_FILE: &str = "id";
+
+/// First part of the text that is hashed for a project's key; the zero byte
+/// ends it, so that no project name can run into it.
+const PROJECT_KEY_CONTEXT: &[u8] = b"kvbroker project key 1\0";
+
+/// A key file is a few lines; more is not a key file.
+const MAX_KEY_FILE_BYTES: u64 = 4096;
+
+/// A CURVE public key; its text form is `kvpub1` and 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey([u8; KEY_BYTES]);
+
+/// A CURVE secret key, wiped when dropped; its text form is `kvsec1` and 64 hex digits.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct SecretKey([u8; KEY_BYTES]);
+
+/// A secret key and the public key that belongs to it.
+#[derive(Clone, Debug)]
+pub struct KeyPair {
+    secret: SecretKey,
+    public: PublicKey,
+}
+
+/// Why a text is not a key. The text itself is never repeated: it may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyTextError {
+    /// It doesn't start with the expected prefix.
+    #[error("a key of this kind starts with {expected} and this text doesn't")]
+    Prefix {
+        /// `kvpub1` or `kvsec1`.
+        expected: &'static str,
+    },
+    /// Not exactly 64 hex digits after the prefix.
+    #[error("{expected} must be followed by exactly 64 hex digits")]
+    Digits {
+        /// `kvpub1` or `kvsec1`.
+        expected: &'static str,
+    },
+}
+
+/// What can go wrong with a key file.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb phrase.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Others may read or write it.
+    #[error(
+        "{} may be used by others than its owner (mode {mode:03o}); close it with: chmod {wanted} '{}'",
+        path.display(), path.display()
+    )]
+    LooseMode {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// What to give to chmod.
+        wanted: &'static str,
+    },
+    /// It belongs to another user.
+    #[error(
+        "{} belongs to user {uid}, not to you (user {own}); a secret key must be your own file",
+        path.display()
+    )]
+    ForeignOwner {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Who we are.
+        own: u32,
+    },
+    /// A directory, a pipe, a device…
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Not a key file at all.
+    #[error(
+        "{} holds no secret key: one line of {SECRET_KEY_PREFIX} and 64 hex digits is expected \
+         besides comments ({reason}); restore it from a backup, or move it away to get a new key",
+        path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without the content.
+        reason: String,
+    },
+    /// No randomness to make a key from.
+    #[error("the operating system gives no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The public key could not be computed.
+    #[error(transparent)]
+    Curve(#[from] TransportError),
+}
+
+impl PublicKey {
+    /// Takes raw bytes; every 32 bytes are a possible public key.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw bytes, as CURVE and ZAP use them.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+
+    /// The 64 hex digits without prefix (as in User-Ids).
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        hex(&self.0)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyTextError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_key(text, PUBLIC_KEY_PREFIX).map(|bytes| Self(*bytes))
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PUBLIC_KEY_PREFIX}{}", hex(&self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl SecretKey {
+    /// Draws a new secret key.
+    ///
+    /// # Errors
+    /// The operating system has no random bytes to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        let mut key = Self([0; KEY_BYTES]);
+        getrandom::fill(&mut key.0)?;
+        Ok(key)
+    }
+
+    /// Takes raw bytes; every 32 bytes are a possible secret key (Curve25519
+    /// clamps them when it uses them). The caller wipes its own copy.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw bytes. Not for printing.
+    #[must_use]
+    pub const fn expose_bytes(&self) -> &[u8; KEY_BYTES] {
+        &self.0
+    }
+
+    /// The text form for the key file. Not for printing anywhere else.
+    #[must_use]
+    pub fn expose_text(&self) -> Zeroizing<String> {
+        // Exactly as long as needed: growing would leave copies of the digits behind.
+        let mut text = Zeroizing::new(String::with_capacity(SECRET_KEY_PREFIX.len() + 64));
+        text.push_str(SECRET_KEY_PREFIX);
+        push_hex(&mut text, &self.0);
+        text
+    }
+
+    /// Derives the secret key of this owner's project: keyed BLAKE2b-256, the
+    /// key being this secret, over a context text, a zero byte and the name.
+    #[must_use]
+    pub fn project_secret(&self, project: &ProjectName) -> SecretKey {
+        let mut mac =
+            Blake2bMac::<U32>::new_from_slice(&self.0).expect("BLAKE2b takes keys of 1 to 64 bytes, and this one has 32");
+        mac.update(PROJECT_KEY_CONTEXT);
+        mac.update(project.as_str().as_bytes());
+        let mut out = mac.finalize().into_bytes();
+        let mut secret = SecretKey([0; KEY_BYTES]);
+        secret.0.copy_from_slice(&out);
+        out.as_mut_slice().zeroize();
+        secret
+    }
+
+    /// Reads the text form.
+    ///
+    /// # Errors
+    /// It isn't one; the error doesn't repeat it.
+    pub fn from_text(text: &str) -> Result<Self, KeyTextError> {
+        parse_key(text, SECRET_KEY_PREFIX).map(|bytes| Self(*bytes))
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(not shown)")
+    }
+}
+
+impl KeyPair {
+    /// Computes the public key that belongs to `secret`.
+    ///
+    /// # Errors
+    /// [`TransportError::NoCurve`] when libzmq was built without CURVE.
+    pub fn from_secret(secret: SecretKey) -> Result<Self, TransportError> {
+        let public = PublicKey(transport::curve_public(secret.expose_bytes())?);
+        Ok(Self { secret, public })
+    }
+
+    /// Draws a new pair.
+    ///
+    /// # Errors
+    /// No random bytes, or a libzmq without CURVE.
+    pub fn generate() -> Result<Self, KeyFileError> {
+        Ok(Self::from_secret(SecretKey::generate()?)?)
+    }
+
+    /// The public half.
+    #[must_use]
+    pub const fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The secret half.
+    #[must_use]
+    pub const fn secret(&self) -> &SecretKey {
+        &self.secret
+    }
+
+    /// The key pair of this owner's project: what its brokers prove, and whose
+    /// public half its clients expect.
+    ///
+    /// # Errors
+    /// As [`KeyPair::from_secret`].
+    pub fn project(&self, project: &ProjectName) -> Result<KeyPair, TransportError> {
+        Self::from_secret(self.secret.project_secret(project))
+    }
+}
+
+/// Reads the owner's key from `directory`, making directory and key at first use.
+///
+/// Safe against a simultaneous first use by another process, also on a
+/// networked home directory: whoever links the file first has made the key.
+///
+/// # Errors
+/// Loose modes, foreign owner, unreadable content, I/O.
+pub fn load_or_create_owner_key(directory: &Path) -> Result<KeyPair, KeyFileError> {
+    check_or_create_directory(directory)?;
+    let path = directory.join(OWNER_KEY_FILE);
+    match load_key_file(&path) {
+        Err(KeyFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            create_key_file(directory, &path)?;
+            // Read back in every case: the file may be another process's.
+            load_key_file(&path)
+        }
+        other => other,
+    }
+}
+
+/// Reads a key file (`--key FILE`, or the owner's own) and checks who may read it.
+///
+/// # Errors
+/// Loose modes, foreign owner, unreadable content, I/O.
+pub fn load_key_file(path: &Path) -> Result<KeyPair, KeyFileError> {
+    let io_error = |action| move |source| KeyFileError::Io { action, path: path.to_owned(), source };
+    // Non-blocking, so that a FIFO in its place can't hang the start.
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .map_err(io_error("open"))?;
+    // Checks are made on the open file: what is read is what was checked.
+    let metadata = file.metadata().map_err(io_error("inspect"))?;
+    if !metadata.is_file() {
+        return Err(KeyFileError::NotAFile { path: path.to_owned() });
+    }
+    check_private(path, &metadata, 0o077, "600")?;
+
+    let unreadable = |reason: String| KeyFileError::Unreadable { path: path.to_owned(), reason };
+    if metadata.len() > MAX_KEY_FILE_BYTES {
+        return Err(unreadable(format!("it has {} bytes", metadata.len())));
+    }
+    let mut content = Zeroizing::new([0_u8; MAX_KEY_FILE_BYTES as usize]);
+    let mut length = 0;
+    while let Some(space) = content.get_mut(length..).filter(|s| !s.is_empty()) {
+        match file.read(space) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io_error("read")(error)),
+        }
+    }
+    let text = std::str::from_utf8(content.get(..length).unwrap_or_default()).map_err(|_| unreadable("it is not text".into()))?;
+    let secret = parse_key_file(text).map_err(unreadable)?;
+    Ok(KeyPair::from_secret(secret)?)
+}
+
+fn parse_key_file(text: &str) -> Result<SecretKey, String> {
+    let mut found = None;
+    let lines = text.lines().map(str::trim);
+    for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if found.is_some() {
+            return Err("it has more than one line that is not a comment".into());
+        }
+        found = Some(SecretKey::from_text(line).map_err(|error| error.to_string())?);
+    }
+    found.ok_or_else(|| "it has no such line".into())
+}
+
+fn check_or_create_directory(directory: &Path) -> Result<(), KeyFileError> {
+    let io_error = |action, source| KeyFileError::Io { action, path: directory.to_owned(), source };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| io_error("create the directory", source))?;
+    let metadata = fs::metadata(directory).map_err(|source| io_error("inspect", source))?;
+    // Readable by others is harmless here, writable is not: they could swap files.
+    check_private(directory, &metadata, 0o022, "go-w")
+}
+
+fn check_private(path: &Path, metadata: &fs::Metadata, forbidden: u32, wanted: &'static str) -> Result<(), KeyFileError> {
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() != own {
+        return Err(KeyFileError::ForeignOwner { path: path.to_owned(), uid: metadata.uid(), own });
+    }
+    let mode = metadata.mode() & 0o777;
+    if mode & forbidden != 0 {
+        return Err(KeyFileError::LooseMode { path: path.to_owned(), mode, wanted });
+    }
+    Ok(())
+}
+
+fn create_key_file(directory: &Path, path: &Path) -> Result<(), KeyFileError> {
+    let io_error = |action| move |source| KeyFileError::Io { action, path: path.to_owned(), source };
+    let pair = KeyPair::generate()?;
+    // The tempfile crate creates it with mode 0600 and removes it when dropped.
+    let mut temporary =
+        tempfile::Builder::new().prefix(".id-new-").tempfile_in(directory).map_err(io_error("create a file beside"))?;
+    let heading = format!(
+        "# kvbroker secret key. Who has this file is you to your brokers: keep it private.\n\
+         # Your public key: {}\n",
+        pair.public()
+    );
+    let secret = pair.secret().expose_text();
+    [heading.as_bytes(), secret.as_bytes(), b"\n"]
+        .into_iter()
+        .try_for_each(|part| temporary.write_all(part))
+        .and_then(|()| temporary.as_file().sync_all())
+        .map_err(io_error("write the new"))?;
+    match link_or_rename(temporary.path(), path) {
+        Ok(()) => {}
+        // Somebody else was first, or a retried NFS request reports our own success.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(io_error("put into place")(error)),
+    }
+    // Without this a power cut could take back the file after the key was used.
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io_error("sync the directory of"))
+}
+
+/// link(2) where the file system has it, else a rename that replaces nothing.
+fn link_or_rename(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)
+            .map_err(|rename_error| if rename_error == rustix::io::Errno::EXIST { rename_error.into() } else { error }),
+        other => other,
+    }
+}
+
+/// Asks the kernel not to write this process's memory to core files, whoever
+/// collects them. Call it before the first secret is read.
+///
+/// As a side effect other processes of the same user can no longer attach a
+/// debugger or read `/proc/PID/mem` and `/proc/PID/fd`.
+///
+/// # Errors
+/// The kernel refused.
+pub fn keep_secrets_out_of_core_files() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+fn parse_key(text: &str, expected: &'static str) -> Result<Zeroizing<[u8; KEY_BYTES]>, KeyTextError> {
+    let digits = text.strip_prefix(expected).ok_or(KeyTextError::Prefix { expected })?.as_bytes();
+    if digits.len() != 2 * KEY_BYTES {
+        return Err(KeyTextError::Digits { expected });
+    }
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let [high, low] = pair else { continue };
+        let (Some(high), Some(low)) = (hex_value(*high), hex_value(*low)) else {
+            return Err(KeyTextError::Digits { expected });
+        };
+        *byte = high << 4 | low;
+    }
+    Ok(bytes)
+}
+
+fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    push_hex(&mut text, bytes);
+    text
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(nibble.into(), 16).expect("a nibble is below 16"));
+        }
+    }
+}

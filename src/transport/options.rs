@@ -1,0 +1,201 @@
+//! Socket options: every one that must not stay at libzmq's default, with the reason.
+
+use std::ffi::c_int;
+
+use crate::keys::{KeyPair, PublicKey};
+
+use super::{Errno, TransportError};
+
+/// `ZMQ_ZAP_ENFORCE_DOMAIN` (libzmq 4.3.2); the `zmq` crate has no setter for it.
+pub(super) const ZAP_ENFORCE_DOMAIN: c_int = 93;
+
+/// A connection must have finished its handshake by then. libzmq's default of
+/// 30 s lets silent strangers hold file descriptors for too long.
+const HANDSHAKE_MS: i32 = 3_000;
+
+/// A host that drops packets is given up after this, instead of the kernel's minutes.
+const CONNECT_MS: i32 = 5_000;
+
+/// A dead peer on an idle connection is noticed after 30 + 3 × 10 s.
+const KEEPALIVE_IDLE_S: i32 = 30;
+const KEEPALIVE_INTERVAL_S: i32 = 10;
+const KEEPALIVE_PROBES: i32 = 3;
+
+/// Messages that a client's DEALER holds in each direction: as many as a client
+/// may have in flight, twice.
+const DEALER_HWM: i32 = 8_192;
+
+/// Notifications that a subscriber holds unread. Beyond it the broker's side
+/// fills, and then the broker drops, which the chain of revisions shows.
+const SUBSCRIBER_HWM: i32 = 10_000;
+
+/// One frame that a client accepts: the largest reply, with room to spare.
+const CLIENT_FRAME_BYTES: i64 = 32 << 20;
+
+/// How a client's socket is protected.
+#[derive(Clone, Copy, Debug)]
+pub enum Security<'a> {
+    /// NULL, for ipc only: the kernel says who we are.
+    Local,
+    /// CURVE, for tcp.
+    Curve {
+        /// Who we are.
+        own: &'a KeyPair,
+        /// Who the broker must prove to be.
+        broker: &'a PublicKey,
+    },
+    /// NULL on tcp as well. Only where the user asked for it by `--insecure`.
+    Insecure,
+}
+
+/// What a broker's socket is given. Every number is the caller's, so that all
+/// limits stand in one file there.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The ZAP domain; must not be empty, or libzmq asks nobody.
+    pub zap_domain: String,
+    /// Largest frame accepted; a peer that sends a larger one is disconnected.
+    pub max_frame_bytes: i64,
+    /// Messages held for each peer that doesn't read.
+    pub send_hwm: i32,
+    /// Messages held from each peer that we haven't read.
+    pub receive_hwm: i32,
+    /// Connections that may wait to be accepted.
+    pub backlog: i32,
+    /// How long closing waits for unsent messages.
+    pub linger_ms: i32,
+}
+
+impl Default for ServerOptions {
+    /// Fits the ROUTER: 16 MiB frames, twice a client's requests in flight.
+    fn default() -> Self {
+        Self {
+            zap_domain: "kvbroker".into(),
+            max_frame_bytes: 16 << 20,
+            send_hwm: 8_192,
+            receive_hwm: 1_000,
+            backlog: 1_024,
+            linger_ms: 1_000,
+        }
+    }
+}
+
+/// Sets options one after the other and names the one that failed.
+macro_rules! set {
+    ($socket:expr, $($setter:ident($value:expr)),+ $(,)?) => {
+        $(
+            $socket.$setter($value).map_err(|error| {
+                TransportError::zmq(
+                    concat!("configure a socket (", stringify!($setter), ")"),
+                    error,
+                )
+            })?;
+        )+
+    };
+}
+
+pub(super) fn client(socket: &zmq::Socket, security: Security<'_>) -> Result<(), TransportError> {
+    set!(
+        socket,
+        // Unsent requests are given up with the socket; the session asks about them.
+        set_linger(0),
+        // Nothing is queued for a connection that doesn't exist yet.
+        set_immediate(true),
+        // A lost connection stays lost: see the module's invariants.
+        set_reconnect_ivl(-1),
+        set_connect_timeout(CONNECT_MS),
+        set_maxmsgsize(CLIENT_FRAME_BYTES),
+    );
+    both(socket)?;
+    if let Security::Curve { own, broker } = security {
+        if !super::has_curve() {
+            return Err(TransportError::NoCurve);
+        }
+        set!(
+            socket,
+            set_curve_serverkey(broker.as_bytes()),
+            set_curve_publickey(own.public().as_bytes()),
+            set_curve_secretkey(own.secret().expose_bytes()),
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn dealer(socket: &zmq::Socket) -> Result<(), TransportError> {
+    set!(socket, set_sndhwm(DEALER_HWM), set_rcvhwm(DEALER_HWM));
+    Ok(())
+}
+
+pub(super) fn subscriber(socket: &zmq::Socket) -> Result<(), TransportError> {
+    set!(
+        socket,
+        // Subscriptions travel through the *send* pipe and are dropped without a
+        // word when it is full, so it must not have a bound.
+        set_sndhwm(0),
+        set_rcvhwm(SUBSCRIBER_HWM),
+    );
+    Ok(())
+}
+
+pub(super) fn server(socket: &mut zmq::Socket, options: &ServerOptions) -> Result<(), TransportError> {
+    assert!(!options.zap_domain.is_empty(), "without a ZAP domain libzmq asks no handler");
+    set!(
+        socket,
+        set_linger(options.linger_ms),
+        set_zap_domain(&options.zap_domain),
+        set_maxmsgsize(options.max_frame_bytes),
+        set_sndhwm(options.send_hwm),
+        set_rcvhwm(options.receive_hwm),
+        set_backlog(options.backlog),
+    );
+    both(socket)?;
+    enforce_zap_domain(socket)
+}
+
+pub(super) fn router(socket: &zmq::Socket) -> Result<(), TransportError> {
+    set!(
+        socket,
+        // Gone and slow peers are reported instead of silently skipped.
+        set_router_mandatory(true),
+        // A second client with the same routing id must not get the first one's replies.
+        set_router_handover(false),
+    );
+    Ok(())
+}
+
+pub(super) fn xpub(socket: &zmq::Socket) -> Result<(), TransportError> {
+    // Every subscription is passed up, also one that another peer has already:
+    // each is answered by a bookmark. Never ZMQ_XPUB_MANUAL.
+    set!(socket, set_xpub_verbose(true));
+    Ok(())
+}
+
+pub(super) fn zap_handler(socket: &zmq::Socket) -> Result<(), TransportError> {
+    set!(socket, set_linger(0));
+    Ok(())
+}
+
+fn both(socket: &zmq::Socket) -> Result<(), TransportError> {
+    set!(
+        socket,
+        set_handshake_ivl(HANDSHAKE_MS),
+        set_tcp_keepalive(1),
+        set_tcp_keepalive_idle(KEEPALIVE_IDLE_S),
+        set_tcp_keepalive_intvl(KEEPALIVE_INTERVAL_S),
+        set_tcp_keepalive_cnt(KEEPALIVE_PROBES),
+    );
+    Ok(())
+}
+
+fn enforce_zap_domain(socket: &mut zmq::Socket) -> Result<(), TransportError> {
+    let on: c_int = 1;
+    // SAFETY: the pointer is a live socket's, because `socket` owns it; the option
+    // takes an int, and libzmq copies it before it returns.
+    let outcome =
+        unsafe { zmq_sys::zmq_setsockopt(socket.as_mut_ptr(), ZAP_ENFORCE_DOMAIN, (&raw const on).cast(), size_of::<c_int>()) };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(TransportError::zmq("make a socket refuse peers without a ZAP handler", Errno::last()))
+    }
+}

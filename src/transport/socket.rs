@@ -1,0 +1,417 @@
+//! Sockets: bounded receiving, sending that never blocks, and the two kinds of ends.
+
+use std::ffi::{CStr, CString};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use zmq::{DONTWAIT, Message, POLLIN, PollEvents, PollItem, SNDMORE};
+
+use crate::keys::KeyPair;
+
+use super::monitor::Monitor;
+use super::{Context, Errno, MAX_IPC_PATH_BYTES, MonitorEvent, Security, TransportError};
+
+/// How much of one message is collected; the rest is thrown away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveLimits {
+    /// Frames, the routing id and the envelope included.
+    pub max_frames: usize,
+    /// Bytes of all frames together.
+    pub max_bytes: usize,
+}
+
+/// What a receive call found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Reception {
+    /// Nothing has arrived.
+    Nothing,
+    /// A whole message is in the vector.
+    Whole,
+    /// A message exceeded the limits. Its first frames, up to the limits, are in
+    /// the vector (the routing id to answer to among them); the others are gone.
+    TooMuch {
+        /// Frames that the message had.
+        frames: u64,
+        /// Bytes that its frames had together.
+        bytes: u64,
+    },
+}
+
+/// What became of a message to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum SendOutcome {
+    /// libzmq has taken it; that says nothing about its arrival.
+    Queued,
+    /// A ROUTER's peer is gone, or a connection ended between two frames.
+    PeerGone,
+    /// The peer reads too slowly (ROUTER), or nobody is connected or has room
+    /// (others). Nothing was sent.
+    Full,
+}
+
+/// A socket of either end: sends, receives, is polled and watched.
+pub struct Socket {
+    inner: zmq::Socket,
+    // Closed after `inner`, and only after `drop` has ended the watching.
+    monitor: Option<Monitor>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(monitor) = &self.monitor {
+            monitor.detach(&mut self.inner);
+        }
+    }
+}
+
+impl Socket {
+    pub(super) fn new(inner: zmq::Socket) -> Self {
+        Self { inner, monitor: None }
+    }
+
+    /// Receives one message into `frames` (cleared first), if one has arrived.
+    /// Never waits.
+    ///
+    /// # Errors
+    /// The context ended, or libzmq broke its promise that messages are whole.
+    pub fn try_receive(&self, limits: ReceiveLimits, frames: &mut Vec<Message>) -> Result<Reception, TransportError> {
+        receive_from(&self.inner, limits, frames)
+    }
+
+    /// As [`Socket::try_receive`], but waits up to `timeout` for a message
+    /// (`None`: for ever).
+    ///
+    /// # Errors
+    /// As [`Socket::try_receive`].
+    pub fn receive(
+        &self,
+        limits: ReceiveLimits,
+        frames: &mut Vec<Message>,
+        timeout: Option<Duration>,
+    ) -> Result<Reception, TransportError> {
+        // A timeout too long for the clock is as good as none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let reception = self.try_receive(limits, frames)?;
+            if reception != Reception::Nothing {
+                return Ok(reception);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Reception::Nothing);
+            }
+            poll(&mut [self.poll_item(POLLIN)], left)?;
+        }
+    }
+
+    /// Sends one message of these frames without ever waiting.
+    ///
+    /// The bytes are copied: a call that a signal interrupts has to be repeated,
+    /// and libzmq takes ownership of what it is handed.
+    ///
+    /// # Errors
+    /// The context ended, or the socket can't send now (REP without a request).
+    pub fn try_send<F: AsRef<[u8]>>(&self, frames: &[F]) -> Result<SendOutcome, TransportError> {
+        let mut outcome = SendOutcome::Queued;
+        let last = frames.len().saturating_sub(1);
+        for (index, frame) in frames.iter().enumerate() {
+            let flags = if index == last { DONTWAIT } else { DONTWAIT | SNDMORE };
+            let sent = loop {
+                match self.inner.send(frame.as_ref(), flags) {
+                    Err(zmq::Error::EINTR) => {}
+                    other => break other,
+                }
+            };
+            match sent {
+                Ok(()) => {}
+                Err(zmq::Error::EHOSTUNREACH) if index == 0 => return Ok(SendOutcome::PeerGone),
+                Err(zmq::Error::EAGAIN) if index == 0 => return Ok(SendOutcome::Full),
+                // The pipe ended after the first frames went into it. libzmq now
+                // swallows frames up to the end of this message, so the rest must be
+                // handed over, or the next message would lose its beginning.
+                Err(zmq::Error::EAGAIN) => outcome = SendOutcome::PeerGone,
+                Err(error) => return Err(TransportError::zmq("send", error)),
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// For [`poll`] together with other sockets and file descriptors.
+    #[must_use]
+    pub fn poll_item(&self, events: PollEvents) -> PollItem<'_> {
+        self.inner.as_poll_item(events)
+    }
+
+    /// Starts to watch this socket's connections. Call it before the first bind or
+    /// connect, so that no event is missed; a second call changes nothing.
+    ///
+    /// # Errors
+    /// No more sockets or file descriptors.
+    pub fn watch(&mut self, context: &Context) -> Result<(), TransportError> {
+        if self.monitor.is_none() {
+            self.monitor = Some(Monitor::attach(context.raw(), &self.inner)?);
+        }
+        Ok(())
+    }
+
+    /// The next event of a watched socket, if there is one. Never waits.
+    ///
+    /// # Errors
+    /// The context ended, or libzmq sent something that is no event.
+    pub fn try_next_event(&self) -> Result<Option<MonitorEvent>, TransportError> {
+        self.monitor.as_ref().map_or(Ok(None), Monitor::try_next)
+    }
+
+    /// For [`poll`]: ready when a watched socket has an event. `None`: not watched.
+    #[must_use]
+    pub fn event_poll_item(&self) -> Option<PollItem<'_>> {
+        let monitor = self.monitor.as_ref()?;
+        Some(monitor.socket.as_poll_item(POLLIN))
+    }
+
+    pub(super) fn bind_raw(&mut self, endpoint: &CStr) -> Result<(), TransportError> {
+        // SAFETY: the pointer is a live socket's, because `self` owns it; the text is
+        // zero-terminated and copied by libzmq.
+        let outcome = unsafe { zmq_sys::zmq_bind(self.inner.as_mut_ptr(), endpoint.as_ptr()) };
+        check(outcome, "bind", endpoint)
+    }
+
+    fn connect_raw(&mut self, endpoint: &CStr) -> Result<(), TransportError> {
+        // SAFETY: as in `bind_raw`.
+        let outcome = unsafe { zmq_sys::zmq_connect(self.inner.as_mut_ptr(), endpoint.as_ptr()) };
+        check(outcome, "connect to", endpoint)
+    }
+
+    fn unbind_raw(&mut self, endpoint: &CStr) -> Result<(), TransportError> {
+        // SAFETY: as in `bind_raw`.
+        let outcome = unsafe { zmq_sys::zmq_unbind(self.inner.as_mut_ptr(), endpoint.as_ptr()) };
+        check(outcome, "unbind", endpoint)
+    }
+
+    fn set_ipv6(&self, address: IpAddr) -> Result<(), TransportError> {
+        self.inner.set_ipv6(address.is_ipv6()).map_err(|error| TransportError::zmq("choose IPv4 or IPv6", error))
+    }
+}
+
+/// A client's end. It is connected once; when [`Socket::try_next_event`] says that
+/// the connection ended, the socket is dropped and a new one made.
+pub struct ClientSocket {
+    socket: Socket,
+    may_use_tcp: bool,
+}
+
+impl ClientSocket {
+    pub(super) fn new(socket: zmq::Socket, security: Security<'_>) -> Self {
+        Self { socket: Socket::new(socket), may_use_tcp: !matches!(security, Security::Local) }
+    }
+
+    /// Starts to connect to a unix socket.
+    ///
+    /// # Errors
+    /// The path can't be a unix socket's; a dead one shows on the monitor only.
+    pub fn connect_ipc(&mut self, path: &Path) -> Result<(), TransportError> {
+        let endpoint = ipc_endpoint(path)?;
+        self.socket.connect_raw(&endpoint)
+    }
+
+    /// Starts to connect to an address. Names are the caller's to resolve: libzmq
+    /// would do it on its I/O thread, where a slow resolver stalls every socket.
+    ///
+    /// # Errors
+    /// [`TransportError::Unprotected`] for a socket made with [`Security::Local`].
+    pub fn connect_tcp(&mut self, address: SocketAddr) -> Result<(), TransportError> {
+        if !self.may_use_tcp {
+            return Err(TransportError::Unprotected);
+        }
+        self.socket.set_ipv6(address.ip())?;
+        self.socket.connect_raw(&tcp_endpoint(address))
+    }
+
+    /// Adds a subscription (SUB only).
+    ///
+    /// # Errors
+    /// Not a SUB.
+    pub fn subscribe(&self, topic: &[u8]) -> Result<(), TransportError> {
+        self.socket.inner.set_subscribe(topic).map_err(|error| TransportError::zmq("subscribe", error))
+    }
+
+    /// Takes back one subscription (SUB only).
+    ///
+    /// # Errors
+    /// Not a SUB.
+    pub fn unsubscribe(&self, topic: &[u8]) -> Result<(), TransportError> {
+        self.socket.inner.set_unsubscribe(topic).map_err(|error| TransportError::zmq("unsubscribe", error))
+    }
+}
+
+/// A broker's end: NULL on its ipc endpoints, CURVE on its tcp endpoints, and
+/// each peer judged by the ZAP handler.
+pub struct ServerSocket {
+    socket: Socket,
+}
+
+impl ServerSocket {
+    pub(super) fn new(socket: zmq::Socket) -> Self {
+        Self { socket: Socket::new(socket) }
+    }
+
+    /// Binds a unix socket. The caller holds the runtime directory's lock: a bind
+    /// takes the path over from whoever listens there, without any error.
+    ///
+    /// # Errors
+    /// The path can't be a unix socket's, or the directory doesn't allow it.
+    pub fn bind_ipc(&mut self, path: &Path) -> Result<(), TransportError> {
+        let endpoint = ipc_endpoint(path)?;
+        // A bind fixes the mechanism for the connections that it accepts.
+        self.set_curve_server(false)?;
+        self.socket.bind_raw(&endpoint)
+    }
+
+    /// Binds a tcp port (0: any free one) and returns the address bound. Peers
+    /// must use CURVE with `keys`' public half.
+    ///
+    /// # Errors
+    /// [`TransportError::is_address_in_use`], no CURVE, or the address isn't ours.
+    pub fn bind_tcp(&mut self, keys: &KeyPair, address: IpAddr, port: u16) -> Result<SocketAddr, TransportError> {
+        if !super::has_curve() {
+            return Err(TransportError::NoCurve);
+        }
+        self.set_curve_server(true)?;
+        self.socket
+            .inner
+            .set_curve_secretkey(keys.secret().expose_bytes())
+            .map_err(|error| TransportError::zmq("set the broker's key", error))?;
+        self.socket.set_ipv6(address)?;
+        self.socket.bind_raw(&tcp_endpoint(SocketAddr::new(address, port)))?;
+        let endpoint = self.socket.inner.get_last_endpoint();
+        let endpoint = endpoint.map_err(|error| TransportError::zmq("learn the port", error))?;
+        let text = endpoint.as_deref().unwrap_or_default();
+        let bound = text.strip_prefix("tcp://").unwrap_or(text).parse();
+        bound.map_err(|_| {
+            TransportError::zmq(format!("understand the bound address {text:?}"), Errno::from_raw(zmq_sys::errno::EINVAL))
+        })
+    }
+
+    /// Stops listening on an address that [`ServerSocket::bind_tcp`] returned;
+    /// connections made through it stay.
+    ///
+    /// # Errors
+    /// It isn't bound.
+    pub fn unbind_tcp(&mut self, bound: SocketAddr) -> Result<(), TransportError> {
+        self.socket.unbind_raw(&tcp_endpoint(bound))
+    }
+
+    fn set_curve_server(&self, on: bool) -> Result<(), TransportError> {
+        if !on && !super::has_curve() {
+            return Ok(());
+        }
+        self.socket.inner.set_curve_server(on).map_err(|error| TransportError::zmq("choose the security mechanism", error))
+    }
+}
+
+macro_rules! is_a_socket {
+    ($($name:ty),+) => {
+        $(
+            impl Deref for $name {
+                type Target = Socket;
+
+                fn deref(&self) -> &Socket {
+                    &self.socket
+                }
+            }
+
+            impl DerefMut for $name {
+                fn deref_mut(&mut self) -> &mut Socket {
+                    &mut self.socket
+                }
+            }
+        )+
+    };
+}
+
+is_a_socket!(ClientSocket, ServerSocket);
+
+pub(super) fn receive_from(
+    socket: &zmq::Socket,
+    limits: ReceiveLimits,
+    frames: &mut Vec<Message>,
+) -> Result<Reception, TransportError> {
+    frames.clear();
+    let (mut count, mut bytes, mut too_much) = (0_u64, 0_usize, false);
+    loop {
+        let mut frame = Message::new();
+        match socket.recv(&mut frame, DONTWAIT) {
+            Ok(()) => {}
+            Err(zmq::Error::EINTR) => continue,
+            Err(zmq::Error::EAGAIN) if count == 0 => return Ok(Reception::Nothing),
+            Err(zmq::Error::EAGAIN) => {
+                return Err(TransportError::BrokenMessage { frames: count });
+            }
+            Err(error) => return Err(TransportError::zmq("receive", error)),
+        }
+        let more = frame.get_more();
+        count += 1;
+        bytes = bytes.saturating_add(frame.len());
+        too_much |= frames.len() >= limits.max_frames || bytes > limits.max_bytes;
+        if !too_much {
+            frames.push(frame);
+        }
+        if !more {
+            break;
+        }
+    }
+    Ok(if too_much { Reception::TooMuch { frames: count, bytes: bytes as u64 } } else { Reception::Whole })
+}
+
+/// The ZAP `User-Id` of the peer that sent this message, read from its last
+/// frame. `None`: the peer was not authenticated; refuse the request.
+///
+/// (libzmq 4.3.4 loses it from the routing id frame after a poll.)
+pub fn user_id(frames: &mut [Message]) -> Option<&str> {
+    frames.last_mut()?.gets("User-Id")
+}
+
+/// Waits until an item is ready or `timeout` (`None`: for ever) has passed, and
+/// returns how many are. Time is counted in milliseconds, rounded up. A signal
+/// ends the wait early with 0, so the caller looks at its clock and flags again.
+///
+/// # Errors
+/// The context of one of the sockets ended, or a file descriptor is bad.
+pub fn poll(items: &mut [PollItem<'_>], timeout: Option<Duration>) -> Result<usize, TransportError> {
+    let timeout_ms = timeout.map_or(-1, |timeout| i64::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX));
+    match zmq::poll(items, timeout_ms) {
+        Ok(ready) => Ok(usize::try_from(ready).unwrap_or(0)),
+        Err(zmq::Error::EINTR) => Ok(0),
+        Err(error) => Err(TransportError::zmq("wait for messages", error)),
+    }
+}
+
+fn ipc_endpoint(path: &Path) -> Result<CString, TransportError> {
+    let bytes = path.as_os_str().as_bytes();
+    let text = || path.display().to_string();
+    if bytes.len() > MAX_IPC_PATH_BYTES {
+        return Err(TransportError::IpcPathTooLong { path: text(), bytes: bytes.len() });
+    }
+    if !path.is_absolute() {
+        return Err(TransportError::BadIpcPath { path: text() });
+    }
+    CString::new([b"ipc://", bytes].concat()).map_err(|_| TransportError::BadIpcPath { path: text() })
+}
+
+fn tcp_endpoint(address: SocketAddr) -> CString {
+    CString::new(format!("tcp://{address}")).expect("a socket address has no zero byte")
+}
+
+fn check(outcome: i32, action: &str, endpoint: &CStr) -> Result<(), TransportError> {
+    if outcome == 0 {
+        return Ok(());
+    }
+    let errno = Errno::last();
+    let endpoint = endpoint.to_string_lossy();
+    Err(TransportError::zmq(format!("{action} {endpoint}"), errno))
+}
