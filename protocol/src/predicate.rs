@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::error::Failure;
 use crate::json::{self, Token as Json, Walker};
 use crate::msgpack::{Cursor, Token as Pack};
-use crate::value::{Stored, ValueKind};
+use crate::value::ValueKind;
 use crate::{convert, limits, msgpack};
 
 /// An atomic value to compare with: JSON-typed, so 100 equals 100.0 and not "100".
@@ -93,12 +93,17 @@ fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
     Some(int.cmp(&(whole as i128)).then(0.0.partial_cmp(&(float - whole)).unwrap_or(Ordering::Equal)))
 }
 
-/// True when the value is a dictionary (map or object) whose field `name` is an atomic value equal to `wanted`.
-pub fn field_equals(value: &Stored, name: &str, wanted: &Scalar) -> bool {
-    match value.kind() {
-        ValueKind::MessagePack => msgpack_field(value.document(), name).is_some_and(|found| found.equals(wanted)),
-        ValueKind::Json => json_field(value.document(), name).is_some_and(|found| found.equals(wanted)),
-    }
+/// True when a stored value (type byte, document) is a dictionary (map or object) whose field `name` is an atomic value equal to
+/// `wanted`.
+pub fn field_equals(stored: &[u8], name: &str, wanted: &Scalar) -> bool {
+    const MESSAGE_PACK: u8 = ValueKind::MessagePack as u8;
+    const JSON: u8 = ValueKind::Json as u8;
+    let found = match stored.split_first() {
+        Some((&MESSAGE_PACK, document)) => msgpack_field(document, name),
+        Some((&JSON, document)) => json_field(document, name),
+        _ => None,
+    };
+    found.is_some_and(|found| found.equals(wanted))
 }
 
 fn msgpack_field(document: &[u8], name: &str) -> Option<Scalar> {
@@ -138,13 +143,14 @@ fn json_field(document: &[u8], name: &str) -> Option<Scalar> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::value::Stored;
 
     fn matches(value: &str, name: &str, wanted: &str) -> bool {
         let wanted = Scalar::from_json(wanted).unwrap();
         let as_json = Stored::from_json(value.as_bytes()).unwrap();
         let as_pack = Stored::from_msgpack(&convert::json_to_msgpack(value.as_bytes()).unwrap()).unwrap();
-        let found = field_equals(&as_json, name, &wanted);
-        assert_eq!(found, field_equals(&as_pack, name, &wanted), "{value}");
+        let found = field_equals(as_json.as_bytes(), name, &wanted);
+        assert_eq!(found, field_equals(as_pack.as_bytes(), name, &wanted), "{value}");
         found
     }
 

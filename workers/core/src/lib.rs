@@ -1,1 +1,19 @@
-//! (being laid)
+//! The pure state machine: what every operation means, apart from every thread, socket, file and clock.
+//!
+//! - Input in, output out: [`decide`] reads the [`State`] and an operation and gives an answer and [`Change`]s;
+//!   [`State::apply`] makes the changes. Live traffic and recovery use the same `apply`; recovery never decides again.
+//! - Deterministic: the [`Stamp`] is the only source of order and time. No clock, randomness or hash-map order is used.
+//! - All durable state is records: a [`Space`] byte and key bytes, with value bytes. New features add spaces, not formats.
+
+mod change;
+mod decide;
+mod overlay;
+mod record;
+mod scan;
+mod state;
+mod table;
+
+pub use change::{Change, ChangeError, Space};
+pub use decide::{Decision, Stamp, Turn, decide};
+pub use record::{TableRecord, split_table_record};
+pub use state::State;

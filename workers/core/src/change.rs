@@ -1,0 +1,62 @@
+//! A change: put or delete one record.
+
+/// The space that a record belongs to: the first byte of its key in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Space {
+    /// Keys of the table.
+    Table = b't',
+}
+
+impl Space {
+    /// The space of a record key's first byte.
+    pub fn from_byte(byte: u8) -> Option<Space> {
+        (byte == Space::Table as u8).then_some(Space::Table)
+    }
+}
+
+/// One record put or deleted. What a transaction, a batch and the log are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The record's space.
+    pub space: Space,
+    /// The key inside its space.
+    pub key: Vec<u8>,
+    /// The new value, or None: the record is deleted.
+    pub value: Option<Vec<u8>>,
+}
+
+/// A logged record that this program does not know how to apply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// The space byte is not known.
+    #[error("the log holds records of space {0:#04x}, which this version does not know; use the version that wrote them")]
+    UnknownSpace(u8),
+    /// The record key is empty.
+    #[error("the log holds a record without a key")]
+    NoKey,
+    /// The value is not a table record.
+    #[error("the log holds a table record whose value is not one")]
+    NotATableRecord,
+}
+
+impl Change {
+    /// Appends the record key as the log has it: space byte, then key.
+    pub fn write_record_key(&self, out: &mut Vec<u8>) {
+        out.push(self.space as u8);
+        out.extend_from_slice(&self.key);
+    }
+
+    /// Reads a change from the log's record key and value.
+    ///
+    /// # Errors
+    /// [`ChangeError`] for what another version wrote.
+    pub fn from_record(record_key: &[u8], value: Option<&[u8]>) -> Result<Change, ChangeError> {
+        let (&space, key) = record_key.split_first().ok_or(ChangeError::NoKey)?;
+        let space = Space::from_byte(space).ok_or(ChangeError::UnknownSpace(space))?;
+        if space == Space::Table && value.is_some_and(|value| crate::record::split_table_record(value).is_none()) {
+            return Err(ChangeError::NotATableRecord);
+        }
+        Ok(Change { space, key: key.to_vec(), value: value.map(<[u8]>::to_vec) })
+    }
+}

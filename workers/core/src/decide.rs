@@ -1,0 +1,139 @@
+//! What an operation answers and changes.
+
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, Row, field_equals, limits};
+
+use crate::change::Change;
+use crate::overlay::Overlay;
+use crate::record::table_record;
+use crate::scan::{Page, scan};
+use crate::state::State;
+
+/// The core's only source of order and time for one decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The revision that a mutation decided now takes.
+    pub revision: u64,
+    /// Milliseconds since 1970-01-01 UTC; never goes back.
+    pub time_ms: u64,
+}
+
+/// What the operations of one message may still spend, so that no message stalls the others or builds an endless reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Keys that scans and queries may still examine.
+    pub examined_left: usize,
+    /// Bytes of keys and values that the reply may still take; None for a single operation, whose page has its own bound.
+    pub reply_bytes_left: Option<usize>,
+}
+
+impl Turn {
+    /// The turn of a message with one operation.
+    pub fn one() -> Turn {
+        Turn { examined_left: limits::EXAMINED_KEYS_MAX, reply_bytes_left: None }
+    }
+
+    /// The turn of an array.
+    pub fn many() -> Turn {
+        Turn { examined_left: limits::EXAMINED_KEYS_MAX, reply_bytes_left: Some(limits::ARRAY_REPLY_BYTES_MAX) }
+    }
+
+    /// Takes bytes of the reply; false if they don't fit.
+    pub(crate) fn take_reply_bytes(&mut self, bytes: usize) -> bool {
+        match &mut self.reply_bytes_left {
+            None => true,
+            Some(left) => match left.checked_sub(bytes) {
+                Some(rest) => {
+                    *left = rest;
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+}
+
+/// An operation decided: its outcome, and the changes to log and apply. Without changes there is no revision either.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What to answer once the changes are durable.
+    pub outcome: Outcome,
+    /// What to log and apply, all of one revision.
+    pub changes: Vec<Change>,
+}
+
+impl Decision {
+    fn read(state: &State, result: Result<Answer, Failure>) -> Decision {
+        Decision { outcome: Outcome { revision: Some(state.revision()), result }, changes: Vec::new() }
+    }
+}
+
+/// Decides one operation. `Hello` and `Stats` are the table worker's and answered `internal` here.
+pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
+    let mut overlay = Overlay::new(state, stamp.revision);
+    let result = match operation {
+        Operation::Ping => Ok(Answer::Done),
+        Operation::Size => Ok(Answer::Size(state.keys() as u64)),
+        Operation::Get { key } => get(&overlay, &key, turn),
+        Operation::Put { key, value } => {
+            let created = overlay.get(&key).map(|seen| seen.created());
+            overlay.put(key, table_record(value, created));
+            Ok(Answer::Done)
+        }
+        Operation::Del { key, return_old } => del(&mut overlay, key, return_old, turn),
+        Operation::Scan(wanted) => scan(state, &wanted, turn, |_| true).map(rows),
+        Operation::Query { subkey, subvalue, scan: wanted } => {
+            scan(state, &wanted, turn, |value| field_equals(value, &subkey, &subvalue)).map(rows)
+        }
+        Operation::Hello { .. } | Operation::Stats => {
+            Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
+        }
+    };
+    if result.is_err() {
+        return Decision::read(state, result);
+    }
+    let changes = overlay.into_changes();
+    if changes.is_empty() {
+        return Decision::read(state, result);
+    }
+    Decision { outcome: Outcome { revision: Some(stamp.revision), result }, changes }
+}
+
+fn not_found() -> Failure {
+    Failure::new(ErrorCode::NotFound, "there is no such key")
+}
+
+fn reply_full() -> Failure {
+    Failure::new(ErrorCode::ReplyFull, "this array's reply is full; ask for this operation in a message of its own")
+}
+
+fn get(overlay: &Overlay<'_>, key: &[u8], turn: &mut Turn) -> Result<Answer, Failure> {
+    let seen = overlay.get(key).ok_or_else(not_found)?;
+    if !turn.take_reply_bytes(seen.record.stored.len()) {
+        return Err(reply_full());
+    }
+    Ok(Answer::Value { value: seen.record.value(), modified: seen.modified, created: seen.created() })
+}
+
+fn del(overlay: &mut Overlay<'_>, key: Vec<u8>, return_old: bool, turn: &mut Turn) -> Result<Answer, Failure> {
+    let seen = overlay.get(&key).ok_or_else(not_found)?;
+    let answer = if return_old {
+        // Refused before anything changes: a removed value must not get lost with a reply that is full.
+        if !turn.take_reply_bytes(seen.record.stored.len()) {
+            return Err(reply_full());
+        }
+        Answer::Removed(seen.record.value())
+    } else {
+        Answer::Done
+    };
+    overlay.delete(key);
+    Ok(answer)
+}
+
+fn rows(page: Page) -> Answer {
+    Answer::Rows { rows: page.rows, cursor: page.cursor }
+}
+
+/// Bytes that a row takes of its page and of an array's reply.
+pub(crate) fn row_bytes(row: &Row) -> usize {
+    row.key.len() + row.value.as_bytes().len()
+}

@@ -1,0 +1,42 @@
+//! The state that all changes lead to.
+
+use crate::change::{Change, Space};
+use crate::table::Table;
+
+/// Everything the broker knows durably, in memory. Two states are equal when the same changes led to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub(crate) table: Table,
+    revision: u64,
+}
+
+impl State {
+    /// An empty table at revision 0.
+    pub fn new() -> State {
+        State::default()
+    }
+
+    /// The revision of the last change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Number of keys.
+    pub fn keys(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Bytes of keys and records, without the index's overhead.
+    pub fn bytes(&self) -> u64 {
+        self.table.bytes()
+    }
+
+    /// Makes one change of the group with this revision. The only way to change the state: live, in recovery and on a standby.
+    pub fn apply(&mut self, change: Change, revision: u64) {
+        self.revision = revision;
+        match (change.space, change.value) {
+            (Space::Table, Some(record)) => self.table.put(change.key, record, revision),
+            (Space::Table, None) => self.table.delete(&change.key),
+        }
+    }
+}
