@@ -1,1 +1,40 @@
-//! (being laid)
+//! The transaction log: batches of records grouped by revision, made durable before anyone hears of them.
+//!
+//! - The log knows records (key bytes, value bytes) and revisions, never what they mean.
+//! - [`Persisted`] is the proof that a revision reached the level the sync mode promises; only this crate can make one.
+//! - Every byte goes through the small [`Storage`] trait: [`DiskStorage`] is real, [`SimStorage`] can crash.
+//! - Recovery cuts a torn tail, refuses damage to anything that was once durable, and never guesses which of the two it sees:
+//!   the rule is in [`recovery`](crate::FileLog::open) and, with its reasons, in `docs/storage.md`.
+//! - An I/O error is final. The log refuses every later call, and the caller ends the process.
+//!
+//! Caveat: there is no checkpoint yet, so the log grows and a start replays all of it.
+
+mod batch;
+mod disk;
+mod entropy;
+mod error;
+mod format;
+mod lock;
+mod log;
+mod mark;
+mod memory;
+mod payload;
+mod reader;
+mod recovery;
+mod segment;
+mod sim;
+mod storage;
+pub mod sweep;
+
+pub use batch::BatchBuilder;
+pub use disk::DiskStorage;
+pub use entropy::{Entropy, OsEntropy, SeededEntropy};
+pub use error::LogError;
+pub use format::{FORMAT_VERSION, MAX_BATCH_BYTES};
+pub use lock::{DirLock, LockError, LockHolder, LockOutcome};
+pub use log::{FileLog, Log, LogOptions, LogStats, PersistLevel, Persisted, SyncMode};
+pub use memory::MemoryLog;
+pub use payload::{Cause, GroupRef, RecordRef, Records, SessionRef};
+pub use recovery::{Cut, EpochReason, RecoveryReport, VisitError};
+// SIM
+pub use storage::{Storage, StorageFile};

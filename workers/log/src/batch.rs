@@ -1,0 +1,199 @@
+//! [`BatchBuilder`]: encodes a batch straight into the one buffer that is written to disk.
+//!
+//! - Room for the batch header stands in front, so that header and payload leave in one write.
+//! - The buffer is kept between batches; a record costs no allocation of its own.
+//! - A rule broken by the caller (a record without a group, a revision out of order) is remembered and refused by
+//!   [`Log::append`](crate::Log::append), before anything is written.
+
+use crate::format::{
+    BATCH_HEADER_BYTES, GROUP_FLAG_SESSION, GROUP_HEADER_BYTES, MAX_BATCH_BYTES, RECORD_DELETE, RECORD_PUT, put_at,
+};
+use crate::payload::{Cause, SessionRef};
+
+/// One batch under construction; reused from batch to batch.
+#[derive(Clone, Debug)]
+pub struct BatchBuilder {
+    /// Header room, then the payload.
+    buffer: Vec<u8>,
+    stamp_ms: u64,
+    groups: u32,
+    records: u32,
+    /// Start of the open group and the records in it.
+    open: Option<(usize, u32)>,
+    /// Revision before the first group, known from that group.
+    base_revision: Option<u64>,
+    last_revision: Option<u64>,
+    error: Option<String>,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BatchBuilder {
+    /// An empty batch with stamp 0.
+    pub fn new() -> Self {
+        Self {
+            buffer: vec![0; BATCH_HEADER_BYTES],
+            stamp_ms: 0,
+            groups: 0,
+            records: 0,
+            open: None,
+            base_revision: None,
+            last_revision: None,
+            error: None,
+        }
+    }
+
+    /// Forgets everything but the buffer. A buffer that one huge batch blew up is given back.
+    pub fn clear(&mut self) {
+        const KEEP_BYTES: usize = 16 << 20;
+        self.buffer.truncate(BATCH_HEADER_BYTES);
+        self.buffer.shrink_to(KEEP_BYTES);
+        self.stamp_ms = 0;
+        self.groups = 0;
+        self.records = 0;
+        self.open = None;
+        self.base_revision = None;
+        self.last_revision = None;
+        self.error = None;
+    }
+
+    /// Starts a new batch: clears and sets the stamp, wall-clock ms, which must not be less than the stamp of the batch before.
+    pub fn begin(&mut self, stamp_ms: u64) {
+        self.clear();
+        self.stamp_ms = stamp_ms;
+    }
+
+    /// Starts a group. `revision` is the last one + 1, or for [`Cause::Bookkeeping`] the last one again.
+    pub fn group(&mut self, revision: u64, cause: Cause, session: Option<SessionRef>) {
+        self.finish_group();
+        let base = if cause.takes_revision() { revision.wrapping_sub(1) } else { revision };
+        if cause.takes_revision() && revision == 0 || self.last_revision.is_some_and(|last| last != base) {
+            self.refuse(format!("a group of revision {revision} follows revision {:?}", self.last_revision));
+        }
+        self.base_revision.get_or_insert(base);
+        self.last_revision = Some(revision);
+        self.groups += 1;
+        let start = self.buffer.len();
+        self.open = Some((start, 0));
+        self.buffer.extend_from_slice(&[0; 8]);
+        self.buffer.extend_from_slice(&revision.to_le_bytes());
+        let flags = if session.is_some() { GROUP_FLAG_SESSION } else { 0 };
+        self.buffer.extend_from_slice(&[cause as u8, flags, 0, 0]);
+        if let Some(session) = session {
+            self.buffer.extend_from_slice(&session.id);
+            self.buffer.extend_from_slice(&session.sequence.to_le_bytes());
+        }
+    }
+
+    /// Adds a put to the open group.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        let (Some(key_bytes), Some(value_bytes)) = (self.count_record(key), self.length(value)) else { return };
+        self.buffer.push(RECORD_PUT);
+        self.buffer.extend_from_slice(&key_bytes.to_le_bytes());
+        self.buffer.extend_from_slice(&value_bytes.to_le_bytes());
+        self.buffer.extend_from_slice(key);
+        self.buffer.extend_from_slice(value);
+    }
+
+    /// Adds a delete to the open group.
+    pub fn delete(&mut self, key: &[u8]) {
+        let Some(key_bytes) = self.count_record(key) else { return };
+        self.buffer.push(RECORD_DELETE);
+        self.buffer.extend_from_slice(&key_bytes.to_le_bytes());
+        self.buffer.extend_from_slice(key);
+    }
+
+    /// True if the batch has no group: there is nothing to append.
+    pub fn is_empty(&self) -> bool {
+        self.groups == 0
+    }
+
+    /// The last group's revision.
+    pub fn last_revision(&self) -> Option<u64> {
+        self.last_revision
+    }
+
+    /// The batch's stamp, wall-clock ms.
+    pub fn stamp_ms(&self) -> u64 {
+        self.stamp_ms
+    }
+
+    /// Bytes that the batch takes in the log so far, header included. To be kept below [`MAX_BATCH_BYTES`].
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    fn count_record(&mut self, key: &[u8]) -> Option<u32> {
+        let length = self.length(key)?;
+        let Some((_, records)) = &mut self.open else {
+            self.refuse("a record stands outside of a group".to_owned());
+            return None;
+        };
+        *records += 1;
+        self.records += 1;
+        Some(length)
+    }
+
+    fn length(&mut self, bytes: &[u8]) -> Option<u32> {
+        // Checked before the copy, so that a batch out of bounds doesn't grow further. 64 is more than any header.
+        if bytes.len() + self.buffer.len() + 64 > MAX_BATCH_BYTES {
+            self.refuse(format!("it is larger than {MAX_BATCH_BYTES} bytes"));
+            return None;
+        }
+        Some(u32::try_from(bytes.len()).expect("it is below MAX_BATCH_BYTES"))
+    }
+
+    fn refuse(&mut self, why: String) {
+        self.error.get_or_insert(why);
+    }
+
+    fn finish_group(&mut self) {
+        if let Some((start, records)) = self.open.take() {
+            let body = self.buffer.len() - start - GROUP_HEADER_BYTES;
+            let body = u32::try_from(body).expect("it is below MAX_BATCH_BYTES");
+            put_at(&mut self.buffer, start, &body.to_le_bytes());
+            put_at(&mut self.buffer, start + 4, &records.to_le_bytes());
+        }
+    }
+
+    /// Completes the last group and gives what the log needs; `Err` says which rule the caller broke.
+    pub(crate) fn finish(&mut self) -> Result<Finished<'_>, String> {
+        self.finish_group();
+        if self.buffer.len() > MAX_BATCH_BYTES {
+            self.refuse(format!("it is larger than {MAX_BATCH_BYTES} bytes"));
+        }
+        match &self.error {
+            Some(error) => Err(error.clone()),
+            None => Ok(Finished {
+                stamp_ms: self.stamp_ms,
+                groups: self.groups,
+                records: self.records,
+                base_revision: self.base_revision,
+                last_revision: self.last_revision,
+                buffer: &mut self.buffer,
+            }),
+        }
+    }
+}
+
+/// A completed batch, about to get its header.
+#[derive(Debug)]
+pub(crate) struct Finished<'a> {
+    pub stamp_ms: u64,
+    pub groups: u32,
+    pub records: u32,
+    pub base_revision: Option<u64>,
+    pub last_revision: Option<u64>,
+    /// Header room, then the payload.
+    pub buffer: &'a mut [u8],
+}
+
+impl Finished<'_> {
+    pub fn payload(&self) -> &[u8] {
+        &self.buffer[BATCH_HEADER_BYTES..]
+    }
+}

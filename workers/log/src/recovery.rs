@@ -1,0 +1,452 @@
+//! Recovery: replays what the log holds, decides what its end means, and makes that end durable.
+//!
+//! - A bad batch `k` is damage exactly if something written after its sync says so: a valid later header with
+//!   `synced_through >= k`, a later segment, or the mark file. Otherwise it is a torn tail: the log is cut at `k`.
+//! - Nothing is written before the whole log was read and judged; a refused log is left as it was.
+//! - A cut changes no byte of the old segment. A new segment that starts at sequence `k` is made, durably, by one rename:
+//!   from then on nothing behind the cut can be read again, and before it recovery starts over with the same result.
+//! - Batches that nothing vouches for are written again, the same bytes at the same place, and synced: after a failed sync
+//!   the page cache shows bytes that the disk never got, so syncing alone proves nothing.
+//! - A last segment without a batch is made again for the same reason: its directory entry may be such a byte.
+//! - Whatever may have dropped released revisions starts a new epoch: any cut, and an unclean stop in a weaker sync mode.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use crate::error::LogError;
+use crate::format::{
+    BATCH_HEADER_BYTES, BatchHeader, BatchKind, SEGMENT_HEADER_BYTES, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason,
+    segment_name,
+};
+use crate::log::SyncMode;
+use crate::mark::read_mark;
+use crate::payload::GroupRef;
+use crate::reader::{BatchReader, Chain, Stop, scan_tail};
+use crate::segment::{list_segments, open_segment};
+use crate::storage::{Storage, StorageFile};
+use crate::sweep::PlantedBug;
+
+/// Why a visitor refuses a group.
+pub type VisitError = Box<dyn Error + Send + Sync>;
+
+/// A tail that was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment.
+    pub file: PathBuf,
+    /// Where the first dropped batch starts, bytes from the start of the file.
+    pub offset: u64,
+    /// How many bytes, up to the last one that is not zero, are not part of the log any more. They stay in the file.
+    pub bytes: u64,
+}
+
+/// Why a start has a new epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpochReason {
+    /// The log is new.
+    NewLog,
+    /// The last process ran in a weaker sync mode (named by its byte in the batch headers) and did not stop cleanly.
+    UncleanStop {
+        /// True for `never`, false for an interval.
+        never_synced: bool,
+    },
+    /// A tail was cut: it can't be told from an acknowledged batch that went bad.
+    Cut,
+}
+
+impl fmt::Display for EpochReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NewLog => "the log is new",
+            Self::UncleanStop { never_synced: false } => {
+                "the last run synced at intervals and did not stop cleanly: its last acknowledged writes may be lost"
+            }
+            Self::UncleanStop { never_synced: true } => {
+                "the last run did not sync and did not stop cleanly: its acknowledged writes may be lost"
+            }
+            Self::Cut => "the end of the log was cut, see there",
+        })
+    }
+}
+
+/// What a start found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Names the log.
+    pub uuid: Uuid,
+    /// The epoch from now on.
+    pub epoch: u64,
+    /// Set if the epoch is new, with the reason.
+    pub new_epoch: Option<EpochReason>,
+    /// Last revision in the log, 0 if it has none.
+    pub last_revision: u64,
+    /// Highest stamp in the log, wall-clock ms, 0 if it has none.
+    pub last_stamp_ms: u64,
+    /// Segments read.
+    pub segments: u64,
+    /// Batches replayed, opening and marker batches included.
+    pub batches: u64,
+    /// Groups given to the visitor.
+    pub groups: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of log read.
+    pub bytes: u64,
+    /// The tail that was cut, if any.
+    pub cut: Option<Cut>,
+    /// True if the last process closed the log, or the log is new.
+    pub clean_stop: bool,
+    /// Bytes of batches that nothing vouched for and that were written again.
+    pub rewritten_bytes: u64,
+}
+
+/// Where writing goes on.
+pub(crate) enum Resume {
+    /// Behind the last batch of this segment.
+    Segment { file: Box<dyn StorageFile>, header: SegmentHeader, offset: u64 },
+    /// In a new segment with this number.
+    NewSegment { number: u64, reason: SegmentReason },
+}
+
+pub(crate) struct Recovered {
+    pub report: RecoveryReport,
+    pub chain: Chain,
+    /// Epoch of the log as found; meaningless if the report asks for a new one.
+    pub resume: Resume,
+    /// Bytes in all segments that stay.
+    pub log_bytes: u64,
+}
+
+type Visitor<'v> = dyn FnMut(GroupRef<'_>) -> Result<(), VisitError> + 'v;
+
+/// Reads the log, gives every group to `visitor`, and makes what was read durable. A new epoch and a new segment are for
+/// the caller to make, as the result says.
+pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, visitor: &mut Visitor<'_>) -> Result<Recovered, LogError> {
+    let mut replay = Replay::new(storage, bug);
+    let resume = replay.run(visitor)?;
+    remove_temporary(storage)?;
+    if let Some(last) = &replay.last {
+        replay.report.rewritten_bytes =
+            if bug == Some(PlantedBug::NoRewrite) { 0 } else { rewrite(storage, last, &replay.unvouched, replay.end)? };
+        if replay.report.rewritten_bytes > 0 || bug == Some(PlantedBug::NoRewrite) {
+            let path = || storage.path(&segment_name(last.header.number));
+            last.file.sync().map_err(|source| LogError::io("sync", path(), source))?;
+        }
+        if bug != Some(PlantedBug::NoDirectorySync) {
+            storage.sync_directory().map_err(|source| LogError::io("sync", storage.path(""), source))?;
+        }
+    }
+    let resume = match (resume, replay.last.take()) {
+        (None, Some(last)) => Resume::Segment { file: last.file, header: last.header, offset: replay.end },
+        (Some((number, reason)), _) => Resume::NewSegment { number, reason },
+        (None, None) => Resume::NewSegment { number: 1, reason: SegmentReason::NewDirectory },
+    };
+    Ok(Recovered { report: replay.report, chain: replay.chain, resume, log_bytes: replay.log_bytes })
+}
+
+struct Open {
+    file: Box<dyn StorageFile>,
+    header: SegmentHeader,
+}
+
+struct Replay<'s> {
+    storage: &'s dyn Storage,
+    bug: Option<PlantedBug>,
+    chain: Chain,
+    report: RecoveryReport,
+    /// Last batch that something valid vouches for.
+    vouched: u64,
+    /// Batches above `vouched` in the last segment: sequence and offset.
+    unvouched: VecDeque<(u64, u64)>,
+    /// Kind and mode of the last batch.
+    last_batch: Option<(BatchKind, u8)>,
+    last: Option<Open>,
+    /// Where the log ends in the last segment.
+    end: u64,
+    log_bytes: u64,
+}
+
+impl<'s> Replay<'s> {
+    fn new(storage: &'s dyn Storage, bug: Option<PlantedBug>) -> Self {
+        let report = RecoveryReport {
+            uuid: Uuid::nil(),
+            epoch: 0,
+            new_epoch: None,
+            last_revision: 0,
+            last_stamp_ms: 0,
+            segments: 0,
+            batches: 0,
+            groups: 0,
+            records: 0,
+            bytes: 0,
+            cut: None,
+            clean_stop: false,
+            rewritten_bytes: 0,
+        };
+        Self {
+            storage,
+            bug,
+            chain: Chain::START,
+            report,
+            vouched: 0,
+            unvouched: VecDeque::new(),
+            last_batch: None,
+            last: None,
+            end: SEGMENT_HEADER_BYTES as u64,
+            log_bytes: 0,
+        }
+    }
+
+    /// Reads and judges everything; writes nothing. `Some` means that writing goes on in a new segment.
+    fn run(&mut self, visitor: &mut Visitor<'_>) -> Result<Option<(u64, SegmentReason)>, LogError> {
+        let storage = self.storage;
+        let mark = read_mark(storage)?;
+        let headers = read_headers(storage)?;
+        if let (Some(mark), Some(first)) = (&mark, headers.first())
+            && mark.uuid != first.uuid
+        {
+            return Err(LogError::Foreign {
+                path: storage.path(crate::format::MARK_FILE),
+                what: format!(
+                    "it belongs to log {}, the segments are of log {}. Move what doesn't belong here away.",
+                    mark.uuid, first.uuid
+                ),
+            });
+        }
+        let mut kept = headers.len();
+        let mut replaced = None;
+        if let Some(last) = headers.last()
+            && is_empty_segment(storage, last)?
+        {
+            kept -= 1;
+            replaced = Some(last);
+        }
+        for index in 0..kept {
+            self.replay_segment(&headers[index], headers.get(index + 1).map(|next| next.first_sequence), visitor)?;
+            if index + 1 < kept {
+                self.last = None;
+            }
+        }
+        if let (Some(replaced), true) = (replaced, kept > 0) {
+            self.check_continues(replaced)?;
+        }
+        if let Some(mark) = mark
+            && mark.sequence >= self.chain.next_sequence
+        {
+            let segment = self.last.as_ref().map_or(mark.segment, |last| last.header.number);
+            return Err(LogError::Damaged {
+                file: storage.path(&segment_name(segment)),
+                offset: self.end,
+                what: format!(
+                    "the log ends with batch {}, but batch {} was synced (says {}); it stood in segment {}",
+                    self.chain.next_sequence - 1,
+                    mark.sequence,
+                    crate::format::MARK_FILE,
+                    mark.segment
+                ),
+            });
+        }
+        self.judge_end()?;
+        self.report.last_revision = self.chain.last_revision;
+        self.report.last_stamp_ms = self.chain.last_stamp_ms;
+        Ok(self.decide(&headers, replaced))
+    }
+
+    fn replay_segment(&mut self, header: &SegmentHeader, limit: Option<u64>, visitor: &mut Visitor<'_>) -> Result<(), LogError> {
+        let storage = self.storage;
+        let path = || storage.path(&segment_name(header.number));
+        self.check_continues(header)?;
+        let (file, _) = open_segment(storage, header.number)?;
+        self.vouched = self.vouched.max(header.first_sequence - 1);
+        self.unvouched.clear();
+        let mut reader = BatchReader::new(&*file, header.salt, SEGMENT_HEADER_BYTES as u64, self.chain);
+        reader.trust_payload = self.bug == Some(PlantedBug::TornTailTaken);
+        while limit.is_none_or(|limit| reader.chain().next_sequence < limit) {
+            let batch = match reader.next().map_err(|source| LogError::io("read", path(), source))? {
+                Ok(batch) => batch,
+                Err(Stop::Bad(what)) => match limit {
+                    // A torn tail, perhaps: judged when the whole log was read.
+                    None => break,
+                    Some(limit) => {
+                        let sequence = reader.chain().next_sequence;
+                        let what = format!("{what}; it should be batch {sequence}, and the next segment starts at batch {limit}");
+                        return Err(LogError::Damaged { file: path(), offset: reader.offset(), what });
+                    }
+                },
+                Err(Stop::Malformed(what)) => {
+                    let what = format!("{what}, although its checksum is right");
+                    return Err(LogError::Damaged { file: path(), offset: reader.offset(), what });
+                }
+                Err(Stop::Newer(found)) => {
+                    return Err(LogError::NewerFormat { file: path(), found, supported: "none of that kind".to_owned() });
+                }
+            };
+            self.report.batches += 1;
+            self.report.records += batch.records;
+            self.report.bytes += batch.bytes.len() as u64;
+            for group in batch.groups() {
+                self.report.groups += 1;
+                visitor(group).map_err(|source| LogError::Refused { file: path(), offset: batch.header.offset, source })?;
+            }
+            self.vouched = self.vouched.max(batch.header.synced_through);
+            self.unvouched.push_back((batch.header.sequence, batch.header.offset));
+            while self.unvouched.front().is_some_and(|(sequence, _)| *sequence <= self.vouched) {
+                self.unvouched.pop_front();
+            }
+            self.last_batch = Some((batch.kind, batch.header.mode));
+        }
+        self.chain = reader.chain();
+        self.end = reader.offset();
+        self.report.segments += 1;
+        self.log_bytes += self.end;
+        self.last = Some(Open { file, header: header.clone() });
+        Ok(())
+    }
+
+    /// The segment that `header` starts must go on where the log stands.
+    fn check_continues(&self, header: &SegmentHeader) -> Result<(), LogError> {
+        let chain = &self.chain;
+        let what = if header.first_sequence > chain.next_sequence {
+            format!(
+                "it starts at batch {}, but the segments before it end with batch {}",
+                header.first_sequence,
+                chain.next_sequence - 1
+            )
+        } else if header.first_sequence != chain.next_sequence
+            || header.base_revision != chain.last_revision
+            || header.previous_crc != chain.previous_crc
+        {
+            "it doesn't continue the segment before it".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(LogError::Damaged { file: self.storage.path(&segment_name(header.number)), offset: 0, what })
+    }
+
+    /// What stands behind the last good batch: nothing, a torn tail, or damage.
+    fn judge_end(&mut self) -> Result<(), LogError> {
+        let Some(last) = &self.last else { return Ok(()) };
+        let path = self.storage.path(&segment_name(last.header.number));
+        let scan =
+            scan_tail(&*last.file, last.header.salt, self.end).map_err(|source| LogError::io("read", path.clone(), source))?;
+        let sequence = self.chain.next_sequence;
+        if let Some((through, offset)) = scan.vouched
+            && through >= sequence
+        {
+            let what = format!(
+                "batch {sequence} should stand here; the batch at byte {offset} says that batches up to {through} were synced"
+            );
+            return Err(LogError::Damaged { file: path, offset: self.end, what });
+        }
+        self.report.cut = scan.written_end.map(|end| Cut { file: path, offset: self.end, bytes: end - self.end });
+        Ok(())
+    }
+
+    /// Epoch, and whether writing goes on in a new segment.
+    fn decide(&mut self, headers: &[SegmentHeader], replaced: Option<&SegmentHeader>) -> Option<(u64, SegmentReason)> {
+        let report = &mut self.report;
+        report.uuid = headers.first().map_or(Uuid::nil(), |first| first.uuid);
+        let Some(last) = &self.last else {
+            report.new_epoch = Some(EpochReason::NewLog);
+            report.clean_stop = true;
+            return Some((1, SegmentReason::NewDirectory));
+        };
+        report.epoch = last.header.epoch;
+        // A segment in which nothing could be read says nothing about how the last process stopped; then the one before does.
+        report.clean_stop = matches!(self.last_batch, Some((BatchKind::CleanStop, _)));
+        let mode = self.last_batch.map_or(SyncMode::ALWAYS_BYTE, |(_, mode)| mode);
+        if report.cut.is_some() {
+            report.new_epoch = Some(EpochReason::Cut);
+        } else if !report.clean_stop && mode != SyncMode::ALWAYS_BYTE && self.bug != Some(PlantedBug::EpochKept) {
+            report.new_epoch = Some(EpochReason::UncleanStop { never_synced: mode == SyncMode::NEVER_BYTE });
+        }
+        let number = headers.len() as u64 + u64::from(replaced.is_none());
+        match report.new_epoch {
+            Some(EpochReason::Cut) => Some((number, SegmentReason::Cut)),
+            Some(_) => Some((number, SegmentReason::WeakerMode)),
+            None => replaced.is_some().then_some((number, SegmentReason::Full)),
+        }
+    }
+}
+
+/// Headers of all segments: numbered without a gap from 1, all of one log.
+fn read_headers(storage: &dyn Storage) -> Result<Vec<SegmentHeader>, LogError> {
+    let mut headers: Vec<SegmentHeader> = Vec::new();
+    for number in list_segments(storage)? {
+        let expected = headers.len() as u64 + 1;
+        if number != expected {
+            return Err(LogError::Damaged {
+                file: storage.path(&segment_name(expected)),
+                offset: 0,
+                what: format!("the segment is missing, but {} is there", segment_name(number)),
+            });
+        }
+        let (_, header) = open_segment(storage, number)?;
+        if let Some(first) = headers.first()
+            && first.uuid != header.uuid
+        {
+            return Err(LogError::Foreign {
+                path: storage.path(&segment_name(number)),
+                what: format!(
+                    "it belongs to log {}, the segments before it are of log {}. Move what doesn't belong here away.",
+                    header.uuid, first.uuid
+                ),
+            });
+        }
+        headers.push(header);
+    }
+    Ok(headers)
+}
+
+/// True if nothing but zeros follows the header.
+fn is_empty_segment(storage: &dyn Storage, header: &SegmentHeader) -> Result<bool, LogError> {
+    let (file, _) = open_segment(storage, header.number)?;
+    let failed = |source| LogError::io("read", storage.path(&segment_name(header.number)), source);
+    let mut start = [0; BATCH_HEADER_BYTES];
+    file.read_at(&mut start, SEGMENT_HEADER_BYTES as u64).map_err(failed)?;
+    if start.iter().any(|&byte| byte != 0) {
+        return Ok(false);
+    }
+    Ok(scan_tail(&*file, header.salt, SEGMENT_HEADER_BYTES as u64).map_err(failed)?.written_end.is_none())
+}
+
+/// Writes the batches that nothing vouches for again, the same bytes at the same place; returns how many bytes.
+fn rewrite(storage: &dyn Storage, last: &Open, unvouched: &VecDeque<(u64, u64)>, end: u64) -> Result<u64, LogError> {
+    let path = || storage.path(&segment_name(last.header.number));
+    let failed = |action| move |source| LogError::io(action, path(), source);
+    let mut buffer = Vec::new();
+    let mut written = 0;
+    for (index, &(_, offset)) in unvouched.iter().enumerate() {
+        let next = unvouched.get(index + 1).map_or(end, |&(_, offset)| offset);
+        buffer.resize(usize::try_from(next - offset).expect("a batch that was replayed fits memory"), 0);
+        let read = last.file.read_at(&mut buffer, offset).map_err(failed("read"))?;
+        // Read anew, so checked anew: what is written here becomes the truth.
+        let intact = read == buffer.len()
+            && BatchHeader::decode(&buffer, last.header.salt, offset).is_some_and(|header| {
+                header.end() == next && crc32c::crc32c(&buffer[BATCH_HEADER_BYTES..]) == header.payload_crc
+            });
+        if !intact {
+            return Err(LogError::Damaged {
+                file: path(),
+                offset,
+                what: "a second read gave other bytes than the first".to_owned(),
+            });
+        }
+        last.file.write_at(&buffer, offset).map_err(failed("write"))?;
+        written += buffer.len() as u64;
+    }
+    Ok(written)
+}
+
+/// Removes the remains of a segment that was never finished.
+fn remove_temporary(storage: &dyn Storage) -> Result<(), LogError> {
+    let names = storage.list().map_err(|source| LogError::io("list", storage.path(""), source))?;
+    if names.iter().any(|name| name == SEGMENT_TEMPORARY) {
+        storage.remove(SEGMENT_TEMPORARY).map_err(|source| LogError::io("remove", storage.path(SEGMENT_TEMPORARY), source))?;
+    }
+    Ok(())
+}
