@@ -1,8 +1,15 @@
 //! What the broker, its clients and its tools share.
+//!
+//! In reading order: who and where ([`project`], [`paths`], [`keys`]), how they
+//! talk ([`transport`], [`zap`]), and the manners that all programs have in common
+//! ([`logging`], [`critical`], [`exit`]).
 
 pub mod catalog;
+pub mod critical;
 pub mod exit;
 pub mod keys;
+pub mod logging;
 pub mod paths;
 pub mod project;
 pub mod transport;
+pub mod zap;

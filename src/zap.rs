@@ -1,0 +1,252 @@
+//! The door: who may connect to a broker (ZeroMQ authentication protocol, RFC 27).
+//!
+//! libzmq asks `inproc://zeromq.zap.01` about each new connection and tells the
+//! answer to the sockets as the `User-Id` of every frame. If nobody answers
+//! there, CURVE admits everyone; hence:
+//!
+//! - [`SecuredContext`] is the only way to a broker's sockets, and it starts the
+//!   handler before it gives out the first one. Each context has its own.
+//! - Sockets also set `ZMQ_ZAP_ENFORCE_DOMAIN`, so that a missing handler refuses.
+//! - NULL is admitted on ipc alone, and there only if the kernel says that the
+//!   peer runs under our own user id. CURVE is admitted if the policy knows the
+//!   key. Anything else is refused.
+//! - A request that can't be understood is answered (400, or 500), never a panic.
+//! - If the handler's thread dies, the process ends.
+//!
+//! Caveat: the ipc rule needs the peer's credentials in ZAP's address field
+//! (`localhost:UID:GID:PID`), which libzmq fills in when it is built with
+//! `ZMQ_HAVE_SO_PEERCRED`. Without it the field has no uid, and ipc is refused.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::critical::{self, LoopEnd, OnDeath};
+use crate::keys::{KEY_BYTES, PublicKey};
+use crate::transport::{
+    Context, Message, POLLIN, PollItem, ReceiveLimits, Reception, SendOutcome, ServerOptions, ServerSocket, Socket,
+    TransportError, poll,
+};
+
+/// The `User-Id` of peers on ipc: programs of our own user on this machine.
+pub const LOCAL_USER_ID: &str = "local";
+
+/// What stands in front of the 64 hex digits in the `User-Id` of peers with a key.
+pub const KEY_USER_ID_PREFIX: &str = "key:";
+
+/// RFC 27's version of requests and replies.
+const VERSION: &[u8] = b"1.0";
+
+/// RFC 27 fields before the credentials: version, request id, domain, address,
+/// routing id, mechanism. CURVE adds one credential, PLAIN two.
+const FIXED_FRAMES: usize = 6;
+
+/// Everything that libzmq itself can send: a routing id has at most 255 bytes,
+/// a domain and an address not many more.
+const LIMITS: ReceiveLimits = ReceiveLimits { max_frames: 16, max_bytes: 16 * 1_024 };
+
+/// Decides by public key: `Some(user id)` admits.
+pub type KeyPolicy = Arc<dyn Fn(&[u8; KEY_BYTES]) -> Option<String> + Send + Sync>;
+
+/// Who is admitted.
+#[derive(Clone)]
+pub struct Policy {
+    /// The user id that peers on ipc must have.
+    pub local_uid: u32,
+    /// Which keys are admitted, and as whom. Runs on the handler's thread while
+    /// every new connection waits, so it must not wait for anything.
+    pub keys: KeyPolicy,
+}
+
+impl Policy {
+    /// Admits this process's user on ipc, and one key.
+    #[must_use]
+    pub fn owner_only(owner: PublicKey) -> Self {
+        Self {
+            local_uid: rustix::process::geteuid().as_raw(),
+            keys: Arc::new(move |key| (key == owner.as_bytes()).then(|| key_user_id(&PublicKey::from_bytes(*key)))),
+        }
+    }
+}
+
+/// The `User-Id` of a peer with this key: `key:` and 64 hex digits.
+#[must_use]
+pub fn key_user_id(key: &PublicKey) -> String {
+    format!("{KEY_USER_ID_PREFIX}{}", key.to_hex())
+}
+
+/// A context with a running ZAP handler: what a broker makes its sockets in.
+///
+/// Drop the sockets first. When this is dropped the handler stops; sockets that
+/// are still open then refuse new connections.
+pub struct SecuredContext {
+    context: Context,
+    stop: Arc<AtomicBool>,
+    doorbell: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why the door can't be manned.
+#[derive(Debug, thiserror::Error)]
+pub enum ZapError {
+    /// No context or no socket.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// No thread or no eventfd.
+    #[error("cannot start the authentication thread: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+impl SecuredContext {
+    /// Makes a context and starts its handler; the handler is bound when this returns.
+    /// `on_death` is called if its thread ends unasked
+    /// (real programs pass [`critical::abort_process`]).
+    ///
+    /// # Errors
+    /// Resources ran out.
+    pub fn start(io_threads: u8, policy: Policy, on_death: OnDeath) -> Result<Self, ZapError> {
+        let context = Context::new(io_threads)?;
+        let socket = context.zap_handler()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let doorbell = Arc::new(eventfd(0, flags).map_err(std::io::Error::from)?);
+        let handler = Handler { socket, policy, stop: Arc::clone(&stop), doorbell: Arc::clone(&doorbell) };
+        let thread = critical::spawn("zap", on_death, move || handler.run())?;
+        Ok(Self { context, stop, doorbell, thread: Some(thread) })
+    }
+
+    /// The context, for watching sockets and for clients in the same process.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The broker's ROUTER. Not bound yet.
+    ///
+    /// # Errors
+    /// No more sockets or file descriptors.
+    pub fn router(&self, options: &ServerOptions) -> Result<ServerSocket, TransportError> {
+        self.context.router(options)
+    }
+
+    /// The publisher's XPUB. Not bound yet.
+    ///
+    /// # Errors
+    /// No more sockets or file descriptors.
+    pub fn xpub(&self, options: &ServerOptions) -> Result<ServerSocket, TransportError> {
+        self.context.xpub(options)
+    }
+}
+
+impl Drop for SecuredContext {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // Can only fail when the counter is full, and then the bell is ringing.
+        let _ = rustix::io::write(self.doorbell.as_fd(), &1_u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // Its panics were caught and reported by `critical`.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Handler {
+    socket: Socket,
+    policy: Policy,
+    stop: Arc<AtomicBool>,
+    doorbell: Arc<OwnedFd>,
+}
+
+impl Handler {
+    fn run(self) -> LoopEnd {
+        loop {
+            match self.turn() {
+                Ok(()) if self.stop.load(Ordering::Acquire) => return LoopEnd::Asked,
+                Ok(()) => {}
+                Err(error) => return LoopEnd::Failed(error.to_string()),
+            }
+        }
+    }
+
+    fn turn(&self) -> Result<(), TransportError> {
+        poll(&mut [self.socket.poll_item(POLLIN), PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN)], None)?;
+        let mut frames = Vec::new();
+        loop {
+            let reply = match self.socket.try_receive(LIMITS, &mut frames)? {
+                Reception::Nothing => return Ok(()),
+                Reception::Whole => answer(&frames, &self.policy),
+                Reception::TooMuch { .. } => Answer::refuse("400", "the request is too long"),
+            };
+            let request_id = frames.get(1).map_or(&[][..], |frame| frame);
+            if reply.status != "200" {
+                let [address, mechanism] = [3, 5].map(|index| {
+                    let frame = frames.get(index).map_or(&[][..], |frame| frame);
+                    String::from_utf8_lossy(frame)
+                });
+                tracing::debug!(%address, %mechanism, reason = %reply.text, "refused a connection");
+            }
+            let fields = [VERSION, request_id, reply.status.as_bytes(), reply.text.as_bytes(), reply.user_id.as_bytes(), b""];
+            // Whoever asked may be gone by now.
+            let (SendOutcome::Queued | SendOutcome::PeerGone | SendOutcome::Full) = self.socket.try_send(&fields)?;
+        }
+    }
+}
+
+/// RFC 27 reply without the parts that are always the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    status: &'static str,
+    text: &'static str,
+    user_id: String,
+}
+
+impl Answer {
+    fn admit(user_id: String) -> Self {
+        Self { status: "200", text: "OK", user_id }
+    }
+
+    fn refuse(status: &'static str, text: &'static str) -> Self {
+        Self { status, text, user_id: String::new() }
+    }
+}
+
+/// The decision itself: one request in, one answer out.
+fn answer(frames: &[Message], policy: &Policy) -> Answer {
+    let Some(([version, _request_id, _domain, address, _routing_id, mechanism], credentials)) =
+        frames.split_first_chunk::<FIXED_FRAMES>()
+    else {
+        return Answer::refuse("500", "the request has too few frames");
+    };
+    if version[..] != *VERSION {
+        return Answer::refuse("500", "the request has another version");
+    }
+    match (&mechanism[..], credentials) {
+        (b"NULL", []) => match uid_of(address) {
+            Some(uid) if uid == policy.local_uid => Answer::admit(LOCAL_USER_ID.to_owned()),
+            Some(_) => Answer::refuse("400", "only the broker's own user may connect by ipc"),
+            None => Answer::refuse("400", "unencrypted connections are refused"),
+        },
+        (b"CURVE", [key]) => match <&[u8; KEY_BYTES]>::try_from(&key[..]) {
+            Ok(key) => (policy.keys)(key).map_or_else(|| Answer::refuse("400", "this key is not admitted"), Answer::admit),
+            Err(_) => Answer::refuse("400", "a key has 32 bytes"),
+        },
+        (b"NULL" | b"CURVE", _) => Answer::refuse("400", "wrong number of credentials"),
+        _ => Answer::refuse("400", "this mechanism is not used here"),
+    }
+}
+
+/// The peer's uid from `localhost:UID:GID:PID`, which libzmq writes for ipc on
+/// Linux. A tcp address has no such form: it is digits, dots and colons only.
+fn uid_of(address: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(address).ok()?;
+    let mut fields = text.strip_prefix("localhost:")?.split(':');
+    let number = |field: Option<&str>| -> Option<u32> {
+        let digits = field.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+        digits.parse().ok()
+    };
+    let (uid, _gid, _pid) = (number(fields.next())?, number(fields.next())?, number(fields.next())?);
+    fields.next().is_none().then_some(uid)
+}
