@@ -22,6 +22,10 @@ pub const RECORD_TYPE: &str = "hashtable";
 /// How long a catalog should keep our record without hearing again: three refreshes.
 pub const RECORD_LIFETIME_S: u32 = 180;
 
+/// The lifetime of the last update of a broker that stops: catalogs have no message
+/// for removal, so it asks to be forgotten after a second.
+pub const FAREWELL_LIFETIME_S: u32 = 1;
+
 /// Longest record that is read; ours have about 700 bytes.
 pub const RECORD_BYTES_MAX: usize = 16 * 1024;
 /// Longest `owner`, `version`, `durability` and `name`.
@@ -279,6 +283,12 @@ impl SeenRecord {
             lastheardfrom: fields.number("lastheardfrom")?.unwrap_or(0),
             catalog: catalog.to_owned(),
         }))
+    }
+
+    /// True when the broker has said that it stopped. Only a hint, like everything
+    /// here: try it last, don't leave it out.
+    pub fn has_left(&self) -> bool {
+        self.record.lifetime_s <= FAREWELL_LIFETIME_S
     }
 
     /// Where to try this broker, in order and without repeats: at the address that
