@@ -61,9 +61,11 @@ fn main() {
         define_for_all_files(LINUX_FEATURES);
     }
 
-    zeromq_src::Build::new()
-        .with_libsodium(Some(libsodium()))
-        .build();
+    zeromq_src::Build::new().with_libsodium(Some(libsodium())).build();
+
+    // For tests/header.rs: the header of the library just built.
+    let out_dir = env::var("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
+    println!("cargo:rustc-env=ZMQ_SYS_HEADER={out_dir}/source/include/zmq.h");
 }
 
 /// Where `libsodium-sys-stable` put its library and headers.
@@ -81,10 +83,7 @@ fn libsodium() -> LibLocation {
             )
         })
     };
-    LibLocation::new(
-        from_dependency("DEP_SODIUM_LIB"),
-        from_dependency("DEP_SODIUM_INCLUDE"),
-    )
+    LibLocation::new(from_dependency("DEP_SODIUM_LIB"), from_dependency("DEP_SODIUM_INCLUDE"))
 }
 
 /// Adds the macros to the compiler's command line for every file of libzmq.
