@@ -1,1 +1,22 @@
-//! (being laid)
+//! The table worker: collect → stamp → decide and apply → append → sync → release.
+//!
+//! - One thread owns the state and the log. Calls reach it through the bounded [`Intake`]; what it says leaves through the
+//!   bounded [`Outbox`]es as [`Released`], which exists only with the log's proof that what it says is durable.
+//! - While one batch syncs, the next collects: throughput rises with clients, one client pays one sync.
+//! - An error of the log ends the worker; nothing of its batch is released.
+
+mod call;
+mod clock;
+mod intake;
+mod outbox;
+mod released;
+mod stamper;
+mod worker;
+
+pub use call::{Call, ClientId, Envelope};
+pub use clock::{Clock, SimClock, SystemClock, Times};
+pub use intake::{Collected, Intake, Refusal};
+pub use outbox::{Doorbell, EventFd, NoDoorbell, Outbox};
+pub use released::{Event, EventKind, Released, ReplyOut};
+pub use stamper::{ClockVerdict, Stamper};
+pub use worker::{Facts, StatSource, Stopped, Worker, WorkerCounters, replay_into};

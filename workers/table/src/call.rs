@@ -1,0 +1,28 @@
+//! A call: a request and where its reply goes.
+
+use kvbroker_protocol::Request;
+
+/// A connection of the front end, numbered in the order of first requests; for accounting and logs, never for identity.
+pub type ClientId = u64;
+
+/// The routing frames of a message, returned unchanged in front of its reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// The peer's routing id at the ROUTER.
+    pub routing_id: Vec<u8>,
+    /// What the peer put in front of the body, up to and including the empty frame; empty for a bare DEALER.
+    pub frames: Vec<Vec<u8>>,
+}
+
+/// A decoded request on its way to the worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Whose it is, for accounting.
+    pub client: ClientId,
+    /// Where the reply goes.
+    pub envelope: Envelope,
+    /// What is asked.
+    pub request: Request,
+    /// Bytes of the message, for the bounds.
+    pub bytes: usize,
+}

@@ -1,0 +1,372 @@
+//! The worker's loop. All meaning is in the core; this file moves calls, batches and proofs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use kvbroker_core::{Change, ChangeError, Decision, Space, Stamp, State, Turn, decide, split_table_record};
+use kvbroker_log::{BatchBuilder, Cause, GroupRef, Log, LogError, Persisted, RecordRef, SessionRef};
+use kvbroker_protocol::{
+    Answer, BrokerId, ErrorCode, Failure, HelloAnswer, Operation, Operations, Outcome, Outcomes, PROTOCOL_VERSION, Reply,
+    SessionId, StatValue, Stored, limits, reported_limits,
+};
+
+use crate::call::Call;
+use crate::clock::Clock;
+use crate::intake::{Collected, Intake};
+use crate::outbox::Outbox;
+use crate::released::{Event, EventKind, Released, ReplyOut};
+use crate::stamper::Stamper;
+
+/// Adds counters of other parts to the answer to `stats`.
+pub type StatSource = Arc<dyn Fn(&mut Vec<(String, StatValue)>) + Send + Sync>;
+
+/// What the worker must know to answer Hello and stats.
+#[derive(Clone)]
+pub struct Facts {
+    /// The project.
+    pub project: String,
+    /// Who owns the broker.
+    pub owner: String,
+    /// The program's version.
+    pub version: String,
+    /// The log's uuid.
+    pub broker: BrokerId,
+    /// The log's epoch.
+    pub epoch: u64,
+    /// This process.
+    pub instance: BrokerId,
+    /// The TCP port of the notifications; 0 if there is none.
+    pub pub_port: u16,
+    /// What an acknowledgement means here.
+    pub durability: String,
+    /// Counters of other parts.
+    pub stats: StatSource,
+}
+
+/// Counters of the worker, readable by other threads.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Batches of calls, those without changes included.
+    pub batches: AtomicU64,
+    /// Operations decided.
+    pub operations: AtomicU64,
+    /// Panics while deciding, answered `internal`.
+    pub internal_errors: AtomicU64,
+}
+
+/// Why the worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// The log failed: nothing more may be acknowledged and the process must end.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// The worker: owns the state and the log.
+pub struct Worker<L> {
+    /// What the table knows.
+    pub state: State,
+    /// The log.
+    pub log: L,
+    /// The time.
+    pub clock: Box<dyn Clock>,
+    /// Makes stamps of it.
+    pub stamper: Stamper,
+    /// Where calls come from.
+    pub intake: Arc<Intake>,
+    /// Where replies go.
+    pub replies: Arc<Outbox<Vec<ReplyOut>>>,
+    /// Where events go: with the last revision of each batch.
+    pub events: Arc<Outbox<(Vec<Event>, u64)>>,
+    /// False while nobody subscribes: events are then not built.
+    pub events_wanted: Arc<AtomicBool>,
+    /// Batches of events dropped because the publisher was behind.
+    pub events_dropped: Arc<AtomicU64>,
+    /// Counters.
+    pub counters: Arc<WorkerCounters>,
+    /// For Hello and stats.
+    pub facts: Facts,
+    /// With interval syncs: the interval.
+    pub sync_interval: Option<Duration>,
+    /// Random bits for session ids.
+    pub entropy: Box<dyn FnMut() -> u64 + Send>,
+}
+
+/// How long without calls until a marker vouches for the last batch.
+const IDLE: Duration = Duration::from_secs(1);
+// A batch is flushed once it is this large; one more message of the largest size, each of its operations a record, must still fit.
+const _: () = assert!(
+    limits::BATCH_BYTES_MAX + limits::MESSAGE_BYTES_MAX + limits::ARRAY_OPERATIONS_MAX * 128 <= kvbroker_log::MAX_BATCH_BYTES,
+    "the log takes every batch that the worker makes"
+);
+/// Rough bytes of a reply beside its values, for the bound of the release queue.
+const REPLY_OVERHEAD_BYTES: usize = 128;
+
+/// Applies one group of the log to the state: what recovery does with each.
+///
+/// # Errors
+/// [`ChangeError`] for records of a newer version.
+pub fn replay_into(state: &mut State, group: &GroupRef<'_>) -> Result<(), ChangeError> {
+    for record in group.records() {
+        let change = match record {
+            RecordRef::Put { key, value } => Change::from_record(key, Some(value))?,
+            RecordRef::Delete { key } => Change::from_record(key, None)?,
+        };
+        state.apply(change, group.revision);
+    }
+    Ok(())
+}
+
+impl<L: Log> Worker<L> {
+    /// Runs until the intake is closed and empty; then the log is closed cleanly.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the log failed. Nothing of the failed batch was released.
+    pub fn run(mut self) -> Result<(), Stopped> {
+        let mut batch = BatchBuilder::new();
+        let mut calls = Vec::new();
+        let mut last_call = Instant::now();
+        let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).min(IDLE));
+        loop {
+            match self.intake.collect(&mut calls, wait) {
+                Collected::Calls => {
+                    self.turn(&mut calls, &mut batch)?;
+                    last_call = Instant::now();
+                }
+                Collected::Idle if last_call.elapsed() >= IDLE && self.log.needs_marker() => {
+                    let stamp_ms = self.stamp_ms();
+                    self.log.mark(stamp_ms)?;
+                }
+                Collected::Idle => {}
+                Collected::Closed => break,
+            }
+            if self.sync_interval.is_some() {
+                self.log.tick(self.clock.now().boot_us / 1_000)?;
+            }
+        }
+        let stamp_ms = self.stamp_ms();
+        self.log.close(stamp_ms)?;
+        Ok(())
+    }
+
+    fn stamp_ms(&mut self) -> u64 {
+        self.stamper.stamp_ms(self.clock.now())
+    }
+
+    /// Decides, applies, logs and releases one batch of calls.
+    fn turn(&mut self, calls: &mut Vec<Call>, batch: &mut BatchBuilder) -> Result<(), Stopped> {
+        let time_ms = self.stamp_ms();
+        batch.begin(time_ms);
+        let mut replies = Vec::with_capacity(calls.len());
+        let mut events = Vec::new();
+        for call in calls.drain(..) {
+            replies.push(self.answer(call, time_ms, batch, &mut events));
+            // Records are larger than the smallest requests that make them: the log's batch has a bound of its own.
+            if batch.bytes() >= limits::BATCH_BYTES_MAX {
+                self.persist(std::mem::take(&mut replies), std::mem::take(&mut events), batch)?;
+                batch.begin(time_ms);
+            }
+        }
+        self.persist(replies, events, batch)
+    }
+
+    /// Makes the batch durable and releases what it says; without changes the log's present proof is enough.
+    fn persist(&mut self, replies: Vec<ReplyOut>, events: Vec<Event>, batch: &mut BatchBuilder) -> Result<(), Stopped> {
+        let proof: Persisted = if batch.is_empty() { self.log.persisted() } else { self.log.append(batch)? };
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.release(Released::new(&proof, self.state.revision(), replies, events));
+        Ok(())
+    }
+
+    fn release(&self, released: Released) {
+        let (replies, events, revision) = released.into_parts();
+        let reply_bytes = replies.iter().map(reply_bytes).sum();
+        self.replies.push(replies, reply_bytes);
+        // Also without events: the heartbeat tells the last published revision.
+        let event_bytes = events.iter().map(event_bytes).sum();
+        if !self.events.try_push((events, revision), event_bytes) {
+            self.events_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, events: &mut Vec<Event>) -> ReplyOut {
+        let Call { client, envelope, request, bytes } = call;
+        let header = request.header;
+        let mut sequence = Sequence { session: header.session, next: header.seq };
+        let mutates = request.operations.as_slice().iter().any(Operation::is_mutation);
+        let outcomes = match request.operations {
+            Operations::One(operation) => {
+                Outcomes::One(self.operation(operation, time_ms, &mut Turn::one(), &mut sequence, batch, events))
+            }
+            Operations::Many(operations) => {
+                let mut turn = Turn::many();
+                let each =
+                    operations.into_iter().map(|one| self.operation(one, time_ms, &mut turn, &mut sequence, batch, events));
+                Outcomes::Many(each.collect())
+            }
+        };
+        // Sessions do not remember replies yet: a mutation sent again would be done again.
+        let retry_safe = mutates.then_some(false);
+        let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
+        ReplyOut { client, envelope, reply, request_bytes: bytes }
+    }
+
+    fn operation(
+        &mut self,
+        operation: Operation,
+        time_ms: u64,
+        turn: &mut Turn,
+        sequence: &mut Sequence,
+        batch: &mut BatchBuilder,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        self.counters.operations.fetch_add(1, Ordering::Relaxed);
+        let session = sequence.take(&operation);
+        let result = match operation {
+            Operation::Hello { project } => self.hello(project, time_ms),
+            Operation::Stats => Ok(Answer::Stats(self.stats())),
+            operation => {
+                let decision = self.decide(operation, time_ms, turn);
+                self.apply(decision.changes, session, batch, events);
+                return decision.outcome;
+            }
+        };
+        Outcome { revision: Some(self.state.revision()), result }
+    }
+
+    /// A panic while deciding has changed nothing: it is answered and counted, and the broker goes on.
+    fn decide(&self, operation: Operation, time_ms: u64, turn: &mut Turn) -> Decision {
+        let stamp = Stamp { revision: self.state.revision() + 1, time_ms };
+        catch_unwind(AssertUnwindSafe(|| decide(&self.state, operation, stamp, turn))).unwrap_or_else(|_| {
+            self.counters.internal_errors.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("an operation made the table worker panic; it was answered `internal` and changed nothing");
+            let failure = Failure::new(ErrorCode::Internal, "the broker has a fault in this operation; nothing was changed");
+            Decision { outcome: Outcome { revision: Some(self.state.revision()), result: Err(failure) }, changes: Vec::new() }
+        })
+    }
+
+    fn apply(&mut self, changes: Vec<Change>, session: Option<SessionRef>, batch: &mut BatchBuilder, events: &mut Vec<Event>) {
+        if changes.is_empty() {
+            return;
+        }
+        let revision = self.state.revision() + 1;
+        batch.group(revision, Cause::Request, session);
+        let wanted = self.events_wanted.load(Ordering::Relaxed);
+        let mut record_key = Vec::new();
+        for change in changes {
+            record_key.clear();
+            change.write_record_key(&mut record_key);
+            match &change.value {
+                Some(value) => batch.put(&record_key, value),
+                None => batch.delete(&record_key),
+            }
+            if wanted {
+                events.extend(event_of(&change, revision));
+            }
+            self.state.apply(change, revision);
+        }
+    }
+
+    fn hello(&mut self, project: Option<String>, time_ms: u64) -> Result<Answer, Failure> {
+        let facts = &self.facts;
+        if let Some(wanted) = project.filter(|wanted| *wanted != facts.project) {
+            let message = format!("this broker serves project {:?}, not {wanted:?}", facts.project);
+            return Err(Failure::new(ErrorCode::WrongProject, message));
+        }
+        Ok(Answer::Hello(Box::new(HelloAnswer {
+            protocol: PROTOCOL_VERSION,
+            version: facts.version.clone(),
+            project: facts.project.clone(),
+            owner: facts.owner.clone(),
+            broker: facts.broker,
+            epoch: facts.epoch,
+            instance: facts.instance,
+            shard: 0,
+            pub_port: facts.pub_port,
+            session: SessionId::new(time_ms, (self.entropy)()),
+            durability: facts.durability.clone(),
+            prefixes: Vec::new(),
+            limits: reported_limits(),
+        })))
+    }
+
+    fn stats(&self) -> Vec<(String, StatValue)> {
+        let facts = &self.facts;
+        let text = |name: &str, value: &str| (name.to_owned(), StatValue::Text(value.to_owned()));
+        let number = |name: &str, value: u64| (name.to_owned(), StatValue::Number(value));
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let log = self.log.stats();
+        let mut stats = vec![
+            text("project", &facts.project),
+            text("owner", &facts.owner),
+            text("version", &facts.version),
+            text("broker", &facts.broker.to_string()),
+            text("instance", &facts.instance.to_string()),
+            text("epoch", &format!("{:016x}", facts.epoch)),
+            text("durability", &facts.durability),
+            number("revision", self.state.revision()),
+            number("keys", self.state.keys() as u64),
+            number("table_bytes", self.state.bytes()),
+            number("operations", load(&self.counters.operations)),
+            number("batches", load(&self.counters.batches)),
+            number("internal_errors", load(&self.counters.internal_errors)),
+            number("intake_calls", self.intake.len() as u64),
+            number("events_dropped", load(&self.events_dropped)),
+            number("log_bytes", log.bytes),
+            number("log_segments", log.segments),
+            number("log_batches", log.batches),
+            number("log_syncs", log.syncs),
+            number("log_last_sync_us", log.last_sync_us),
+        ];
+        (facts.stats)(&mut stats);
+        stats
+    }
+}
+
+/// Numbers the mutations of one message: the i-th has the header's sequence + i; reads have none.
+struct Sequence {
+    session: Option<SessionId>,
+    next: Option<u64>,
+}
+
+impl Sequence {
+    fn take(&mut self, operation: &Operation) -> Option<SessionRef> {
+        if !operation.is_mutation() {
+            return None;
+        }
+        let sequence = self.next?;
+        self.next = sequence.checked_add(1);
+        Some(SessionRef { id: self.session?.0, sequence })
+    }
+}
+
+fn event_of(change: &Change, revision: u64) -> Option<Event> {
+    match change.space {
+        Space::Table => {
+            let kind = match &change.value {
+                Some(record) => EventKind::Put(Stored::from_bytes(split_table_record(record)?.stored.to_vec())?),
+                None => EventKind::Remove,
+            };
+            Some(Event { revision, key: change.key.clone(), kind })
+        }
+    }
+}
+
+fn reply_bytes(out: &ReplyOut) -> usize {
+    let answers = out.reply.outcomes.as_slice().iter().map(|outcome| match &outcome.result {
+        Ok(Answer::Removed(value) | Answer::Value { value, .. }) => value.as_bytes().len(),
+        Ok(Answer::Rows { rows, .. }) => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + 16).sum(),
+        _ => 0,
+    });
+    REPLY_OVERHEAD_BYTES + answers.map(|bytes| bytes + 16).sum::<usize>()
+}
+
+fn event_bytes(event: &Event) -> usize {
+    let value = match &event.kind {
+        EventKind::Put(value) => value.as_bytes().len(),
+        EventKind::Remove => 0,
+    };
+    event.key.len() + value + 64
+}
