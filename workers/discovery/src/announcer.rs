@@ -107,7 +107,7 @@ impl Announcer {
     }
 
     fn skip_all(&self, why: &str) {
-        tracing::warn!(component = "announcer", "nothing is announced: {why}");
+        tracing::warn!("nothing is announced: {why}");
         for status in &mut self.shared.lock().statuses {
             status.state = CatalogState::Skipped;
             status.why = Some(why.to_owned());
@@ -154,7 +154,7 @@ impl Announcer {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!(component = "announcer", "the announcer thread had panicked; nothing was announced since");
+            tracing::error!("the announcer thread had panicked; nothing was announced since");
         }
     }
 }
@@ -273,10 +273,10 @@ impl Decider {
                 told.last_logged = status.state;
                 match status.state {
                     CatalogState::Listed | CatalogState::Skipped | CatalogState::Trying => {
-                        tracing::info!(component = "announcer", "catalog {status}");
+                        tracing::info!("catalog {status}");
                     }
                     CatalogState::Unlisted | CatalogState::Silent => {
-                        tracing::warn!(component = "announcer", "catalog {status}");
+                        tracing::warn!("catalog {status}");
                     }
                 }
             }
@@ -322,7 +322,7 @@ impl Told {
 fn serve_catalog(i: usize, catalog: &CatalogAddr, reach: Reach, inbox: &Receiver<Job>, shared: &Shared) {
     while let Ok(job) = inbox.recv() {
         let came = perform(job.step, catalog, reach, &job.record);
-        tracing::debug!(component = "announcer", %catalog, step = ?job.step, ?came, "told or asked a catalog");
+        tracing::debug!(%catalog, step = ?job.step, ?came, "told or asked a catalog");
         shared.lock().came.push((i, came));
         shared.changed.notify_all();
     }
