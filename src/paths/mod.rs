@@ -299,3 +299,6 @@ pub fn check_socket_path(path: &Path) -> Result<(), PathError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

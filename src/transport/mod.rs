@@ -26,12 +26,14 @@ mod error;
 mod monitor;
 mod options;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use curve::curve_public;
 pub use error::{Errno, TransportError};
 pub use monitor::{MonitorEvent, MonitorEventKind};
 pub use options::{Security, ServerOptions};
-pub use socket::{ClientSocket, ReceiveLimits, Reception, SendOutcome, ServerSocket, Socket, poll, user_id};
+pub use socket::{AsFrame, ClientSocket, ReceiveLimits, Reception, SendOutcome, ServerSocket, Socket, poll, user_id};
 pub use zmq::{Message, POLLERR, POLLIN, POLLOUT, PollItem};
 
 /// Longest ipc path in bytes: `sun_path` has 108, one of them a zero at the end.
@@ -117,14 +119,18 @@ impl Context {
         Ok(socket)
     }
 
-    fn socket(&self, kind: zmq::SocketType) -> Result<zmq::Socket, TransportError> {
-        self.0.socket(kind).map_err(|error| TransportError::zmq(format!("create a {kind:?} socket"), error))
+    /// A REQ that asks this context's ZAP handler as libzmq would, for tests.
+    #[cfg(test)]
+    pub(crate) fn zap_asker(&self) -> Result<Socket, TransportError> {
+        let socket = self.socket(zmq::REQ)?;
+        options::zap_handler(&socket)?;
+        let mut socket = Socket::new(socket);
+        socket.connect_raw(c"inproc://zeromq.zap.01")?;
+        Ok(socket)
     }
 
-    /// A bare socket, for tests that play a hostile peer.
-    #[cfg(test)]
-    pub(crate) fn bare(&self, kind: zmq::SocketType) -> zmq::Socket {
-        self.0.socket(kind).expect("a socket for a test")
+    fn socket(&self, kind: zmq::SocketType) -> Result<zmq::Socket, TransportError> {
+        self.0.socket(kind).map_err(|error| TransportError::zmq(format!("create a {kind:?} socket"), error))
     }
 
     /// The context behind it, for monitors.

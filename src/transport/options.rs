@@ -99,8 +99,6 @@ pub(super) fn client(socket: &zmq::Socket, security: Security<'_>) -> Result<(),
         socket,
         // Unsent requests are given up with the socket; the session asks about them.
         set_linger(0),
-        // Nothing is queued for a connection that doesn't exist yet.
-        set_immediate(true),
         // A lost connection stays lost: see the module's invariants.
         set_reconnect_ivl(-1),
         set_connect_timeout(CONNECT_MS),
@@ -122,7 +120,14 @@ pub(super) fn client(socket: &zmq::Socket, security: Security<'_>) -> Result<(),
 }
 
 pub(super) fn dealer(socket: &zmq::Socket) -> Result<(), TransportError> {
-    set!(socket, set_sndhwm(DEALER_HWM), set_rcvhwm(DEALER_HWM));
+    set!(
+        socket,
+        // Nothing is queued for a connection that doesn't exist yet. (Not for SUB: its
+        // subscriptions would then wait until the program happens to use the socket.)
+        set_immediate(true),
+        set_sndhwm(DEALER_HWM),
+        set_rcvhwm(DEALER_HWM),
+    );
     Ok(())
 }
 
@@ -198,4 +203,16 @@ fn enforce_zap_domain(socket: &mut zmq::Socket) -> Result<(), TransportError> {
     } else {
         Err(TransportError::zmq("make a socket refuse peers without a ZAP handler", Errno::last()))
     }
+}
+
+/// Reads back what [`enforce_zap_domain`] has set.
+#[cfg(test)]
+pub(super) fn zap_domain_is_enforced(socket: &mut zmq::Socket) -> bool {
+    let mut value: c_int = -1;
+    let mut size = size_of::<c_int>();
+    // SAFETY: the socket is alive, and libzmq writes at most `size` bytes to `value`.
+    let outcome =
+        unsafe { zmq_sys::zmq_getsockopt(socket.as_mut_ptr(), ZAP_ENFORCE_DOMAIN, (&raw mut value).cast(), &raw mut size) };
+    assert_eq!((outcome, size), (0, size_of::<c_int>()));
+    value == 1
 }

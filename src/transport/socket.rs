@@ -54,6 +54,38 @@ pub enum SendOutcome {
     Full,
 }
 
+/// Bytes that can be sent as a frame.
+pub trait AsFrame {
+    /// The frame's bytes.
+    fn as_frame(&self) -> &[u8];
+}
+
+macro_rules! is_a_frame {
+    ($($kind:ty),+) => {
+        $(
+            impl AsFrame for $kind {
+                fn as_frame(&self) -> &[u8] {
+                    self.as_ref()
+                }
+            }
+        )+
+    };
+}
+
+is_a_frame!([u8], Vec<u8>, str, String);
+
+impl AsFrame for Message {
+    fn as_frame(&self) -> &[u8] {
+        self
+    }
+}
+
+impl<T: AsFrame + ?Sized> AsFrame for &T {
+    fn as_frame(&self) -> &[u8] {
+        (**self).as_frame()
+    }
+}
+
 /// A socket of either end: sends, receives, is polled and watched.
 pub struct Socket {
     inner: zmq::Socket,
@@ -116,13 +148,13 @@ impl Socket {
     ///
     /// # Errors
     /// The context ended, or the socket can't send now (REP without a request).
-    pub fn try_send<F: AsRef<[u8]>>(&self, frames: &[F]) -> Result<SendOutcome, TransportError> {
+    pub fn try_send<F: AsFrame>(&self, frames: &[F]) -> Result<SendOutcome, TransportError> {
         let mut outcome = SendOutcome::Queued;
         let last = frames.len().saturating_sub(1);
         for (index, frame) in frames.iter().enumerate() {
             let flags = if index == last { DONTWAIT } else { DONTWAIT | SNDMORE };
             let sent = loop {
-                match self.inner.send(frame.as_ref(), flags) {
+                match self.inner.send(frame.as_frame(), flags) {
                     Err(zmq::Error::EINTR) => {}
                     other => break other,
                 }
@@ -174,6 +206,12 @@ impl Socket {
         Some(monitor.socket.as_poll_item(POLLIN))
     }
 
+    /// The socket itself, for tests that look at options.
+    #[cfg(test)]
+    pub(super) fn raw(&mut self) -> &mut zmq::Socket {
+        &mut self.inner
+    }
+
     pub(super) fn bind_raw(&mut self, endpoint: &CStr) -> Result<(), TransportError> {
         // SAFETY: the pointer is a live socket's, because `self` owns it; the text is
         // zero-terminated and copied by libzmq.
@@ -181,7 +219,7 @@ impl Socket {
         check(outcome, "bind", endpoint)
     }
 
-    fn connect_raw(&mut self, endpoint: &CStr) -> Result<(), TransportError> {
+    pub(super) fn connect_raw(&mut self, endpoint: &CStr) -> Result<(), TransportError> {
         // SAFETY: as in `bind_raw`.
         let outcome = unsafe { zmq_sys::zmq_connect(self.inner.as_mut_ptr(), endpoint.as_ptr()) };
         check(outcome, "connect to", endpoint)

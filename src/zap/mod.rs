@@ -250,3 +250,6 @@ fn uid_of(address: &[u8]) -> Option<u32> {
     let (uid, _gid, _pid) = (number(fields.next())?, number(fields.next())?, number(fields.next())?);
     fields.next().is_none().then_some(uid)
 }
+
+#[cfg(test)]
+mod tests;

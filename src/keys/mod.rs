@@ -475,3 +475,6 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
