@@ -1,11 +1,12 @@
 //! What the broker, its clients and its tools share.
 //!
-//! In reading order: who and where ([`project`], [`paths`], [`keys`]), how they
+//! In reading order: who and where ([`project`], [`paths`], [`keys`], [`endpoint`]), how they
 //! talk ([`transport`], [`zap`]), and the manners that all programs have in common
 //! ([`logging`], [`critical`], [`exit`]).
 
 pub mod catalog;
 pub mod critical;
+pub mod endpoint;
 pub mod exit;
 pub mod keys;
 pub mod logging;
