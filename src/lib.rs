@@ -2,7 +2,7 @@
 //!
 //! In reading order: who and where ([`project`], [`paths`], [`keys`], [`endpoint`]), how they
 //! talk ([`transport`], [`zap`]), and the manners that all programs have in common
-//! ([`logging`], [`critical`], [`exit`]).
+//! ([`logging`], [`critical`], [`exit`], [`version`]).
 
 pub mod catalog;
 pub mod critical;
@@ -13,4 +13,5 @@ pub mod logging;
 pub mod paths;
 pub mod project;
 pub mod transport;
+pub mod version;
 pub mod zap;
