@@ -102,4 +102,28 @@ mod tests {
         assert_eq!(deaths, ["the test thread ended: panic: odd 7"]);
         assert_eq!(deaths_of(|| panic!("plain")), ["the test thread ended: panic: plain"]);
     }
+
+    /// Runs itself once more, in a process that may die.
+    #[test]
+    fn a_real_program_says_why_and_is_gone() {
+        const CHILD: &str = "KVBROKER_TEST_CRITICAL_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            let guard = crate::logging::start(crate::logging::LogFormat::Text, tracing::level_filters::LevelFilter::WARN);
+            let thread = spawn("zap", abort_process(), || panic!("the door fell"));
+            thread.unwrap().join().unwrap();
+            drop(guard);
+            return;
+        }
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "critical::tests::a_real_program_says_why_and_is_gone", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&child.stderr);
+        // SIGABRT, and no core file's worth of secrets: `keys` sees to that.
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.status), Some(6), "{stderr}");
+        assert!(stderr.contains("ERROR panic: the door fell thread=zap place="), "{stderr}");
+        let end = "ERROR critical: the zap thread ended: panic: the door fell; ending the process";
+        assert!(stderr.contains(end), "{stderr}");
+    }
 }

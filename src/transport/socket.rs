@@ -336,7 +336,8 @@ impl ServerSocket {
     }
 
     /// Stops listening on an address that [`ServerSocket::bind_tcp`] returned;
-    /// connections made through it stay.
+    /// connections made through it stay. The port is free for another bind once
+    /// [`MonitorEventKind::Closed`](super::MonitorEventKind::Closed) arrives: an I/O thread does the work.
     ///
     /// # Errors
     /// It isn't bound.

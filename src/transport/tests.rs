@@ -190,9 +190,11 @@ fn the_order_of_binds_does_not_matter() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("r");
     let mut router = context.router(&ServerOptions::default()).unwrap();
+    router.watch(context.context()).unwrap();
     let tcp = router.bind_tcp(&project, LOOPBACK, 0).unwrap();
     router.bind_ipc(&path).unwrap();
     router.unbind_tcp(tcp).unwrap();
+    wait_for(&router, |kind| kind == MonitorEventKind::Closed);
     let tcp = router.bind_tcp(&project, LOOPBACK, tcp.port()).unwrap();
 
     let clients = Context::new(1).unwrap();
