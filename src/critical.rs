@@ -120,7 +120,7 @@ mod tests {
             .output()
             .unwrap();
         let stderr = String::from_utf8_lossy(&child.stderr);
-        // SIGABRT, and no core file's worth of secrets: `keys` sees to that.
+        // SIGABRT
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.status), Some(6), "{stderr}");
         assert!(stderr.contains("ERROR panic: the door fell thread=zap place="), "{stderr}");
         let end = "ERROR critical: the zap thread ended: panic: the door fell; ending the process";
