@@ -1,1 +1,23 @@
-//! (being laid)
+//! What the end-to-end tests share: real brokers in directories of their own, and clients that know only docs/protocol.md.
+//!
+//! - Every broker has its own `KVBROKER_HOME` and data directory, free ports and no catalog unless the test names one, and is
+//!   ended by its own process id when its [`Broker`] is dropped.
+//! - Nothing sleeps to synchronise: [`wait_until`] waits for a condition with a deadline and says what it waited for.
+//! - [`RawClient`] uses ZeroMQ sockets directly and not this project's client library: it stands for a stranger's program.
+//! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
+//!
+//! Caveat: `KVBROKER_TEST_BIN=DIR` takes the programs from a directory instead of building them.
+
+mod binaries;
+mod broker;
+mod dice;
+mod peers;
+mod raw;
+mod wait;
+
+pub use binaries::program;
+pub use broker::{Broker, BrokerOptions, Ended, Home, Memory};
+pub use dice::Dice;
+pub use peers::{left_out, peer, peers_are_required, python};
+pub use raw::{RawClient, RawSubscriber, json, pack, unpack};
+pub use wait::{PATIENCE, free_port, wait_until};

@@ -1,0 +1,52 @@
+//! The programs under test: built once, in the profile of the test itself.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// A directory with ready programs, for runs that have built them before.
+const DIRECTORY_VARIABLE: &str = "KVBROKER_TEST_BIN";
+
+/// The path of one of the workspace's programs.
+///
+/// # Panics
+/// If the programs cannot be built, or there is none of this name.
+pub fn program(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let path = DIRECTORY.get_or_init(directory).join(name);
+    assert!(path.is_file(), "there is no program {}", path.display());
+    path
+}
+
+fn directory() -> PathBuf {
+    if let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE) {
+        return PathBuf::from(directory);
+    }
+    // …/target/PROFILE/deps/TEST: cargo puts programs beside `deps`.
+    let test = std::env::current_exe().expect("the kernel knows this program");
+    let directory = test.ancestors().nth(2).expect("a test lies in deps of a profile").to_owned();
+    build(&directory);
+    directory
+}
+
+fn build(directory: &Path) {
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(profile) => profile,
+        None => panic!("{} is no profile's directory", directory.display()),
+    };
+    let target = directory.parent().expect("a profile's directory has a parent");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // The whole workspace, so that cargo chooses the same features of shared packages as for the tests.
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--offline", "--workspace", "--bins", "--profile", profile])
+        .arg("--manifest-path")
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(target)
+        .stdin(Stdio::null())
+        .status()
+        .expect("cargo runs tests, so it can be run");
+    assert!(status.success(), "the programs do not build");
+}
