@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::sync::Barrier;
 
 use super::*;

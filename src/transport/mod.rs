@@ -22,6 +22,7 @@
 //! sees the first byte. Don't fork after creating a [`Context`].
 
 mod curve;
+mod ends;
 mod error;
 mod monitor;
 mod options;
@@ -30,10 +31,11 @@ mod socket;
 mod tests;
 
 pub use curve::curve_public;
+pub use ends::{ClientSocket, ServerSocket};
 pub use error::{Errno, TransportError};
 pub use monitor::{MonitorEvent, MonitorEventKind};
 pub use options::{Security, ServerOptions};
-pub use socket::{AsFrame, ClientSocket, ReceiveLimits, Reception, SendOutcome, ServerSocket, Socket, poll, user_id};
+pub use socket::{AsFrame, ReceiveLimits, Reception, SendOutcome, Socket, poll, user_id};
 pub use zmq::{Message, POLLERR, POLLIN, POLLOUT, PollItem};
 
 /// Longest ipc path in bytes: `sun_path` has 108, one of them a zero at the end.
