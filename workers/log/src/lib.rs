@@ -36,5 +36,5 @@ pub use log::{FileLog, Log, LogOptions, LogStats, PersistLevel, Persisted, SyncM
 pub use memory::MemoryLog;
 pub use payload::{Cause, GroupRef, RecordRef, Records, SessionRef};
 pub use recovery::{Cut, EpochReason, RecoveryReport, VisitError};
-// SIM
+pub use sim::{CrashChoice, Fault, SimStorage, Tear, TearDetail};
 pub use storage::{Storage, StorageFile};

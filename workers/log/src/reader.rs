@@ -177,7 +177,9 @@ pub(crate) struct TailScan {
 /// Salt and own offset in a header keep bytes inside values from being taken for one.
 pub(crate) fn scan_tail(file: &dyn StorageFile, salt: u64, from: u64) -> io::Result<TailScan> {
     let mut scan = TailScan::default();
-    let mut buffer = vec![0; READ_AHEAD];
+    // One byte more than is left, so that the first read sees the end; more than a header, so that pieces make progress.
+    let left = usize::try_from(file.length()?.saturating_sub(from)).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; left.saturating_add(1).clamp(BATCH_HEADER_BYTES + 1, READ_AHEAD)];
     let mut at = from;
     loop {
         let read = file.read_at(&mut buffer, at)?;

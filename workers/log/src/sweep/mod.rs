@@ -1,4 +1,25 @@
-//! The crash sweep.
+//! The crash sweep: a log's life on the simulated disk, stopped at every operation, crashed in every way, recovered, and
+//! recovered again after a crash inside the recovery.
+//!
+//! What must hold in every state:
+//! - No acknowledged (synced) group is missing after an open that succeeded: a *silent loss*.
+//! - What is replayed is a prefix of what was appended, with the right contents.
+//! - An open is never refused: nothing but crashes, failed syncs and full disks happened.
+//! - While the epoch stays, nothing that was released in it is gone, so no revision of an epoch is used twice.
+//! - Recovery is a fixed point: the next one finds the same groups and the same epoch, and cuts nothing.
+//! - The log works: what is appended after the recovery survives the next power failure.
+//!
+//! A life is stopped in five ways at each of its operations: by power failure (with every [`CrashChoice`]), by the end of the
+//! process (page cache kept), by a failed sync, by one that failed only in saying so, by a full disk. The inner level does the
+//! same to each recovery, as far as the budget allows: all of it, or a sample drawn from the seed.
+
+mod life;
+mod world;
+
+use crate::entropy::SeededEntropy;
+use crate::sim::{CrashChoice, Fault, SimStorage, TearDetail};
+use life::{Life, lives};
+use world::World;
 
 /// Errors that can be planted in the log to show that the sweep notices them. Only the sweep can plant one, and it owns its
 /// simulated disk.
@@ -16,4 +37,212 @@ pub enum PlantedBug {
     NoRewrite,
     /// An unclean stop in a weaker mode keeps the epoch.
     EpochKept,
+}
+
+impl PlantedBug {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::ReplyBeforeSync,
+        Self::NoDirectorySync,
+        Self::RenameBeforeSync,
+        Self::TornTailTaken,
+        Self::NoRewrite,
+        Self::EpochKept,
+    ];
+}
+
+/// What to sweep.
+#[derive(Clone, Debug)]
+pub struct SweepConfig {
+    /// Draws the sample, the random lives and the random crash choices.
+    pub seed: u64,
+    /// About how many states to check. The outer level is always done in full; the inner level gets what is left.
+    pub states: u64,
+    /// Random lives beside the scripted ones.
+    pub random_lives: u64,
+    /// An error to plant.
+    pub bug: Option<PlantedBug>,
+}
+
+impl Default for SweepConfig {
+    fn default() -> Self {
+        Self { seed: 1, states: 20_000, random_lives: 4, bug: None }
+    }
+}
+
+/// What a sweep found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Disk states that were recovered from and checked.
+    pub states: u64,
+    /// Of these, states of the outer level: a life stopped once.
+    pub outer_states: u64,
+    /// Lives.
+    pub lives: u64,
+    /// Storage operations in these lives.
+    pub operations: u64,
+    /// States in which a cut was reported.
+    pub cuts: u64,
+    /// States in which acknowledged groups were gone without an error.
+    pub silent_losses: u64,
+    /// All broken rules, silent losses included.
+    pub violations: u64,
+    /// Of the first broken rules: where and what.
+    pub examples: Vec<String>,
+}
+
+/// Runs the sweep.
+pub fn sweep(config: &SweepConfig) -> SweepReport {
+    let all = lives(config.seed, config.random_lives);
+    // The outer level alone first: its size says how much of the inner level the budget allows per state.
+    let mut outer = Sweep::new(config, 0);
+    all.iter().for_each(|life| outer.life(life));
+    let inner = config.states.saturating_sub(outer.report.states).div_ceil(outer.report.states.max(1));
+    if inner == 0 {
+        return outer.report;
+    }
+    let mut full = Sweep::new(config, inner);
+    all.iter().for_each(|life| full.life(life));
+    full.report
+}
+
+/// How a life or a recovery is stopped at an operation.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    PowerFailure,
+    Kill,
+    Fault(Fault),
+}
+
+const STOPS: [Stop; 5] =
+    [Stop::PowerFailure, Stop::Kill, Stop::Fault(Fault::SyncFails), Stop::Fault(Fault::SyncFailsLate), Stop::Fault(Fault::Full)];
+
+impl Stop {
+    fn arm(self, disk: &SimStorage, operation: u64) {
+        match self {
+            Self::PowerFailure | Self::Kill => disk.stop_at(operation),
+            Self::Fault(fault) => disk.inject(operation, fault),
+        }
+    }
+
+    /// The disks that the next process may find.
+    fn disks(self, disk: &SimStorage, detail: TearDetail, seed: u64) -> Vec<(Option<CrashChoice>, SimStorage)> {
+        match self {
+            Self::PowerFailure => {
+                let mut choices = disk.crash_choices(detail);
+                if choices.len() > 2 {
+                    choices.extend((0..4).map(|index| CrashChoice::Random(seed.wrapping_add(index))));
+                }
+                choices.into_iter().map(|choice| (Some(choice.clone()), disk.after_power_failure(&choice))).collect()
+            }
+            Self::Kill | Self::Fault(_) => vec![(None, disk.after_kill())],
+        }
+    }
+}
+
+struct Sweep {
+    bug: Option<PlantedBug>,
+    /// Inner states per outer state.
+    inner: u64,
+    dice: SeededEntropy,
+    report: SweepReport,
+}
+
+impl Sweep {
+    fn new(config: &SweepConfig, inner: u64) -> Self {
+        Self { bug: config.bug, inner, dice: SeededEntropy::new(config.seed), report: SweepReport::default() }
+    }
+
+    fn life(&mut self, life: &Life) {
+        let whole = SimStorage::new();
+        let mut world = World::new(life.seed, self.bug);
+        if let Err(what) = world.live(&whole, life) {
+            self.violation(what, || format!("life {:?}, not stopped", life.name));
+            return;
+        }
+        let operations = whole.operations();
+        self.report.lives += 1;
+        self.report.operations += operations;
+        for operation in 0..=operations {
+            for stop in STOPS {
+                self.stopped_life(life, operation, stop);
+            }
+        }
+    }
+
+    fn stopped_life(&mut self, life: &Life, operation: u64, stop: Stop) {
+        let disk = SimStorage::new();
+        let mut world = World::new(life.seed, self.bug);
+        stop.arm(&disk, operation);
+        let place = || format!("life {:?}, {stop:?} at operation {operation}", life.name);
+        if let Err(what) = world.live(&disk, life) {
+            return self.violation(what, place);
+        }
+        // A fault that found nothing to strike makes an ordinary life.
+        if matches!(stop, Stop::Fault(_)) && disk.fault_is_waiting() {
+            return;
+        }
+        for (choice, disk) in stop.disks(&disk, TearDetail::LastWriteEveryByte, self.dice.next_u64()) {
+            self.report.outer_states += 1;
+            let place = || format!("{}, {choice:?}", place());
+            let operations = self.check(&world, &disk.after_kill(), place);
+            if let Some(operations) = operations {
+                self.inner(&world, &disk, operations, &place);
+            }
+        }
+    }
+
+    /// Stops the recovery of `disk`, which takes `operations`, and recovers again.
+    fn inner(&mut self, world: &World, disk: &SimStorage, operations: u64, place: &dyn Fn() -> String) {
+        let mut left = self.inner;
+        let all: Vec<(u64, Stop)> = (0..operations).flat_map(|operation| STOPS.map(|stop| (operation, stop))).collect();
+        // Where the budget doesn't allow everything, the sample starts at a random place and takes a few of each.
+        let skip = if left == 0 { 0 } else { self.dice.next_u64() as usize % all.len().max(1) };
+        let per_stop = (left / (all.len() as u64).max(1)).max(1) as usize;
+        for &(operation, stop) in all.iter().cycle().skip(skip).take(all.len()) {
+            if left == 0 {
+                return;
+            }
+            let disk = disk.after_kill();
+            stop.arm(&disk, operation);
+            let mut world = world.clone();
+            let place = || format!("{}, then {stop:?} at operation {operation} of the recovery", place());
+            if let Err(what) = world.try_open(&disk) {
+                self.violation(what, place);
+                continue;
+            }
+            let mut disks = stop.disks(&disk, TearDetail::Sectors, self.dice.next_u64());
+            while disks.len() > per_stop {
+                let index = self.dice.next_u64() as usize % disks.len();
+                disks.swap_remove(index);
+            }
+            for (choice, disk) in disks {
+                left = left.saturating_sub(1);
+                self.check(&world, &disk, || format!("{}, {choice:?}", place()));
+            }
+        }
+    }
+
+    /// Recovers from `disk` and checks all rules. Gives the number of operations that the recovery took.
+    fn check(&mut self, world: &World, disk: &SimStorage, place: impl Fn() -> String) -> Option<u64> {
+        self.report.states += 1;
+        match world.clone().check(disk) {
+            Ok(checked) => {
+                self.report.cuts += u64::from(checked.cut);
+                Some(checked.operations)
+            }
+            Err(what) => {
+                self.violation(what, place);
+                None
+            }
+        }
+    }
+
+    fn violation(&mut self, what: world::Violation, place: impl Fn() -> String) {
+        self.report.violations += 1;
+        self.report.silent_losses += u64::from(what.is_silent_loss());
+        if self.report.examples.len() < 10 {
+            self.report.examples.push(format!("{}: {what}", place()));
+        }
+    }
 }

@@ -1,0 +1,61 @@
+//! Runs the crash sweep and prints its counts.
+//!
+//! `cargo run -p kvbroker-log --release --example crash_sweep -- --states 1000000 [--seed N] [--lives N] [--bugs]`
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use kvbroker_log::sweep::{PlantedBug, SweepConfig, SweepReport, sweep};
+
+fn main() -> ExitCode {
+    let mut config = SweepConfig::default();
+    let mut bugs = false;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--bugs" {
+            bugs = true;
+            continue;
+        }
+        let value = arguments.next().and_then(|value| value.parse().ok());
+        match (argument.as_str(), value) {
+            ("--states", Some(value)) => config.states = value,
+            ("--seed", Some(value)) => config.seed = value,
+            ("--lives", Some(value)) => config.random_lives = value,
+            _ => {
+                eprintln!("usage: crash_sweep [--states N] [--seed N] [--lives N] [--bugs]");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    println!("seed {}", config.seed);
+    let report = run("as it is", &config);
+    let mut good = report.violations == 0;
+    if bugs {
+        for bug in PlantedBug::ALL {
+            let report = run(&format!("planted: {bug:?}"), &SweepConfig { bug: Some(bug), states: 0, ..config.clone() });
+            good &= report.violations > 0;
+        }
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(what: &str, config: &SweepConfig) -> SweepReport {
+    let started = Instant::now();
+    let report = sweep(config);
+    println!(
+        "{what}: {} states ({} of them first crashes) of {} lives with {} operations in {:.1} s; {} cuts; \
+         silent losses {}; broken rules {}",
+        report.states,
+        report.outer_states,
+        report.lives,
+        report.operations,
+        started.elapsed().as_secs_f64(),
+        report.cuts,
+        report.silent_losses,
+        report.violations
+    );
+    for example in &report.examples {
+        println!("  {example}");
+    }
+    report
+}

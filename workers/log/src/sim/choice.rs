@@ -1,0 +1,173 @@
+//! Which pending operations a power failure keeps.
+//!
+//! - Single choices (all, none, a prefix, one kept, one lost, one torn) are enumerated; combinations come from a seed.
+
+use super::Pending;
+use crate::entropy::SeededEntropy;
+
+const SECTOR: usize = 512;
+/// How many bytes of a write, from each end, are torn one by one.
+const EVERY_BYTE: usize = 1024;
+
+/// What a power failure keeps of the pending operations, numbered in the order in which they were issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CrashChoice {
+    /// Nothing.
+    DropAll,
+    /// Everything.
+    KeepAll,
+    /// The first so many.
+    KeepFirst(usize),
+    /// Only this one.
+    KeepOnly(usize),
+    /// All but this one.
+    LoseOnly(usize),
+    /// All before this one, and this one torn.
+    Torn(usize, Tear),
+    /// Only this one, torn.
+    OnlyTorn(usize, Tear),
+    /// Each kept, lost or torn as the seed says.
+    Random(u64),
+}
+
+/// How one write, or one change of length, is torn. Positions are bytes from the start of the write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tear {
+    /// Only the bytes before this position.
+    Prefix(usize),
+    /// Only the bytes from this position on.
+    Suffix(usize),
+    /// All but the bytes between.
+    Hole(usize, usize),
+    /// The new length of the file, not the bytes.
+    LengthOnly,
+}
+
+/// How finely writes are torn by [`SimStorage::crash_choices`](super::SimStorage::crash_choices).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TearDetail {
+    /// At every sector boundary.
+    Sectors,
+    /// At every sector boundary, the last write at every byte of its first and last 1,024.
+    LastWriteEveryByte,
+}
+
+impl CrashChoice {
+    /// What is kept of operation `index`; `None` if nothing is.
+    pub(super) fn kept(&self, index: usize, operation: &Pending) -> Option<Vec<Pending>> {
+        let whole = || Some(vec![operation.clone()]);
+        match *self {
+            Self::DropAll => None,
+            Self::KeepAll => whole(),
+            Self::KeepFirst(count) => (index < count).then(whole)?,
+            Self::KeepOnly(only) => (index == only).then(whole)?,
+            Self::LoseOnly(lost) => (index != lost).then(whole)?,
+            Self::Torn(torn, _) if index < torn => whole(),
+            Self::Torn(torn, tear) | Self::OnlyTorn(torn, tear) => (index == torn).then(|| tear.apply(operation)),
+            Self::Random(seed) => {
+                let mut dice = SeededEntropy::new(seed ^ (index as u64).wrapping_mul(0xd6e8_feb8_6659_fd93));
+                match dice.next_u64() % 4 {
+                    0 => None,
+                    1 => Some(Tear::random(&mut dice, operation).apply(operation)),
+                    _ => whole(),
+                }
+            }
+        }
+    }
+}
+
+impl Tear {
+    fn apply(self, operation: &Pending) -> Vec<Pending> {
+        match operation {
+            Pending::Write { inode, offset, bytes, extends } => {
+                let part = |start: usize, end: usize| {
+                    let (start, end) = (start.min(bytes.len()), end.min(bytes.len()));
+                    Pending::Write { inode: *inode, offset: offset + start, bytes: bytes[start..end].to_vec(), extends: *extends }
+                };
+                match self {
+                    Self::Prefix(end) => vec![part(0, end)],
+                    Self::Suffix(start) => vec![part(start, bytes.len())],
+                    Self::Hole(start, end) => vec![part(0, start), part(end, bytes.len())],
+                    Self::LengthOnly if *extends => {
+                        vec![Pending::Length { inode: *inode, from: 0, to: offset + bytes.len() }]
+                    }
+                    Self::LengthOnly => vec![],
+                }
+            }
+            Pending::Length { inode, from, to } => match self {
+                // A length is torn only while it grows: some of the new room is there.
+                Self::Prefix(bytes) if from < to => {
+                    vec![Pending::Length { inode: *inode, from: *from, to: (from + bytes).min(*to) }]
+                }
+                _ => vec![],
+            },
+            // Changes of names are atomic: the file system's journal sees to it.
+            Pending::Link { .. } | Pending::Rename { .. } | Pending::Unlink { .. } => vec![],
+        }
+    }
+
+    fn random(dice: &mut SeededEntropy, operation: &Pending) -> Self {
+        let length = match operation {
+            Pending::Write { bytes, .. } => bytes.len(),
+            Pending::Length { from, to, .. } => to.saturating_sub(*from),
+            Pending::Link { .. } | Pending::Rename { .. } | Pending::Unlink { .. } => 0,
+        };
+        let mut position = || usize::try_from(dice.next_u64() % (length as u64 + 1)).unwrap_or(0);
+        let (one, other) = (position(), position());
+        match dice.next_u64() % 4 {
+            0 => Self::Prefix(one),
+            1 => Self::Suffix(one),
+            2 => Self::Hole(one.min(other), one.max(other)),
+            _ => Self::LengthOnly,
+        }
+    }
+}
+
+pub(super) fn enumerate(pending: &[Pending], detail: TearDetail) -> Vec<CrashChoice> {
+    let mut choices = vec![CrashChoice::DropAll];
+    if pending.is_empty() {
+        return choices;
+    }
+    choices.push(CrashChoice::KeepAll);
+    choices.extend((1..pending.len()).map(CrashChoice::KeepFirst));
+    if pending.len() > 1 {
+        choices.extend((0..pending.len()).map(CrashChoice::KeepOnly));
+        choices.extend((0..pending.len()).map(CrashChoice::LoseOnly));
+    }
+    let last_write = pending.iter().rposition(|operation| matches!(operation, Pending::Write { .. }));
+    for (index, operation) in pending.iter().enumerate() {
+        let every_byte = detail == TearDetail::LastWriteEveryByte && last_write == Some(index);
+        choices.extend(tears(operation, every_byte).into_iter().map(|tear| CrashChoice::Torn(index, tear)));
+        if index > 0 {
+            choices.extend(tears(operation, false).into_iter().map(|tear| CrashChoice::OnlyTorn(index, tear)));
+        }
+    }
+    choices
+}
+
+fn tears(operation: &Pending, every_byte: bool) -> Vec<Tear> {
+    let mut tears = Vec::new();
+    match operation {
+        Pending::Write { offset, bytes, extends, .. } => {
+            let boundaries: Vec<usize> = (1..bytes.len()).filter(|at| (offset + at).is_multiple_of(SECTOR)).collect();
+            let every = (1..bytes.len()).filter(|at| *at <= EVERY_BYTE || bytes.len() - at <= EVERY_BYTE);
+            let positions: Vec<usize> = if every_byte { every.collect() } else { boundaries.clone() };
+            for &at in &positions {
+                tears.push(Tear::Prefix(at));
+                tears.push(Tear::Suffix(at));
+            }
+            for pair in boundaries.windows(2) {
+                tears.push(Tear::Hole(pair[0], pair[1]));
+            }
+            if *extends {
+                tears.push(Tear::LengthOnly);
+            }
+        }
+        Pending::Length { from, to, .. } if from < to => {
+            tears
+                .extend((from + 1..*to).filter(|length| length.is_multiple_of(SECTOR)).map(|length| Tear::Prefix(length - from)));
+        }
+        Pending::Length { .. } | Pending::Link { .. } | Pending::Rename { .. } | Pending::Unlink { .. } => {}
+    }
+    tears
+}
