@@ -249,4 +249,24 @@ mod tests {
         assert_eq!(listing.refused_count, REFUSED_KEPT_MAX + 50);
         assert_eq!(listing.refused[0].project.as_ref().map(ProjectName::as_str), Some("p"));
     }
+
+    #[test]
+    fn a_damaged_listing_never_panics_and_keeps_what_stands_before_the_damage() {
+        let whole = format!("[\n{GOOD},\n{{\"type\":\"hashtable\",\"s\":\"a\\\"b\"}},\n{GOOD}\n]\n");
+        let mut seed = 11_u64;
+        let mut dice = move |sides: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(seed >> 33).unwrap() % sides
+        };
+        for _ in 0..5_000 {
+            let mut body = whole.clone().into_bytes();
+            let first_damage = 3 + GOOD.len() + dice(body.len() - GOOD.len() - 3);
+            for _ in 0..=dice(20) {
+                let at = first_damage + dice(body.len() - first_damage);
+                body[at] = b"[]{},\"\\\n\xff\0a1"[dice(12)];
+            }
+            let listing = Listing::parse(&body, "c").unwrap();
+            assert!(!listing.seen.is_empty(), "{}", String::from_utf8_lossy(&body));
+        }
+    }
 }

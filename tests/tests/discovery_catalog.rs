@@ -496,6 +496,22 @@ fn a_broker_on_loopback_is_not_announced_elsewhere_and_says_why() {
 }
 
 #[test]
+fn a_record_that_no_reader_would_take_is_not_sent_and_that_is_said() {
+    let catalog = Catalog::ours();
+    let umlaut = CatalogRecord { owner: "J\u{f6}rg".into(), ..record("NETID-a5", 9_013) };
+    let announcer = announce(&catalog.addr(), umlaut.clone());
+    let status = announcer.status().remove(0);
+    assert_eq!(status.state, CatalogState::Skipped);
+    assert!(status.to_string().contains("`owner`"), "{status}");
+    announcer.stop();
+
+    let announcer = announce(&catalog.addr(), record("NETID-a5", 9_013));
+    wait_for_state(&announcer, CatalogState::Listed);
+    assert!(announcer.update(umlaut).is_err());
+    assert_eq!(announcer.status()[0].state, CatalogState::Listed);
+}
+
+#[test]
 fn without_catalogs_there_is_nothing_to_do() {
     let config = AnnouncerConfig { catalogs: CatalogList::none(), reach: Reach::LoopbackOnly, record: record("p", 9_012) };
     let announcer = Announcer::start(config);

@@ -14,12 +14,14 @@
 //! CCTools has no message for removal. Readers take that as "has left"; a catalog
 //! forgets it at its next cleaning. See docs/discovery.md for what each server does.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kvbroker::catalog::{CatalogAddr, CatalogList, CatalogRecord, FAREWELL_LIFETIME_S};
+use kvbroker::critical::{self, LoopEnd, OnDeath};
 
 use crate::schedule::{Came, Schedule, Step};
 use crate::send::{Reach, perform};
@@ -76,6 +78,22 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Nothing is announced any more; says so in every status and in the log.
+    fn give_up(&self, as_what: CatalogState, why: &str) {
+        tracing::warn!("nothing is announced: {why}");
+        let mut state = self.lock();
+        for status in &mut state.statuses {
+            *status = CatalogStatus {
+                catalog: status.catalog.clone(),
+                state: as_what,
+                via: None,
+                lastheardfrom: None,
+                why: Some(why.to_owned()),
+            };
+        }
+        self.changed.notify_all();
+    }
 }
 
 impl Announcer {
@@ -92,26 +110,26 @@ impl Announcer {
         });
         let mut announcer = Announcer { shared: Arc::clone(&shared), thread: None };
         if let Some(error) = refusal {
-            announcer.skip_all(&format!("no reader would take the record: {error}"));
+            announcer.shared.give_up(CatalogState::Skipped, &format!("no reader would take the record: {error}"));
             return announcer;
         }
         if catalogs.is_empty() {
             return announcer;
         }
         let reach = config.reach;
-        match thread::Builder::new().name("announcer".to_owned()).spawn(move || Decider::new(shared, catalogs, reach).run()) {
+        // A broker without an announcer still serves everybody who has its address:
+        // its death is said, and the process goes on.
+        let mourner = Arc::clone(&shared);
+        let on_death: OnDeath = Arc::new(move |sentence: &str| mourner.give_up(CatalogState::Silent, sentence));
+        let decide = move || {
+            Decider::new(shared, catalogs, reach).run();
+            LoopEnd::Asked
+        };
+        match critical::spawn("announcer", on_death, decide) {
             Ok(thread) => announcer.thread = Some(thread),
-            Err(error) => announcer.skip_all(&format!("no thread could be started: {error}")),
+            Err(error) => announcer.shared.give_up(CatalogState::Skipped, &format!("no thread could be started: {error}")),
         }
         announcer
-    }
-
-    fn skip_all(&self, why: &str) {
-        tracing::warn!("nothing is announced: {why}");
-        for status in &mut self.shared.lock().statuses {
-            status.state = CatalogState::Skipped;
-            status.why = Some(why.to_owned());
-        }
     }
 
     /// What each catalog knows of this broker, in the order of the list.
@@ -151,10 +169,9 @@ impl Announcer {
     fn stop_now(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the announcer thread had panicked; nothing was announced since");
+        if let Some(thread) = self.thread.take() {
+            // A panic was caught and told when it happened.
+            let _ = thread.join();
         }
     }
 }
@@ -321,7 +338,16 @@ impl Told {
 /// One catalog's thread: does what it is handed and reports, until there is no more.
 fn serve_catalog(i: usize, catalog: &CatalogAddr, reach: Reach, inbox: &Receiver<Job>, shared: &Shared) {
     while let Ok(job) = inbox.recv() {
-        let came = perform(job.step, catalog, reach, &job.record);
+        // A panic must not leave a step without its report: the catalog would never be
+        // told again. `perform` keeps nothing, so there is nothing half done.
+        let attempt = AssertUnwindSafe(|| perform(job.step, catalog, reach, &job.record));
+        let came = catch_unwind(attempt).unwrap_or_else(|panic| {
+            let why = format!("internal error: {}", critical::panic_text(panic.as_ref()));
+            match job.step {
+                Step::Send(_) => Came::NotSent(why),
+                Step::Look => Came::NoAnswer(why),
+            }
+        });
         tracing::debug!(%catalog, step = ?job.step, ?came, "told or asked a catalog");
         shared.lock().came.push((i, came));
         shared.changed.notify_all();
