@@ -1,6 +1,6 @@
 //! Runs the crash sweep and prints its counts.
 //!
-//! `cargo run -p kvbroker-log --release --example crash_sweep -- --states 1000000 [--seed N] [--lives N] [--bugs]`
+//! `cargo run -p kvbroker-log --release --example crash_sweep -- --states 1000000 [--seed N] [--lives N] [--step BYTES] [--bugs]`
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,8 +21,9 @@ fn main() -> ExitCode {
             ("--states", Some(value)) => config.states = value,
             ("--seed", Some(value)) => config.seed = value,
             ("--lives", Some(value)) => config.random_lives = value,
+            ("--step", Some(value)) => config.tear_step = value.max(1) as usize,
             _ => {
-                eprintln!("usage: crash_sweep [--states N] [--seed N] [--lives N] [--bugs]");
+                eprintln!("usage: crash_sweep [--states N] [--seed N] [--lives N] [--step BYTES] [--bugs]");
                 return ExitCode::from(2);
             }
         }

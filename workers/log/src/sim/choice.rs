@@ -48,8 +48,8 @@ pub enum Tear {
 pub enum TearDetail {
     /// At every sector boundary.
     Sectors,
-    /// At every sector boundary, the last write at every byte of its first and last 1,024.
-    LastWriteEveryByte,
+    /// At every sector boundary; the last write also at every so-many-th byte of its first and last 1,024.
+    LastWriteEvery(usize),
 }
 
 impl CrashChoice {
@@ -136,22 +136,30 @@ pub(super) fn enumerate(pending: &[Pending], detail: TearDetail) -> Vec<CrashCho
     }
     let last_write = pending.iter().rposition(|operation| matches!(operation, Pending::Write { .. }));
     for (index, operation) in pending.iter().enumerate() {
-        let every_byte = detail == TearDetail::LastWriteEveryByte && last_write == Some(index);
-        choices.extend(tears(operation, every_byte).into_iter().map(|tear| CrashChoice::Torn(index, tear)));
+        let step = match detail {
+            TearDetail::LastWriteEvery(step) if last_write == Some(index) => Some(step),
+            TearDetail::LastWriteEvery(_) | TearDetail::Sectors => None,
+        };
+        choices.extend(tears(operation, step).into_iter().map(|tear| CrashChoice::Torn(index, tear)));
         if index > 0 {
-            choices.extend(tears(operation, false).into_iter().map(|tear| CrashChoice::OnlyTorn(index, tear)));
+            choices.extend(tears(operation, None).into_iter().map(|tear| CrashChoice::OnlyTorn(index, tear)));
         }
     }
     choices
 }
 
-fn tears(operation: &Pending, every_byte: bool) -> Vec<Tear> {
+fn tears(operation: &Pending, step: Option<usize>) -> Vec<Tear> {
     let mut tears = Vec::new();
     match operation {
         Pending::Write { offset, bytes, extends, .. } => {
             let boundaries: Vec<usize> = (1..bytes.len()).filter(|at| (offset + at).is_multiple_of(SECTOR)).collect();
-            let every = (1..bytes.len()).filter(|at| *at <= EVERY_BYTE || bytes.len() - at <= EVERY_BYTE);
-            let positions: Vec<usize> = if every_byte { every.collect() } else { boundaries.clone() };
+            let positions: Vec<usize> = match step {
+                None => boundaries.clone(),
+                Some(step) => (1..bytes.len())
+                    .filter(|at| *at <= EVERY_BYTE || bytes.len() - at <= EVERY_BYTE)
+                    .filter(|at| at.is_multiple_of(step) || boundaries.contains(at))
+                    .collect(),
+            };
             for &at in &positions {
                 tears.push(Tear::Prefix(at));
                 tears.push(Tear::Suffix(at));

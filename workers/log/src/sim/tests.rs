@@ -95,5 +95,5 @@ fn every_byte_and_every_sector_of_a_write_can_be_torn() {
     disk.sync_directory().unwrap();
     // Sectors end at 512 and 1024: two prefixes, two suffixes, one lost sector, the length alone; and all or nothing.
     assert_eq!(disk.crash_choices(TearDetail::Sectors).len(), 2 + 4 + 1 + 1);
-    assert_eq!(disk.crash_choices(TearDetail::LastWriteEveryByte).len(), 2 + 2 * 1099 + 1 + 1);
+    assert_eq!(disk.crash_choices(TearDetail::LastWriteEvery(1)).len(), 2 + 2 * 1099 + 1 + 1);
 }

@@ -60,13 +60,15 @@ pub struct SweepConfig {
     pub states: u64,
     /// Random lives beside the scripted ones.
     pub random_lives: u64,
+    /// On the outer level the last write is torn at every so-many-th byte; 1 for every byte.
+    pub tear_step: usize,
     /// An error to plant.
     pub bug: Option<PlantedBug>,
 }
 
 impl Default for SweepConfig {
     fn default() -> Self {
-        Self { seed: 1, states: 20_000, random_lives: 4, bug: None }
+        Self { seed: 1, states: 20_000, random_lives: 4, tear_step: 1, bug: None }
     }
 }
 
@@ -142,6 +144,7 @@ impl Stop {
 
 struct Sweep {
     bug: Option<PlantedBug>,
+    tear_step: usize,
     /// Inner states per outer state.
     inner: u64,
     dice: SeededEntropy,
@@ -150,7 +153,13 @@ struct Sweep {
 
 impl Sweep {
     fn new(config: &SweepConfig, inner: u64) -> Self {
-        Self { bug: config.bug, inner, dice: SeededEntropy::new(config.seed), report: SweepReport::default() }
+        Self {
+            bug: config.bug,
+            tear_step: config.tear_step.max(1),
+            inner,
+            dice: SeededEntropy::new(config.seed),
+            report: SweepReport::default(),
+        }
     }
 
     fn life(&mut self, life: &Life) {
@@ -182,7 +191,7 @@ impl Sweep {
         if matches!(stop, Stop::Fault(_)) && disk.fault_is_waiting() {
             return;
         }
-        for (choice, disk) in stop.disks(&disk, TearDetail::LastWriteEveryByte, self.dice.next_u64()) {
+        for (choice, disk) in stop.disks(&disk, TearDetail::LastWriteEvery(self.tear_step), self.dice.next_u64()) {
             self.report.outer_states += 1;
             let place = || format!("{}, {choice:?}", place());
             let operations = self.check(&world, &disk.after_kill(), place);
