@@ -5,11 +5,13 @@
 //! ([`logging`], [`critical`], [`exit`], [`version`]).
 
 pub mod catalog;
+pub mod client;
 pub mod critical;
 pub mod endpoint;
 pub mod exit;
 pub mod keys;
 pub mod logging;
+pub mod lookup;
 pub mod paths;
 pub mod project;
 pub mod transport;

@@ -1,0 +1,227 @@
+//! The client against a fake broker: what it sends, and how it outlives trouble.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kvbroker_protocol::{
+    Answer, BrokerId, ErrorCode, Failure, FeedMessage, Operation, Outcome, Outcomes, Row, Scan, SessionId, Stored,
+};
+
+use super::fake::{Act, Place, ok};
+use super::*;
+use crate::catalog::CatalogList;
+use crate::exit::Exit;
+
+fn options(place: &Place) -> ConnectOptions {
+    ConnectOptions::new().dirs(place.dirs.clone()).catalogs(CatalogList::none()).timeout(Duration::from_secs(20))
+}
+
+fn connect(place: &Place) -> Client {
+    Client::connect("lab", options(place)).unwrap()
+}
+
+fn value(text: &str) -> Act {
+    ok(Answer::Value { value: Stored::text(text).unwrap(), modified: 3, created: 2 })
+}
+
+fn fail(code: ErrorCode) -> Act {
+    Act::Answer(Outcomes::One(Outcome { revision: Some(7), result: Err(Failure::new(code, "no")) }))
+}
+
+fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn operations_have_their_answers_and_headers() {
+    let place = Place::new();
+    let broker = place.broker(1, |operation| match operation {
+        Operation::Get { key } if key == b"absent" => fail(ErrorCode::NotFound),
+        Operation::Get { .. } => value("v"),
+        Operation::Del { return_old: true, .. } => ok(Answer::Removed(Stored::text("old").unwrap())),
+        Operation::Del { key, .. } if key == b"absent" => fail(ErrorCode::NotFound),
+        Operation::Size => ok(Answer::Size(12)),
+        _ => ok(Answer::Done),
+    });
+    let client = connect(&place);
+    assert_eq!(client.broker().broker, BrokerId([1; 16]));
+    assert_eq!(client.put_text("k", "v").unwrap(), 7);
+    let entry = client.get("k").unwrap().unwrap();
+    assert_eq!((entry.value.as_text().as_deref(), entry.modified, entry.created, entry.revision), (Some("v"), 3, 2, 7));
+    assert_eq!(client.get("absent").unwrap(), None);
+    assert!(client.del("k").unwrap());
+    assert!(!client.del("absent").unwrap());
+    assert_eq!(client.take("k").unwrap().and_then(|old| old.as_text()).as_deref(), Some("old"));
+    assert_eq!((client.size().unwrap(), client.ping().unwrap()), (12, 7));
+    let requests = broker.requests.lock().unwrap();
+    let headers: Vec<_> = requests.iter().map(|request| &request.header).collect();
+    assert!(headers.iter().all(|header| header.broker == Some(BrokerId([1; 16]))));
+    assert!(headers.iter().all(|header| header.session == Some(SessionId::new(1, 1))));
+    let numbers: Vec<_> = headers.iter().map(|header| (header.id.unwrap(), header.seq, header.ack, header.got)).collect();
+    assert_eq!(numbers[0], (1, Some(1), Some(0), None));
+    assert_eq!(numbers[3], (4, Some(2), Some(1), Some(3)));
+    assert_eq!(numbers[7], (8, None, Some(4), Some(7)));
+}
+
+#[test]
+fn a_read_outlives_the_brokers_death() {
+    let place = Place::new();
+    let first = place.broker(1, |_| Act::Die);
+    let client = connect(&place);
+    let result = std::thread::scope(|scope| {
+        let read = scope.spawn(|| client.get("k"));
+        eventually("the request", || (!first.requests.lock().unwrap().is_empty()).then_some(()));
+        drop(first);
+        let _second = place.broker(1, |_| value("again"));
+        read.join().unwrap()
+    });
+    assert_eq!(result.unwrap().unwrap().value.as_text().as_deref(), Some("again"));
+}
+
+#[test]
+fn a_mutation_whose_reply_got_lost_is_unknown_and_named() {
+    let place = Place::new();
+    let broker = place.broker(1, |operation| if operation.is_mutation() { Act::Die } else { value("v") });
+    let client = connect(&place);
+    assert!(client.get("k").is_ok());
+    let error = client.put_text("k", "v").unwrap_err();
+    let request = RequestId { session: SessionId::new(1, 1), seq: 1 };
+    assert!(matches!(&error, ClientError::Unknown { request: its, .. } if *its == request), "{error}");
+    assert!(!error.is_definite());
+    assert_eq!(error.exit(), Exit::UnknownOutcome);
+    assert!(error.to_string().contains(&request.to_string()), "{error}");
+    assert_eq!(client.in_doubt(), None);
+    drop(broker);
+    // The same client goes on with the restarted broker, in a session of its own.
+    let broker = place.broker(1, |_| ok(Answer::Done));
+    client.put_text("k", "v").unwrap();
+    assert_eq!(broker.requests.lock().unwrap()[0].header.seq, Some(1));
+}
+
+#[test]
+fn a_client_never_moves_to_another_log() {
+    let place = Place::new();
+    let first = place.broker(1, |_| Act::Die);
+    let client = Client::connect("lab", options(&place).timeout(Duration::from_millis(1_500))).unwrap();
+    assert!(matches!(client.put_text("k", "v"), Err(ClientError::Unknown { .. })));
+    drop(first);
+    let second = place.broker(2, |_| ok(Answer::Done));
+    let error = client.put_text("k", "v").unwrap_err();
+    assert!(error.is_definite());
+    assert!(error.to_string().contains("none with the wanted owner or uuid"), "{error}");
+    assert!(second.requests.lock().unwrap().is_empty());
+}
+
+#[test]
+fn busy_is_waited_out_and_refusals_are_failures() {
+    let place = Place::new();
+    let mut count = 0;
+    let _broker = place.broker(1, move |_| {
+        count += 1;
+        match count {
+            1 => Act::Answer(Outcomes::One(Outcome { revision: None, result: Err(Failure::busy("full", 20)) })),
+            2 => ok(Answer::Done),
+            _ => fail(ErrorCode::Refused),
+        }
+    });
+    let client = connect(&place);
+    assert_eq!(client.put_text("k", "v").unwrap(), 7);
+    let error = client.put_text("k", "v").unwrap_err();
+    assert_eq!((error.code(), error.exit(), error.is_definite()), (Some(ErrorCode::Refused), Exit::Refused, true));
+}
+
+#[test]
+fn a_silent_broker_ends_at_the_deadline_and_is_said_before() {
+    let place = Place::new();
+    let _broker = place.broker(1, |_| Act::Ignore);
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&said);
+    let options =
+        options(&place).timeout(Duration::from_millis(900)).notices(move |text| into.lock().unwrap().push(text.to_owned()));
+    let client = Client::connect("lab", options).unwrap();
+    let error = client.get("k").unwrap_err();
+    assert_eq!(error.to_string(), "no answer from the broker of lab within 0.9 s");
+    assert_eq!(*said.lock().unwrap(), ["waiting for the broker of lab"]);
+    assert!(matches!(client.put_text("k", "v"), Err(ClientError::Unknown { .. })));
+}
+
+#[test]
+fn pages_follow_the_cursor_through_empty_pages() {
+    let place = Place::new();
+    let row = |key: &str| Row { key: key.into(), value: Stored::text("v").unwrap(), modified: 1 };
+    let broker = place.broker(1, move |operation| {
+        let Operation::Scan(scan) = operation else { return fail(ErrorCode::Invalid) };
+        let (rows, cursor) = match scan.cursor.as_deref() {
+            None => (vec![row("a"), row("b")], Some(b"b".to_vec())),
+            Some(b"b") => (vec![], Some(b"c".to_vec())),
+            _ => (vec![row("d")], None),
+        };
+        ok(Answer::Rows { rows, cursor })
+    });
+    let client = connect(&place);
+    let keys: Vec<Vec<u8>> = client.scan(Scan::default()).map(|row| row.unwrap().key).collect();
+    assert_eq!(keys, [b"a", b"b", b"d"]);
+    assert_eq!(broker.requests.lock().unwrap().len(), 3);
+}
+
+#[test]
+fn a_refusal_of_a_whole_array_is_one_failure() {
+    let place = Place::new();
+    let _broker = place.broker(1, |_| fail(ErrorCode::Limit));
+    let client = connect(&place);
+    let error = client.batch(vec![Operation::Size, Operation::Size]).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::Limit));
+    assert_eq!(client.batch(vec![]).unwrap(), []);
+}
+
+#[test]
+fn waiting_for_a_broker_finds_one_that_starts_later() {
+    let place = Place::new();
+    assert_eq!(Client::connect("lab", options(&place)).unwrap_err().exit(), Exit::Unreachable);
+    let broker = std::thread::scope(|scope| {
+        let late = scope.spawn(|| Client::connect("lab", options(&place).wait_for_broker(true)));
+        let broker = place.broker(1, |_| ok(Answer::Done));
+        late.join().unwrap().unwrap();
+        broker
+    });
+    drop(broker);
+}
+
+#[test]
+fn a_watch_hears_changes_and_says_when_it_does_not() {
+    let place = Place::new();
+    let broker = place.broker(1, |_| ok(Answer::Done));
+    let client = connect(&place);
+    let mut watch = client.watch("a/").unwrap();
+    let beat = FeedMessage::Heartbeat { epoch: 5, revision: 3 };
+    let next = |watch: &mut Watch<'_>| watch.next(Some(Instant::now() + Duration::from_millis(50))).unwrap();
+    let heard = eventually("listening", || {
+        broker.publish(beat.clone());
+        next(&mut watch)
+    });
+    assert_eq!(heard, WatchEvent::Listening { epoch: 5, revision: 3 });
+    let change = |key: &[u8], value| FeedMessage::Change { epoch: 5, revision: 4, key: key.to_vec(), value };
+    broker.publish(change(b"b/x", None));
+    broker.publish(change(b"a/x", Some(Stored::text("v").unwrap())));
+    let WatchEvent::Change { revision: 4, key, value: Some(value), .. } = eventually("the change", || next(&mut watch)) else {
+        panic!("another event")
+    };
+    assert_eq!((key.as_slice(), value.as_text().as_deref()), (&b"a/x"[..], Some("v")));
+    drop(broker);
+    assert!(matches!(eventually("the loss", || next(&mut watch)), WatchEvent::Lost { .. }));
+    let broker = place.broker(1, |_| ok(Answer::Done));
+    let heard = eventually("listening again", || {
+        broker.publish(beat.clone());
+        next(&mut watch)
+    });
+    assert!(matches!(heard, WatchEvent::Listening { .. }));
+}
