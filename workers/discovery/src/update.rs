@@ -2,7 +2,7 @@
 //!
 //! - Three forms exist: a JSON object; the same compressed with zlib behind a
 //!   Control-Z byte (CCTools compresses updates from 1,200 bytes on); and lines of
-//!   `name value` from before 2015, which are not taken here.
+//!   `name value`, which old CCTools programs send and which are not taken here.
 //! - The sender's fields are kept as they were written and in their order, without
 //!   white space, so that a stored record is one line. Nothing is believed: the
 //!   fields that the catalog itself sets are removed.
