@@ -1,0 +1,197 @@
+//! The command line: raw flags, then a checked [`Config`].
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use kvbroker::catalog::CatalogList;
+use kvbroker::logging::LogFormat;
+use kvbroker::project::ProjectName;
+use kvbroker_log::SyncMode;
+
+/// Starts a durable key-value broker, found by name.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kvbroker",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "Examples:
+  kvbroker NETID-a5                      start (or restart) the broker of project NETID-a5
+  kvclient NETID-a5 put greeting hello   use it from another terminal
+  kvbroker NETID-a5 --sync 100           sync every 100 ms: faster, a power failure loses that much
+  kvbroker NETID-a5 --catalog none       tell no catalog
+  kvbroker NETID-a5 --port 0             take new ports instead of the remembered ones
+
+It stops cleanly at Ctrl-C or SIGTERM; a second one ends it at once.
+Exit codes: 0 stopped cleanly, 2 wrong usage, 4 stopped with requests unfinished, 5 no port or
+socket, 10 another broker has the data, 11 log damaged, 12 disk full or sync failed, 13 data newer
+than this program."
+)]
+pub(crate) struct Args {
+    /// Name of the project: 1 to 48 of A-Z a-z 0-9 . _ -
+    pub(crate) project: Option<String>,
+    /// Where the log is kept [default: $XDG_DATA_HOME/kvbroker/PROJECT]
+    #[arg(long, value_name = "DIR", env = "KVBROKER_DATA")]
+    data: Option<PathBuf>,
+    /// Address of the TCP sockets; until access control arrives only a loopback address is taken
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", env = "KVBROKER_LISTEN")]
+    listen: IpAddr,
+    /// TCP port for requests; 0 takes a new free one [default: the one used last time, else a free one]
+    #[arg(long, value_name = "N", env = "KVBROKER_PORT")]
+    port: Option<u16>,
+    /// TCP port for notifications; 0 takes a new free one [default: the one used last time, else a free one]
+    #[arg(long, value_name = "N", env = "KVBROKER_PUB_PORT")]
+    pub_port: Option<u16>,
+    /// Catalogs to announce to, as host[:port],… or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
+    #[arg(long, value_name = "LIST", env = "KVBROKER_CATALOG")]
+    catalog: Option<String>,
+    /// Owner shown in the catalog [default: the login name]
+    #[arg(long, value_name = "NAME", env = "KVBROKER_OWNER")]
+    owner: Option<String>,
+    /// When writes are on disk: `always` before they are acknowledged, every so many milliseconds, or `never`
+    #[arg(long, value_name = "always|MS|never", default_value = "always", value_parser = parse_sync, env = "KVBROKER_SYNC")]
+    sync: SyncMode,
+    /// Write the endpoints to this file (JSON) once the broker is ready
+    #[arg(long, value_name = "FILE", env = "KVBROKER_READY_FILE")]
+    ready_file: Option<PathBuf>,
+    /// How long a stop waits for requests already taken
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "KVBROKER_GRACE")]
+    grace: Duration,
+    /// Take over a data directory that a process on another host has locked: only when that process is gone
+    #[arg(long)]
+    take_over: bool,
+    /// Believe a clock that is more than ten years ahead of the last write
+    #[arg(long)]
+    accept_clock: bool,
+    /// Log a line per connection and batch (-v), or per request (-vv)
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log errors only, and print no ready block
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Log lines as text or json
+    #[arg(long, value_name = "text|json", default_value_t, env = "KVBROKER_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// Print version, protocol, data format and libzmq
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
+}
+
+/// A checked command line.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) project: ProjectName,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) listen: IpAddr,
+    /// None: the remembered one, else a free one.
+    pub(crate) port: Option<u16>,
+    pub(crate) pub_port: Option<u16>,
+    pub(crate) catalogs: CatalogList,
+    pub(crate) owner: String,
+    pub(crate) sync: SyncMode,
+    pub(crate) ready_file: Option<PathBuf>,
+    pub(crate) grace: Duration,
+    pub(crate) take_over: bool,
+    pub(crate) accept_clock: bool,
+    pub(crate) verbose: u8,
+    pub(crate) quiet: bool,
+    pub(crate) log_format: LogFormat,
+}
+
+impl Args {
+    /// Checks what clap can't.
+    ///
+    /// # Errors
+    /// A sentence for the user; exit code 2.
+    pub(crate) fn check(self) -> Result<Config, String> {
+        let project = self.project.ok_or("which project? For example: kvbroker NETID-a5")?;
+        let project: ProjectName = project.parse().map_err(|error| format!("{error}"))?;
+        if !self.listen.is_loopback() {
+            return Err(format!(
+                "--listen {}: until access control arrives the broker listens on loopback addresses only, such as 127.0.0.1",
+                self.listen
+            ));
+        }
+        if self.port.is_some_and(|port| port != 0) && self.port == self.pub_port {
+            return Err("--port and --pub-port must differ".to_owned());
+        }
+        let owner = self.owner.unwrap_or_else(kvbroker::paths::login_name);
+        if !kvbroker::catalog::is_plain_text(&owner, kvbroker::catalog::TEXT_BYTES_MAX) || owner.is_empty() {
+            return Err("--owner must be a short name without control characters".to_owned());
+        }
+        let catalogs = CatalogList::from_env(self.catalog.as_deref()).map_err(|error| error.to_string())?;
+        Ok(Config {
+            project,
+            data: self.data,
+            listen: self.listen,
+            port: self.port,
+            pub_port: self.pub_port,
+            catalogs,
+            owner,
+            sync: self.sync,
+            ready_file: self.ready_file,
+            grace: self.grace,
+            take_over: self.take_over,
+            accept_clock: self.accept_clock,
+            verbose: self.verbose,
+            quiet: self.quiet,
+            log_format: self.log_format,
+        })
+    }
+}
+
+fn parse_sync(text: &str) -> Result<SyncMode, String> {
+    match text {
+        "always" => return Ok(SyncMode::Always),
+        "never" => return Ok(SyncMode::Never),
+        _ => {}
+    }
+    let interval = text.parse().map(Duration::from_millis).ok().or_else(|| humantime::parse_duration(text).ok());
+    match interval {
+        Some(interval) if (Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&interval) => {
+            Ok(SyncMode::Every(interval))
+        }
+        Some(_) => Err("the interval is 1 ms to 1 hour".to_owned()),
+        None => Err("`always`, `never`, or an interval such as 100 (milliseconds) or 2s".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn check(words: &[&str]) -> Result<Config, String> {
+        let args = ["kvbroker", "--catalog", "none"].iter().chain(words);
+        Args::try_parse_from(args).map_err(|error| error.to_string())?.check()
+    }
+
+    #[test]
+    fn flags_become_a_config_or_a_sentence() {
+        let config = check(&["NETID-a5", "--sync", "250", "--port", "0"]).unwrap();
+        assert_eq!((config.sync, config.port), (SyncMode::Every(Duration::from_millis(250)), Some(0)));
+        assert_eq!(check(&["p"]).unwrap().sync, SyncMode::Always);
+        assert_eq!(check(&["p", "--sync", "2s"]).unwrap().sync, SyncMode::Every(Duration::from_secs(2)));
+        for (words, part) in [
+            (&[][..], "which project"),
+            (&["a/b"], "'/'"),
+            (&["p", "--listen", "0.0.0.0"], "loopback"),
+            (&["p", "--sync", "often"], "always"),
+            (&["p", "--sync", "0"], "1 ms"),
+            (&["p", "--port", "70000"], "70000"),
+            (&["p", "--port", "7000", "--pub-port", "7000"], "differ"),
+            (&["p", "--owner", "a\nb"], "--owner"),
+        ] {
+            let error = check(words).unwrap_err();
+            assert!(error.contains(part), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn clap_is_satisfied() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,244 @@
+//! The front end: the thread that owns the ROUTER.
+//!
+//! - It moves messages: decoded whole and checked on the way in, encoded on the way out. It never waits for one client: every
+//!   send is non-blocking, and a reply that a client doesn't take is dropped and counted.
+//! - A message without an authenticated user is refused, whatever it says.
+//! - When stopping it answers `shutting_down`, and goes on sending replies until the worker has ended.
+
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use kvbroker::logging::Repeated;
+use kvbroker::transport::{
+    Message, POLLIN, PollItem, ReceiveLimits, Reception, SendOutcome, ServerSocket, TransportError, poll, user_id,
+};
+use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encode_reply, limits};
+use kvbroker_table::{Call, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
+
+use crate::clients::Clients;
+use crate::inbound;
+
+/// Counters of the front end, readable by other threads.
+#[derive(Debug, Default)]
+pub(crate) struct FrontEndCounters {
+    pub(crate) messages: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) replies: AtomicU64,
+    pub(crate) replies_dropped: AtomicU64,
+    pub(crate) clients: AtomicU64,
+    pub(crate) connections: AtomicU64,
+}
+
+/// What the front end has been told to do.
+#[derive(Debug, Default)]
+pub(crate) struct Phase(AtomicU8);
+
+impl Phase {
+    const STOPPING: u8 = 1;
+    const FINISHED: u8 = 2;
+
+    /// Refuse new requests with `shutting_down`.
+    pub(crate) fn stop_taking(&self) {
+        self.0.store(Phase::STOPPING, Ordering::Release);
+    }
+
+    /// Send what waits and end.
+    pub(crate) fn finish(&self) {
+        self.0.store(Phase::FINISHED, Ordering::Release);
+    }
+
+    fn is(&self, phase: u8) -> bool {
+        self.0.load(Ordering::Acquire) >= phase
+    }
+}
+
+pub(crate) struct FrontEnd {
+    pub(crate) router: ServerSocket,
+    pub(crate) broker: BrokerId,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) replies: Arc<Outbox<Vec<ReplyOut>>>,
+    pub(crate) doorbell: Arc<EventFd>,
+    pub(crate) phase: Arc<Phase>,
+    pub(crate) counters: Arc<FrontEndCounters>,
+}
+
+/// Most messages taken between two looks at the replies.
+const MESSAGES_AT_ONCE: usize = 1_024;
+/// Nothing depends on this: every reason to wake has a descriptor.
+const POLL: Duration = Duration::from_secs(5);
+const RECEIVE: ReceiveLimits = ReceiveLimits {
+    // The routing id comes on top of what the client sent.
+    max_frames: limits::FRAMES_MAX + 1,
+    max_bytes: limits::MESSAGE_BYTES_MAX + 4_096,
+};
+
+impl FrontEnd {
+    /// Runs until [`Phase::finish`].
+    pub(crate) fn run(self) -> Result<(), TransportError> {
+        let mut desk = Desk { clients: Clients::default(), body: Vec::new(), slow: Repeated::new() };
+        let mut frames = Vec::new();
+        let mut taken = VecDeque::new();
+        loop {
+            self.doorbell.clear();
+            while let Some(batch) = self.replies.pop() {
+                for out in batch {
+                    desk.clients.give_back(&out.envelope.routing_id, out.request_bytes);
+                    self.send(&mut desk, &out.envelope, &out.reply)?;
+                }
+            }
+            if self.phase.is(Phase::FINISHED) && self.replies.is_empty() {
+                return Ok(());
+            }
+            let more = self.receive(&mut desk, &mut frames, &mut taken)?;
+            self.hand_over(&mut desk, &mut taken)?;
+            self.note_connections()?;
+            if !more {
+                let mut items = vec![self.router.poll_item(POLLIN), PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN)];
+                items.extend(self.router.event_poll_item());
+                poll(&mut items, Some(POLL))?;
+            }
+        }
+    }
+
+    /// Takes what has arrived; true if there may be more.
+    fn receive(&self, desk: &mut Desk, frames: &mut Vec<Message>, taken: &mut VecDeque<Call>) -> Result<bool, TransportError> {
+        for _ in 0..MESSAGES_AT_ONCE {
+            match self.router.try_receive(RECEIVE, frames)? {
+                Reception::Nothing => return Ok(false),
+                Reception::Whole => self.message(desk, frames, taken)?,
+                Reception::TooMuch { frames: count, bytes } => {
+                    let failure = Failure::limit(format!(
+                        "the message has {count} frames and {bytes} bytes with its routing id; at most {} frames and {} bytes are taken",
+                        limits::FRAMES_MAX,
+                        limits::MESSAGE_BYTES_MAX
+                    ));
+                    // Cut in the middle: what is left is enough to know where it came from.
+                    let envelope = match inbound::split(frames) {
+                        Ok((envelope, _)) | Err((envelope, _)) => envelope,
+                    };
+                    self.refuse(desk, &envelope, inbound::refusal(None, Form::Json, failure))?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn message(&self, desk: &mut Desk, frames: &mut [Message], taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
+        self.counters.messages.fetch_add(1, Ordering::Relaxed);
+        let authenticated = user_id(frames).is_some();
+        let (envelope, body) = match inbound::split(frames) {
+            Ok(parts) => parts,
+            Err((envelope, failure)) => return self.refuse(desk, &envelope, inbound::refusal(None, Form::Json, failure)),
+        };
+        let request = match inbound::request(body, self.broker) {
+            Ok(request) => request,
+            Err(reply) => return self.refuse(desk, &envelope, reply),
+        };
+        let refusal = |failure| inbound::refusal(request.header.id, request.form, failure);
+        if !authenticated {
+            let failure = Failure::new(ErrorCode::Refused, "this connection was not authenticated; nothing it asks is done");
+            return self.refuse(desk, &envelope, refusal(failure));
+        }
+        if self.phase.is(Phase::STOPPING) {
+            return self.refuse(desk, &envelope, refusal(shutting_down()));
+        }
+        let bytes = body.len();
+        match desk.clients.take(&envelope.routing_id, bytes) {
+            Ok(client) => {
+                self.counters.clients.store(desk.clients.seen(), Ordering::Relaxed);
+                taken.push_back(Call { client, envelope, request, bytes });
+                Ok(())
+            }
+            Err(failure) => self.refuse(desk, &envelope, refusal(failure)),
+        }
+    }
+
+    /// Gives the calls to the worker; those it can't take are answered here.
+    fn hand_over(&self, desk: &mut Desk, taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let Err(refusal) = self.intake.push(taken) else { return Ok(()) };
+        for call in taken.drain(..) {
+            let failure = match refusal {
+                Refusal::Full => {
+                    Failure::busy("the broker has more requests than it can hold; try again", limits::RETRY_AFTER_MS)
+                }
+                Refusal::Closed => shutting_down(),
+            };
+            desk.clients.give_back(&call.envelope.routing_id, call.bytes);
+            let Header { id, .. } = call.request.header;
+            self.refuse(desk, &call.envelope, inbound::refusal(id, call.request.form, failure))?;
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, desk: &mut Desk, envelope: &Envelope, reply: Reply) -> Result<(), TransportError> {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        self.send(desk, envelope, &reply)
+    }
+
+    fn send(&self, desk: &mut Desk, envelope: &Envelope, reply: &Reply) -> Result<(), TransportError> {
+        desk.body.clear();
+        encode_reply(reply, &mut desk.body);
+        let outcome = if envelope.frames.is_empty() {
+            self.router.try_send(&[&envelope.routing_id[..], &desk.body])?
+        } else {
+            let mut frames: Vec<&[u8]> = vec![&envelope.routing_id];
+            frames.extend(envelope.frames.iter().map(Vec::as_slice));
+            frames.push(&desk.body);
+            self.router.try_send(&frames)?
+        };
+        self.counters.replies.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            SendOutcome::Queued => {}
+            SendOutcome::PeerGone => {
+                self.counters.replies_dropped.fetch_add(1, Ordering::Relaxed);
+                desk.clients.gone(&envelope.routing_id);
+            }
+            SendOutcome::Full => {
+                self.counters.replies_dropped.fetch_add(1, Ordering::Relaxed);
+                if let Some(times) = desk.slow.hit() {
+                    tracing::warn!(times, "a client does not read its replies; they are dropped");
+                }
+            }
+        }
+        desk.body.shrink_to(BODY_KEPT_BYTES);
+        Ok(())
+    }
+
+    fn note_connections(&self) -> Result<(), TransportError> {
+        use kvbroker::transport::MonitorEventKind as Kind;
+        while let Some(event) = self.router.try_next_event()? {
+            match event.kind {
+                Kind::HandshakeSucceeded => {
+                    self.counters.connections.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(endpoint = event.endpoint, "a client connected");
+                }
+                Kind::Disconnected => tracing::debug!(endpoint = event.endpoint, "a connection ended"),
+                Kind::HandshakeFailedAuth | Kind::HandshakeFailedProtocol | Kind::HandshakeFailedNoDetail => {
+                    tracing::debug!(endpoint = event.endpoint, kind = ?event.kind, "a connection was not let in");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A buffer that one large reply blew up is given back.
+const BODY_KEPT_BYTES: usize = 1 << 20;
+
+fn shutting_down() -> Failure {
+    Failure::new(ErrorCode::ShuttingDown, "the broker is stopping and did not take this request; try again at the next one")
+}
+
+/// What the loop keeps from message to message.
+struct Desk {
+    clients: Clients,
+    body: Vec<u8>,
+    slow: Repeated,
+}

@@ -1,0 +1,113 @@
+//! Opening the data directory: lock, recovery, clock.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvbroker::exit::Exit;
+use kvbroker_core::State;
+use kvbroker_log::{DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogOptions, RecoveryReport};
+use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock, replay_into};
+
+use crate::args::Config;
+use crate::failure::Failure;
+
+/// An open data directory.
+pub(crate) struct Opened {
+    pub(crate) directory: PathBuf,
+    /// Held until the end of the process.
+    pub(crate) lock: DirLock,
+    pub(crate) log: FileLog,
+    pub(crate) state: State,
+    pub(crate) report: RecoveryReport,
+    pub(crate) stamper: Stamper,
+    /// What is worth saying about the clock.
+    pub(crate) clock_remark: Option<String>,
+}
+
+/// How often a long recovery says how far it is.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Locks and recovers the data directory.
+///
+/// # Errors
+/// Exit codes 10 (locked), 11 (damaged), 12 (disk), 13 (newer), 2 (a clock that is not believed).
+pub(crate) fn open(config: &Config, directory: PathBuf, instance: uuid::Uuid) -> Result<Opened, Failure> {
+    let disk = Failure::with(Exit::DiskFailed);
+    let storage = DiskStorage::open(&directory).map_err(|error| disk(format!("cannot use {}: {error}", directory.display())))?;
+    let lock = lock(&directory, config, instance)?;
+    let mut state = State::new();
+    let mut progress = Progress::start(&directory);
+    let options = LogOptions::new(config.sync);
+    let opened = FileLog::open(Arc::new(storage), options, &mut |group| {
+        progress.group(group.revision);
+        Ok(replay_into(&mut state, &group)?)
+    });
+    let (log, report) = opened.map_err(|error| Failure::of_log(&error))?;
+    if let Some(cut) = &report.cut {
+        tracing::warn!(
+            "{}: a torn tail of {} bytes at offset {} was cut off: the last stop was sudden, and nothing of it had been promised",
+            cut.file.display(),
+            cut.bytes,
+            cut.offset
+        );
+    }
+    let (stamper, verdict) = Stamper::start(report.last_stamp_ms, SystemClock.now());
+    let clock_remark = clock_remark(verdict, config.accept_clock)?;
+    Ok(Opened { directory, lock, log, state, report, stamper, clock_remark })
+}
+
+fn lock(directory: &Path, config: &Config, instance: uuid::Uuid) -> Result<DirLock, Failure> {
+    let holder = LockHolder::this_process(instance).map_err(Failure::with(Exit::DiskFailed))?;
+    let (lock, outcome) = DirLock::acquire(directory, holder, config.take_over).map_err(Failure::with(Exit::DataLocked))?;
+    match outcome {
+        LockOutcome::Free => {}
+        LockOutcome::Stale(before) => tracing::debug!("the lock of {before} was left behind and taken"),
+        LockOutcome::TakenOver(Some(before)) => tracing::warn!("the lock of {before} was taken over, as asked"),
+        LockOutcome::TakenOver(None) => tracing::warn!("an unreadable lock was taken over, as asked"),
+    }
+    Ok(lock)
+}
+
+fn clock_remark(verdict: ClockVerdict, accepted: bool) -> Result<Option<String>, Failure> {
+    let span = |ms: u64| humantime::format_duration(Duration::from_secs(ms / 1_000)).to_string();
+    Ok(match verdict {
+        ClockVerdict::Normal => None,
+        ClockVerdict::Behind(ms) => {
+            Some(format!("the machine's clock is {} behind the last write; time goes on from there", span(ms)))
+        }
+        ClockVerdict::FarAhead(ms) => Some(format!("the machine's clock is {} ahead of the last write", span(ms))),
+        ClockVerdict::Absurd(ms) if accepted => {
+            Some(format!("the machine's clock is {} ahead of the last write (accepted)", span(ms)))
+        }
+        ClockVerdict::Absurd(ms) => {
+            let sentence = format!(
+                "the machine's clock is {} ahead of the last write: set it right, or start once with --accept-clock",
+                span(ms)
+            );
+            return Err(Failure::new(Exit::Usage, sentence));
+        }
+    })
+}
+
+/// Says how far a long recovery is.
+struct Progress {
+    next: Instant,
+    groups: u64,
+    directory: String,
+}
+
+impl Progress {
+    fn start(directory: &Path) -> Progress {
+        Progress { next: Instant::now() + PROGRESS, groups: 0, directory: directory.display().to_string() }
+    }
+
+    fn group(&mut self, revision: u64) {
+        self.groups += 1;
+        // The clock is asked once in a while only: replay does a million groups a second.
+        if self.groups.is_multiple_of(16_384) && Instant::now() >= self.next {
+            self.next = Instant::now() + PROGRESS;
+            tracing::info!(revision, "reading the log in {}", self.directory);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! SIGINT, SIGTERM and SIGHUP: the first asks for a clean stop, the second ends the process at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+
+use crate::lifecycle::Notice;
+
+/// What the shell shows for a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Sends [`Notice::Stop`] at the first signal.
+///
+/// # Errors
+/// No handler could be installed.
+pub(crate) fn install(notices: Sender<Notice>) -> Result<(), ctrlc::Error> {
+    let asked = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) || notices.send(Notice::Stop).is_err() {
+            // Nothing more is acknowledged; what was is in the log.
+            std::process::exit(INTERRUPTED);
+        }
+    })
+}
