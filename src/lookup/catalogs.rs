@@ -21,7 +21,7 @@ use crate::keys::PublicKey;
 use crate::project::ProjectName;
 
 /// How long one catalog may take.
-const CATALOG_WAIT: Duration = Duration::from_secs(5);
+pub(super) const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the others may take when one has listed what is looked for.
 const GRACE: Duration = Duration::from_millis(300);
