@@ -27,6 +27,9 @@ use crate::segment::create_segment;
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
 
+/// A log under load writes its mark (a small extra sync) once in this time, in ms of its stamps.
+const MARK_INTERVAL_MS: u64 = 1000;
+
 /// When a batch is synced. `Display` names what each mode loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMode {
@@ -195,6 +198,8 @@ pub struct FileLog {
     synced_through: u64,
     last_kind: BatchKind,
     last_sync_ms: Option<u64>,
+    /// Stamp at which the mark was last written.
+    marked_ms: u64,
     out_of_service: Option<String>,
     stats: LogStats,
     /// Header room for batches without groups.
@@ -262,6 +267,7 @@ impl FileLog {
             writer,
             last_kind: BatchKind::Opening,
             last_sync_ms: None,
+            marked_ms: 0,
             out_of_service: None,
             stats,
             scratch: BatchBuilder::new(),
@@ -382,7 +388,13 @@ impl FileLog {
         Ok(())
     }
 
+    /// Writes the mark if the last one is old: a busy log has no idle second in which it would be written.
+    fn write_mark_if_old(&mut self) -> Result<(), LogError> {
+        if self.chain.last_stamp_ms.saturating_sub(self.marked_ms) >= MARK_INTERVAL_MS { self.write_mark() } else { Ok(()) }
+    }
+
     fn write_mark(&mut self) -> Result<(), LogError> {
+        self.marked_ms = self.chain.last_stamp_ms;
         let mark = Mark { uuid: self.header.uuid, sequence: self.synced_through, segment: self.header.number };
         self.mark.write(&*self.storage, &mark)
     }
@@ -421,7 +433,10 @@ impl Log for FileLog {
             log.write_batch(BatchKind::Data, &mut batch)?;
             match log.options.mode {
                 SyncMode::Always if log.options.bug == Some(PlantedBug::ReplyBeforeSync) => Ok(()),
-                SyncMode::Always => log.sync(),
+                SyncMode::Always => {
+                    log.sync()?;
+                    log.write_mark_if_old()
+                }
                 SyncMode::Every(_) | SyncMode::Never => Ok(()),
             }
         })?;
@@ -453,6 +468,7 @@ impl Log for FileLog {
                 log.last_sync_ms = Some(now_ms);
                 if log.level() != PersistLevel::Synced {
                     log.sync()?;
+                    log.write_mark_if_old()?;
                 }
             }
             Ok(())

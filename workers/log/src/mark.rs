@@ -5,7 +5,7 @@
 //! - Two slots, written in turn: a torn write costs the newer mark, never both.
 //! - A missing or unreadable mark proves nothing and stops nobody.
 //!
-//! Caveat: marks are written when the log is opened, sealed, idle and closed, not with every batch.
+//! Caveat: a mark is written when the log is opened, sealed, idle and closed, and once a second under load, not with every batch.
 
 use std::io;
 

@@ -7,7 +7,8 @@
 //!   from then on nothing behind the cut can be read again, and before it recovery starts over with the same result.
 //! - Batches that nothing vouches for are written again, the same bytes at the same place, and synced: after a failed sync
 //!   the page cache shows bytes that the disk never got, so syncing alone proves nothing.
-//! - A last segment without a batch is made again for the same reason: its directory entry may be such a byte.
+//! - A last segment without a batch is made again for the same reason: its directory entry may be like such a byte. One with a
+//!   batch needs no care: the directory was synced before its first batch was written.
 //! - Whatever may have dropped released revisions starts a new epoch: any cut, and an unclean stop in a weaker sync mode.
 
 use std::collections::VecDeque;
@@ -135,9 +136,6 @@ pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, visitor: &
         if replay.report.rewritten_bytes > 0 || bug == Some(PlantedBug::NoRewrite) {
             let path = || storage.path(&segment_name(last.header.number));
             last.file.sync().map_err(|source| LogError::io("sync", path(), source))?;
-        }
-        if bug != Some(PlantedBug::NoDirectorySync) {
-            storage.sync_directory().map_err(|source| LogError::io("sync", storage.path(""), source))?;
         }
     }
     let resume = match (resume, replay.last.take()) {

@@ -132,7 +132,7 @@ impl World {
     /// A step of a running process; false if an injected error ended it.
     fn act(&mut self, disk: &SimStorage, log: &mut FileLog, step: &Step) -> Result<bool, Violation> {
         let faulty = disk.fault_is_waiting();
-        let stamp_ms = 1000 + self.serial;
+        let stamp_ms = self.stamp_ms();
         let result = match step {
             Step::Append { groups, bytes, bookkeeping } => self.append(log, *groups, *bytes, *bookkeeping),
             Step::Mark if log.needs_marker() => log.mark(stamp_ms),
@@ -165,6 +165,11 @@ impl World {
         }
     }
 
+    /// A mark is due every few batches.
+    fn stamp_ms(&self) -> u64 {
+        1000 + self.serial * 300
+    }
+
     fn note(&mut self, proof: Persisted) {
         self.released = self.history.len();
         if proof.level() == PersistLevel::Synced {
@@ -174,7 +179,7 @@ impl World {
 
     fn append(&mut self, log: &mut FileLog, groups: u32, bytes: usize, bookkeeping: bool) -> Result<(), LogError> {
         let mut batch = BatchBuilder::new();
-        batch.begin(1000 + self.serial);
+        batch.begin(self.stamp_ms());
         for index in 0..groups + u32::from(bookkeeping) {
             let bookkeeping = bookkeeping && index == 0;
             let revision = self.history.last().map_or(0, |entry| entry.revision) + u64::from(!bookkeeping);
