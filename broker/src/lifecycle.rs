@@ -57,7 +57,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     let (sender, notices) = channel();
     crate::signals::install(sender.clone()).map_err(Failure::with(Exit::Unreachable))?;
-    keys::keep_secrets_out_of_core_files();
+    if let Err(error) = keys::keep_secrets_out_of_core_files() {
+        tracing::warn!("core files cannot be switched off: {error}");
+    }
     prepare_process();
     let home = Home::enter(config)?;
     let instance = uuid::Uuid::new_v4();
@@ -77,10 +79,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     let broker = Running::start(config, &endpoint, opened, bound, Arc::clone(&announcer), sender)?;
     let result =
         tell_ready(config, &home, &endpoint, &announcer, &ready, &directory).and_then(|()| broker.wait(config.grace, &notices));
-    // Only ours to remove while the runtime lock is held.
-    if let Err(error) = Endpoint::remove(&home.runtime) {
-        tracing::warn!("{error}");
-    }
+    home.leave();
     if let Some(announcer) = Arc::into_inner(announcer) {
         announcer.stop();
     }
@@ -110,6 +109,17 @@ impl Home {
         let owner = keys::load_or_create_owner_key(dirs.config_dir()).map_err(refused)?;
         let project = owner.project(&config.project).map_err(refused)?;
         Ok(Home { dirs, runtime, _runtime_lock: runtime_lock, owner, project })
+    }
+
+    /// Removes what told others that a broker is here. Only ours to remove while the runtime lock is held.
+    fn leave(&self) {
+        if let Err(error) = Endpoint::remove(&self.runtime) {
+            tracing::warn!("{error}");
+        }
+        for socket in [self.runtime.router_socket(), self.runtime.pub_socket()] {
+            // libzmq leaves them; a dead one is no harm.
+            let _ = std::fs::remove_file(socket);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use kvbroker_protocol::{
     SessionId, StatValue, Stored, limits, reported_limits,
 };
 
-use crate::call::Call;
+use crate::call::{Call, ClientId};
 use crate::clock::Clock;
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
@@ -91,7 +91,7 @@ pub struct Worker<L> {
     /// With interval syncs: the interval.
     pub sync_interval: Option<Duration>,
     /// Random bits for session ids.
-    pub entropy: Box<dyn FnMut() -> u64 + Send>,
+    pub entropy: Box<dyn Fn() -> u64 + Send>,
 }
 
 /// How long without calls until a marker vouches for the last batch.
@@ -161,6 +161,7 @@ impl<L: Log> Worker<L> {
         batch.begin(time_ms);
         let mut replies = Vec::with_capacity(calls.len());
         let mut events = Vec::new();
+        tracing::debug!(calls = calls.len(), "collected a batch");
         for call in calls.drain(..) {
             replies.push(self.answer(call, time_ms, batch, &mut events));
             // Records are larger than the smallest requests that make them: the log's batch has a bound of its own.
@@ -194,7 +195,7 @@ impl<L: Log> Worker<L> {
     fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, events: &mut Vec<Event>) -> ReplyOut {
         let Call { client, envelope, request, bytes } = call;
         let header = request.header;
-        let mut sequence = Sequence { session: header.session, next: header.seq };
+        let mut sequence = Sequence { client, session: header.session, next: header.seq };
         let mutates = request.operations.as_slice().iter().any(Operation::is_mutation);
         let outcomes = match request.operations {
             Operations::One(operation) => {
@@ -224,15 +225,23 @@ impl<L: Log> Worker<L> {
     ) -> Outcome {
         self.counters.operations.fetch_add(1, Ordering::Relaxed);
         let session = sequence.take(&operation);
-        let result = match operation {
-            Operation::Hello { project } => self.hello(project, time_ms),
-            Operation::Stats => Ok(Answer::Stats(self.stats())),
+        let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(sequence.client, session, &operation));
+        let outcome = match operation {
+            Operation::Hello { project } => self.observed(self.hello(project, time_ms)),
+            Operation::Stats => self.observed(Ok(Answer::Stats(self.stats()))),
             operation => {
                 let decision = self.decide(operation, time_ms, turn);
                 self.apply(decision.changes, session, batch, events);
-                return decision.outcome;
+                decision.outcome
             }
         };
+        if let Some(trace) = trace {
+            trace.finish(&outcome);
+        }
+        outcome
+    }
+
+    fn observed(&self, result: Result<Answer, Failure>) -> Outcome {
         Outcome { revision: Some(self.state.revision()), result }
     }
 
@@ -269,7 +278,7 @@ impl<L: Log> Worker<L> {
         }
     }
 
-    fn hello(&mut self, project: Option<String>, time_ms: u64) -> Result<Answer, Failure> {
+    fn hello(&self, project: Option<String>, time_ms: u64) -> Result<Answer, Failure> {
         let facts = &self.facts;
         if let Some(wanted) = project.filter(|wanted| *wanted != facts.project) {
             let message = format!("this broker serves project {:?}, not {wanted:?}", facts.project);
@@ -327,6 +336,7 @@ impl<L: Log> Worker<L> {
 
 /// Numbers the mutations of one message: the i-th has the header's sequence + i; reads have none.
 struct Sequence {
+    client: ClientId,
     session: Option<SessionId>,
     next: Option<u64>,
 }
@@ -339,6 +349,44 @@ impl Sequence {
         let sequence = self.next?;
         self.next = sequence.checked_add(1);
         Some(SessionRef { id: self.session?.0, sequence })
+    }
+}
+
+/// One line per request, so that the interleaving of clients can be seen. Values never appear.
+struct Trace {
+    started: Instant,
+    client: ClientId,
+    session: Option<SessionRef>,
+    verb: &'static str,
+    key: Option<String>,
+}
+
+impl Trace {
+    /// A longer key is cut in the log.
+    const KEY_BYTES: usize = 80;
+
+    fn start(client: ClientId, session: Option<SessionRef>, operation: &Operation) -> Trace {
+        let key = match operation {
+            Operation::Get { key } | Operation::Put { key, .. } | Operation::Del { key, .. } => Some(key),
+            Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
+            Operation::Hello { .. } | Operation::Ping | Operation::Stats | Operation::Size => None,
+        };
+        let key = key.map(|key| String::from_utf8_lossy(&key[..key.len().min(Trace::KEY_BYTES)]).into_owned());
+        Trace { started: Instant::now(), client, session, verb: operation.verb(), key }
+    }
+
+    fn finish(self, outcome: &Outcome) {
+        tracing::trace!(
+            client = self.client,
+            session = self.session.map(|session| SessionId(session.id).to_string()),
+            sequence = self.session.map(|session| session.sequence),
+            key = self.key,
+            revision = outcome.revision,
+            outcome = outcome.result.as_ref().map_or_else(|failure| failure.code.name(), |_| "ok"),
+            us = self.started.elapsed().as_micros() as u64,
+            "{}",
+            self.verb
+        );
     }
 }
 
