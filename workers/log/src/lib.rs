@@ -4,7 +4,7 @@
 //! - [`Persisted`] is the proof that a revision reached the level the sync mode promises; only this crate can make one.
 //! - Every byte goes through the small [`Storage`] trait: [`DiskStorage`] is real, [`SimStorage`] can crash.
 //! - Recovery cuts a torn tail, refuses damage to anything that was once durable, and never guesses which of the two it sees:
-//!   the rule is in [`recovery`](crate::FileLog::open) and, with its reasons, in `docs/storage.md`.
+//!   the rule and its reasons are in `docs/storage.md`.
 //! - An I/O error is final. The log refuses every later call, and the caller ends the process.
 //!
 //! Caveat: there is no checkpoint yet, so the log grows and a start replays all of it.
@@ -14,6 +14,7 @@ mod disk;
 mod entropy;
 mod error;
 mod format;
+mod history;
 mod lock;
 mod log;
 mod mark;
@@ -31,6 +32,7 @@ pub use disk::DiskStorage;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use error::LogError;
 pub use format::{FORMAT_VERSION, MAX_BATCH_BYTES};
+pub use history::LogReader;
 pub use lock::{DirLock, LockError, LockHolder, LockOutcome};
 pub use log::{FileLog, Log, LogOptions, LogStats, PersistLevel, Persisted, SyncMode};
 pub use memory::MemoryLog;

@@ -1,13 +1,14 @@
 //! The log on a real directory: append, restart, seal, marks, refusal after an error.
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvbroker_log::{
-    BatchBuilder, Cause, DiskStorage, EpochReason, FileLog, Log, LogError, LogOptions, PersistLevel, RecordRef, RecoveryReport,
-    SessionRef, SyncMode,
+    BatchBuilder, Cause, DiskStorage, EpochReason, FileLog, Log, LogError, LogOptions, LogReader, PersistLevel, RecordRef,
+    RecoveryReport, SessionRef, SyncMode,
 };
 
 /// A group as the visitor saw it: revision, cause, session, stamp, records (a delete has no value).
@@ -158,4 +159,52 @@ fn files_that_do_not_belong_here_are_refused_in_clear_words() {
     // The whole log gone, the mark still there.
     std::fs::remove_file(&segment).unwrap();
     assert!(matches!(refusal(directory.path()), LogError::Damaged { .. }));
+}
+
+#[test]
+fn a_reader_follows_the_log_in_service_and_stops_at_the_proof() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = LogOptions::new(SyncMode::Always);
+    options.segment_bytes = 8 << 10;
+    let (mut log, ..) = open_with(directory.path(), options).unwrap();
+    let storage = || Arc::new(DiskStorage::open(directory.path()).unwrap());
+    let mut behind = LogReader::after(storage(), 0).unwrap().unwrap();
+    for revision in 1..=60 {
+        put(&mut log, revision, &[1; 500]).unwrap();
+    }
+    let early = log.persisted();
+    put(&mut log, 61, b"later").unwrap();
+    assert!(log.stats().segments > 5);
+    let mut seen = Vec::new();
+    behind
+        .read(&early, &mut |group| {
+            seen.push(group.revision);
+            if group.revision == 7 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    assert_eq!((seen.len(), behind.revision()), (7, 7));
+    behind
+        .read(&early, &mut |group| {
+            seen.push(group.revision);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, (1..=60).collect::<Vec<_>>());
+    let mut middle = LogReader::after(storage(), 44).unwrap().unwrap();
+    let mut seen = Vec::new();
+    middle
+        .read(&log.persisted(), &mut |group| {
+            seen.push((group.revision, group.records().len()));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert_eq!(seen, (45..=61).map(|revision| (revision, 1)).collect::<Vec<_>>());
+    // A batch that went bad under the reader is said, not skipped.
+    let segment = directory.path().join("table.txn.00000002");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[4500] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let mut again = LogReader::after(storage(), 0).unwrap().unwrap();
+    let error = again.read(&log.persisted(), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { .. }), "{error}");
 }
