@@ -1,0 +1,98 @@
+//! Programs written from docs/protocol.md in another language, with its usual ZeroMQ and MessagePack packages.
+//!
+//! They run in the Python environment that `tests/peers` makes (or `KVBROKER_PYTHON` names).
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use kvbroker_tests::{Broker, BrokerOptions, python};
+use serde_json::json;
+
+const PROTOCOL: &str = include_str!("../../docs/protocol.md");
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name)
+}
+
+/// What a script prints; it must succeed.
+fn lines(python: &Path, broker: &Broker, name: &str, arguments: &[&str]) -> Vec<String> {
+    let output: Output = Command::new(python)
+        .arg(script(name))
+        .args(arguments)
+        .env("KVBROKER_HOME", broker.home().path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// A child that does not outlive its test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // It has ended by itself if all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn fifteen_lines_with_json_and_fifteen_with_messagepack() {
+    let Some(python) = python() else { return };
+    let broker = Broker::start(BrokerOptions::default().project("NETID-a5"));
+    let said = lines(&python, &broker, "kv_json.py", &["NETID-a5"]);
+    assert_eq!(said, ["{'retry_safe': False, 'status': 'ok', 'rev': 1}", "{'weight': 100}"]);
+    let broker = Broker::start(BrokerOptions::default().project("NETID-a5"));
+    let said = lines(&python, &broker, "kv_msgpack.py", &["NETID-a5"]);
+    assert_eq!(said, ["[0, 1]", "[0, 1, {'weight': 100, 'raw': b'\\x00\\xff'}, 1, 1]"]);
+    // What one encoding wrote, the other reads.
+    let read = broker.req().ask_json(&json!({"op": "get", "key": "zebra"}));
+    assert_eq!(read["value"], json!({"weight": 100, "raw": {"$bytes": "AP8="}}));
+}
+
+#[test]
+fn the_documentation_shows_the_programs_that_run_here() {
+    for name in ["kv_json.py", "kv_msgpack.py"] {
+        let program = std::fs::read_to_string(script(name)).unwrap();
+        assert!(program.lines().count() <= 16, "{name} is short");
+        assert!(PROTOCOL.contains(&format!("```python\n{program}```\n")), "docs/protocol.md shows {name} as it is");
+    }
+}
+
+#[test]
+fn a_plain_subscriber_sees_changes_under_its_prefix() {
+    let Some(python) = python() else { return };
+    let broker = Broker::plain();
+    let mut child = Command::new(python)
+        .arg(script("watch_feed.py"))
+        .arg(broker.pub_socket())
+        .args(["user/", "3"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let _guard = Guard(child);
+    assert_eq!(said.next().unwrap(), "ready");
+    let client = broker.dealer();
+    client.ask_json(&json!({"op": "put", "key": "user/ada", "value": {"age": 36}}));
+    client.ask_json(&json!({"op": "put", "key": "other", "value": 1}));
+    client.ask_json(&json!([{"op": "put", "key": "user/böb", "value": null}, {"op": "del", "key": "user/ada"}]));
+    let expected = ["1 put user/ada {'age': 36}", "3 put user/böb None", "4 remove user/ada None"];
+    assert_eq!(said.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn the_owners_key_opens_tcp_and_the_brokers_key_is_the_derived_one() {
+    let Some(python) = python() else { return };
+    let broker = Broker::plain();
+    let endpoint = broker.runtime_directory().join("endpoint.json");
+    let secret = broker.home().path().join("config/id");
+    let said = lines(&python, &broker, "kv_tcp.py", &[endpoint.to_str().unwrap(), secret.to_str().unwrap()]);
+    assert_eq!(said, ["ok", "tcp"]);
+}
