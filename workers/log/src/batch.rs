@@ -197,3 +197,108 @@ impl Finished<'_> {
         &self.buffer[BATCH_HEADER_BYTES..]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::payload::{Groups, PayloadFault, RecordRef, validate};
+
+    fn sample() -> BatchBuilder {
+        let mut batch = BatchBuilder::new();
+        batch.begin(7);
+        batch.group(5, Cause::Request, Some(SessionRef { id: [9; 16], sequence: 3 }));
+        batch.put(b"k", b"value");
+        batch.delete(b"gone");
+        batch.group(5, Cause::Bookkeeping, None);
+        batch.group(6, Cause::Expiry, None);
+        batch.put(b"", b"");
+        batch
+    }
+
+    #[test]
+    fn the_bytes_are_these_and_read_back() {
+        let mut batch = sample();
+        assert_eq!((batch.last_revision(), batch.stamp_ms()), (Some(6), 7));
+        let finished = batch.finish().unwrap();
+        assert_eq!((finished.base_revision, finished.groups, finished.records), (Some(4), 3, 3));
+        let mut expected = vec![];
+        expected.extend([48, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0]);
+        expected.extend([9; 16]);
+        expected.extend([3, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend(b"\x01\x01\0\0\0\x05\0\0\0kvalue");
+        expected.extend(b"\x02\x04\0\0\0gone");
+        expected.extend([0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
+        expected.extend([9, 0, 0, 0, 1, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
+        expected.extend(b"\x01\0\0\0\0\0\0\0\0");
+        assert_eq!(finished.payload(), expected);
+        let summary = validate(&expected, 3, 4).unwrap();
+        assert_eq!((summary.last_revision, summary.records), (6, 3));
+        let groups: Vec<_> = Groups::new(&expected, 7).collect();
+        assert_eq!((groups[0].revision, groups[1].cause, groups[2].stamp_ms), (5, Cause::Bookkeeping, 7));
+        let records: Vec<_> = groups[0].records().collect();
+        assert_eq!(records, [RecordRef::Put { key: b"k", value: b"value" }, RecordRef::Delete { key: b"gone" }]);
+    }
+
+    #[test]
+    fn no_payload_that_is_wrong_gets_past_the_check() {
+        let mut batch = sample();
+        let payload = batch.finish().unwrap().payload().to_vec();
+        assert!(validate(&payload, 2, 4).is_err() && validate(&payload, 4, 4).is_err() && validate(&payload, 3, 5).is_err());
+        assert!(matches!(validate(&[], 1, 0), Err(PayloadFault::Malformed(_))));
+        for length in 0..payload.len() {
+            assert!(validate(&payload[..length], 3, 4).is_err(), "cut at {length}");
+        }
+        // Whatever passes can be walked to its end.
+        for at in 0..payload.len() {
+            for mask in 1..=255u8 {
+                let mut bytes = payload.clone();
+                bytes[at] ^= mask;
+                if validate(&bytes, 3, 4).is_ok() {
+                    assert_eq!(Groups::new(&bytes, 0).map(|group| group.records().count()).sum::<usize>(), 3);
+                }
+            }
+        }
+        let mut newer = payload.clone();
+        newer[16] = 77;
+        assert_eq!(validate(&newer, 3, 4), Err(PayloadFault::Newer("a group of cause 77".to_owned())));
+    }
+
+    #[test]
+    fn a_caller_that_breaks_the_rules_is_told_so_at_the_end() {
+        let refused = |build: &dyn Fn(&mut BatchBuilder)| {
+            let mut batch = BatchBuilder::new();
+            build(&mut batch);
+            let error = batch.finish().unwrap_err();
+            batch.begin(1);
+            assert!(batch.is_empty() && batch.finish().is_ok(), "begin forgets the error");
+            error
+        };
+        assert!(refused(&|batch| batch.put(b"k", b"v")).contains("outside of a group"));
+        assert!(
+            refused(&|batch| {
+                batch.group(1, Cause::Request, None);
+                batch.group(3, Cause::Request, None);
+            })
+            .contains("revision 3")
+        );
+        assert!(refused(&|batch| batch.group(0, Cause::Request, None)).contains("revision 0"));
+        assert!(
+            refused(&|batch| {
+                batch.group(1, Cause::Request, None);
+                batch.group(2, Cause::Bookkeeping, None);
+            })
+            .contains("revision 2")
+        );
+        assert!(
+            refused(&|batch| {
+                batch.group(1, Cause::Request, None);
+                let value = vec![0; MAX_BATCH_BYTES / 2];
+                batch.put(b"k", &value);
+                batch.put(b"k", &value);
+            })
+            .contains("larger")
+        );
+    }
+}

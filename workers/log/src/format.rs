@@ -340,3 +340,7 @@ impl BatchHeader {
         self.offset + BATCH_HEADER_BYTES as u64 + u64::from(self.payload_bytes)
     }
 }
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

@@ -215,3 +215,20 @@ fn a_group_that_the_visitor_refuses_stops_the_start() {
     assert!(error.to_string().contains("unknown record space 0x7f"), "{error}");
     assert_eq!(disk.contents("table.txn.00000003"), before);
 }
+
+#[test]
+fn the_bytes_of_a_log_have_not_changed_by_accident() {
+    let (disk, mut log) = small_log();
+    log.close(500).unwrap();
+    let sums: Vec<_> =
+        disk.list().unwrap().into_iter().map(|name| (crc32c::crc32c(&disk.contents(&name).unwrap()), name)).collect();
+    let expected = [
+        (358_164_143, MARK),
+        (651_278_752, "table.txn.00000001"),
+        (2_363_691_555, "table.txn.00000002"),
+        (387_920_600, "table.txn.00000003"),
+    ];
+    // Other sums mean another format: raise FORMAT_VERSION and keep reading the old one.
+    assert_eq!(kvbroker_log::FORMAT_VERSION, 1);
+    assert_eq!(sums, expected.map(|(sum, name)| (sum, name.to_owned())));
+}
