@@ -15,7 +15,11 @@ pub(crate) fn check(bytes: &[u8], depth_max: usize) -> Result<&str, Failure> {
     let raw: &RawValue =
         serde_json::from_slice(bytes).map_err(|error| Failure::invalid(format!("not one JSON value in UTF-8: {error}")))?;
     let mut walker = Walker::new(raw.get());
-    walker.check_value(depth_max)?;
+    let mut escapes = false;
+    walker.check_value(depth_max, &mut escapes)?;
+    if escapes {
+        crate::convert::check_escapes(raw.get(), depth_max)?;
+    }
     Ok(raw.get())
 }
 
@@ -146,6 +150,11 @@ impl<'a> Walker<'a> {
         Ok(Some(name))
     }
 
+    /// True before an array.
+    pub(crate) fn at_array(&mut self) -> bool {
+        self.peek() == Some(b'[')
+    }
+
     /// True before the closing brace of the open object.
     pub(crate) fn at_object_end(&mut self) -> bool {
         self.peek() == Some(b'}')
@@ -194,27 +203,25 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    fn check_value(&mut self, depth_left: usize) -> Result<(), Failure> {
+    /// `escapes` becomes true at an object that may be one of the `$` forms; those are checked together afterwards, because a check of
+    /// each by itself would read what is inside others again and again.
+    fn check_value(&mut self, depth_left: usize, escapes: &mut bool) -> Result<(), Failure> {
         let start = self.at;
         let nest = |walker: &Self| depth_left.checked_sub(1).ok_or_else(|| walker.wrong("nested deeper than 100 levels"));
         match self.token()? {
             Token::Array => {
                 let depth_left = nest(self)?;
                 while self.more_elements() {
-                    self.check_value(depth_left)?;
+                    self.check_value(depth_left, escapes)?;
                 }
             }
             Token::Object => {
                 let depth_left = nest(self)?;
                 let mut names = Vec::new();
                 while let Some(name) = self.next_field()? {
-                    let value_at = self.at;
                     names.push(name);
-                    self.check_value(depth_left)?;
-                    if names.len() == 1 && names[0].starts_with('$') && self.at_object_end() {
-                        let value = self.text.get(value_at..self.at).unwrap_or_default();
-                        crate::convert::check_escape(&names[0], value)?;
-                    }
+                    self.check_value(depth_left, escapes)?;
+                    *escapes |= names.len() == 1 && names[0].starts_with('$') && self.at_object_end();
                 }
                 if has_twins(&mut names) {
                     return Err(Failure::invalid(format!("an object with the same key twice at byte {start}")));

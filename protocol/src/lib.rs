@@ -29,7 +29,7 @@ pub use encode::encode_request;
 pub use error::{ErrorCode, Failure, Status};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
-pub use operation::{Operation, Operations, Pattern, Request, Scan};
+pub use operation::{Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Scalar, field_equals};
 pub use reply::{Answer, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, reported_limits};
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};

@@ -19,13 +19,23 @@ pub const ARRAY_OPERATIONS_MAX: usize = 4_096;
 /// Longest regular expression, bytes.
 pub const REGEX_BYTES_MAX: usize = 4 << 10;
 /// Largest compiled regular expression, bytes of the regex engine's program.
-pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;
+pub const REGEX_PROGRAM_BYTES_MAX: usize = 256 << 10;
+/// What the regex engine may keep in memory to make matching fast, bytes; only while a page is made.
+pub const REGEX_CACHE_BYTES_MAX: usize = 1 << 20;
+/// Most operations of one array that carry a regular expression: compiling a large one takes about a millisecond.
+pub const ARRAY_REGEXES_MAX: usize = 16;
 /// Most rows of one page.
 pub const PAGE_ROWS_MAX: usize = 10_000;
 /// Most bytes of keys and stored values of one page; one row always fits.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Most keys that the scans and queries of one message examine together.
 pub const EXAMINED_KEYS_MAX: usize = 10_000;
+/// Most work that the scans and queries of one message do together, in units that take 0.1 µs at worst and mostly much less: a byte
+/// of a key costs one unit for each KiB of the compiled regex, [`QUERY_BYTES_PER_UNIT`] bytes of a value that a query looks into cost
+/// one. Keys alone bound nothing: one can be 64 KiB long and its value 8 MiB. The key at which the work is used up is still examined.
+pub const TURN_WORK_MAX: usize = 4 << 20;
+/// Bytes of a value that a query looks into for one unit of [`TURN_WORK_MAX`].
+pub const QUERY_BYTES_PER_UNIT: usize = 64;
 /// Most bytes of keys and stored values in the replies to the reads of one array.
 pub const ARRAY_REPLY_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// Most requests of one client that are taken and not answered.
@@ -57,6 +67,8 @@ const _: () = {
     assert!(PAGE_BYTES_MAX <= ARRAY_REPLY_BYTES_MAX, "an array holds at least one full page");
     assert!(VALUE_BYTES_MAX <= ARRAY_REPLY_BYTES_MAX, "an array can read the largest value");
     assert!(PAGE_ROWS_MAX <= EXAMINED_KEYS_MAX, "a full page is reachable in one turn");
+    assert!(VALUE_BYTES_MAX / QUERY_BYTES_PER_UNIT <= TURN_WORK_MAX, "one key alone does not use up a turn of queries");
+    assert!(REGEX_PROGRAM_BYTES_MAX >= 1 << 10, "a regex costs at least one unit per byte");
     assert!(ENVELOPE_FRAMES_MAX < FRAMES_MAX, "an envelope leaves room for the body");
     assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");
     assert!(MESSAGE_BYTES_MAX <= BATCH_BYTES_MAX, "the largest message fits into a batch");

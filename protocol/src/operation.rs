@@ -1,6 +1,8 @@
 //! What a client asks for, decoded and checked.
 
+use crate::error::Failure;
 use crate::header::{Form, Header};
+use crate::limits;
 use crate::predicate::Scalar;
 use crate::value::{Key, Stored};
 
@@ -115,43 +117,93 @@ pub struct Scan {
     pub limit: Option<usize>,
 }
 
-/// A compiled regular expression over keys.
-#[derive(Clone, Debug)]
-pub struct Pattern(regex::bytes::Regex);
+/// A regular expression over keys, known to compile.
+///
+/// It is kept as text until it is used: a compiled one can be ten thousand times as large as the request that asked for it, and
+/// thousands of requests may wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    /// Bound of the compiled program, KiB.
+    program_kib: usize,
+}
+
+/// Steps in which a pattern's compiled size is found out, KiB.
+const PROGRAM_KIB_STEPS: [usize; 5] = [1, 4, 16, 64, limits::REGEX_PROGRAM_BYTES_MAX >> 10];
 
 impl Pattern {
-    /// Compiles a pattern in the syntax of the `regex` crate; `limit` or `invalid` with the reason.
-    pub fn new(pattern: &str) -> Result<Pattern, crate::Failure> {
-        use crate::{Failure, limits};
+    /// Checks a pattern in the syntax of the `regex` crate; `limit` or `invalid` with the reason.
+    pub fn new(pattern: &str) -> Result<Pattern, Failure> {
         if pattern.len() > limits::REGEX_BYTES_MAX {
             return Err(Failure::limit(format!("a regex has at most {} bytes", limits::REGEX_BYTES_MAX)));
         }
-        regex::bytes::RegexBuilder::new(pattern)
-            .size_limit(limits::REGEX_PROGRAM_BYTES_MAX)
-            .dfa_size_limit(limits::REGEX_PROGRAM_BYTES_MAX)
-            .build()
-            .map(Pattern)
-            .map_err(|error| match error {
-                regex::Error::CompiledTooBig(_) => {
-                    Failure::limit("the regex is too large once compiled; use smaller repetitions")
-                }
-                error => Failure::invalid(format!("the regex does not compile: {error}")),
-            })
+        for program_kib in PROGRAM_KIB_STEPS {
+            match compile(pattern, program_kib) {
+                Ok(_) => return Ok(Pattern { text: pattern.to_owned(), program_kib }),
+                Err(regex::Error::CompiledTooBig(_)) => {}
+                Err(error) => return Err(Failure::invalid(format!("the regex does not compile: {error}"))),
+            }
+        }
+        Err(Failure::limit(
+            "the regex is too large once compiled; use smaller repetitions, or ASCII classes such as (?-u:\\w) and [0-9]",
+        ))
     }
 
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        &self.text
     }
 
-    /// True when the pattern is found in the key.
-    pub fn is_match(&self, key: &[u8]) -> bool {
-        self.0.is_match(key)
+    /// Compiles the pattern for use. None if the engine refuses today what it took in [`Pattern::new`], which it does not.
+    pub fn matcher(&self) -> Option<Matcher> {
+        Some(Matcher { regex: compile(&self.text, self.program_kib).ok()?, program_kib: self.program_kib })
     }
 }
 
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Pattern) -> bool {
-        self.as_str() == other.as_str()
+fn compile(pattern: &str, program_kib: usize) -> Result<regex::bytes::Regex, regex::Error> {
+    regex::bytes::RegexBuilder::new(pattern).size_limit(program_kib << 10).dfa_size_limit(limits::REGEX_CACHE_BYTES_MAX).build()
+}
+
+/// A compiled [`Pattern`].
+#[derive(Debug)]
+pub struct Matcher {
+    regex: regex::bytes::Regex,
+    program_kib: usize,
+}
+
+impl Matcher {
+    /// True when the pattern is found in the key.
+    pub fn is_match(&self, key: &[u8]) -> bool {
+        self.regex.is_match(key)
+    }
+
+    /// What looking at a key costs at worst, in units of [`limits::TURN_WORK_MAX`].
+    pub fn work(&self, key: &[u8]) -> usize {
+        key.len().saturating_mul(self.program_kib)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::error::ErrorCode;
+
+    #[test]
+    fn ordinary_patterns_are_taken_and_cost_what_they_may_cost() {
+        for (pattern, program_kib) in [("^user/", 1), ("^[a-z]+-[0-9]{4}$", 1), (".*foo.*bar.*", 4), (r"^user/\d+/\w+$", 64)] {
+            let matcher = Pattern::new(pattern).unwrap().matcher().unwrap();
+            assert_eq!(matcher.work(b"0123456789"), 10 * program_kib, "{pattern}");
+        }
+        assert!(Pattern::new("a+b").unwrap().matcher().unwrap().is_match(b"caab"));
+    }
+
+    #[test]
+    fn what_does_not_compile_is_refused_with_a_reason() {
+        let code = |pattern: &str| Pattern::new(pattern).unwrap_err().code;
+        assert_eq!(code("("), ErrorCode::Invalid);
+        assert_eq!(code(r"\w{1000}"), ErrorCode::Limit);
+        assert_eq!(code("(((((a{100}){100}){100}){100}){100})"), ErrorCode::Limit);
+        assert_eq!(code(&"a".repeat(limits::REGEX_BYTES_MAX + 1)), ErrorCode::Limit);
     }
 }

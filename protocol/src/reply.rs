@@ -138,6 +138,7 @@ pub fn reported_limits() -> Vec<(String, u64)> {
         ("depth", DEPTH_MAX),
         ("array_operations", ARRAY_OPERATIONS_MAX),
         ("regex_bytes", REGEX_BYTES_MAX),
+        ("array_regexes", ARRAY_REGEXES_MAX),
         ("page_rows", PAGE_ROWS_MAX),
         ("page_bytes", PAGE_BYTES_MAX),
         ("examined_keys", EXAMINED_KEYS_MAX),

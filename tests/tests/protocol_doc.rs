@@ -184,6 +184,7 @@ fn the_tables_of_limits_are_the_codes() {
     let fixed = [
         ("envelope_frames", limits::ENVELOPE_FRAMES_MAX as u64),
         ("regex_program_bytes", limits::REGEX_PROGRAM_BYTES_MAX as u64),
+        ("turn_work", limits::TURN_WORK_MAX as u64),
         ("array_reply_bytes", limits::ARRAY_REPLY_BYTES_MAX as u64),
         ("intake_calls", limits::INTAKE_CALLS_MAX as u64),
         ("intake_bytes", limits::INTAKE_BYTES_MAX as u64),

@@ -22,6 +22,8 @@ pub struct Stamp {
 pub struct Turn {
     /// Keys that scans and queries may still examine.
     pub examined_left: usize,
+    /// Units of [`limits::TURN_WORK_MAX`] that matching keys and looking into values may still take.
+    pub work_left: usize,
     /// Bytes of keys and values that the reply may still take; None for a single operation, whose page has its own bound.
     pub reply_bytes_left: Option<usize>,
 }
@@ -29,12 +31,23 @@ pub struct Turn {
 impl Turn {
     /// The turn of a message with one operation.
     pub fn one() -> Turn {
-        Turn { examined_left: limits::EXAMINED_KEYS_MAX, reply_bytes_left: None }
+        Turn { examined_left: limits::EXAMINED_KEYS_MAX, work_left: limits::TURN_WORK_MAX, reply_bytes_left: None }
     }
 
     /// The turn of an array.
     pub fn many() -> Turn {
-        Turn { examined_left: limits::EXAMINED_KEYS_MAX, reply_bytes_left: Some(limits::ARRAY_REPLY_BYTES_MAX) }
+        Turn { reply_bytes_left: Some(limits::ARRAY_REPLY_BYTES_MAX), ..Turn::one() }
+    }
+
+    /// True when no further key may be examined.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.examined_left == 0 || self.work_left == 0
+    }
+
+    /// Counts a key as examined at this price. The last one may cost more than was left.
+    pub(crate) fn examine(&mut self, work: usize) {
+        self.examined_left = self.examined_left.saturating_sub(1);
+        self.work_left = self.work_left.saturating_sub(work);
     }
 
     /// Takes bytes of the reply; false if they don't fit.
@@ -80,9 +93,9 @@ pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn
             Ok(Answer::Done)
         }
         Operation::Del { key, return_old } => del(&mut overlay, key, return_old, turn),
-        Operation::Scan(wanted) => scan(state, &wanted, turn, |_| true).map(rows),
+        Operation::Scan(wanted) => scan(state, &wanted, None, turn).map(rows),
         Operation::Query { subkey, subvalue, scan: wanted } => {
-            scan(state, &wanted, turn, |value| field_equals(value, &subkey, &subvalue)).map(rows)
+            scan(state, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn).map(rows)
         }
         Operation::Hello { .. } | Operation::Stats => {
             Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
