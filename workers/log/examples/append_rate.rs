@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         encoding_us / 1000,
         log.stats()
     );
-    log.close(u64::MAX / 2)?;
+    log.close(batch.stamp_ms())?;
     drop(log);
     let started = Instant::now();
     let (_, report) = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |_| Ok(()))?;

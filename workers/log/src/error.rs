@@ -6,7 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::recovery::VisitError;
+use crate::report::VisitError;
 
 /// Why the log can't be opened or went out of service. Every one is final for the process.
 #[derive(Debug, thiserror::Error)]

@@ -8,10 +8,11 @@ use super::life::{Life, Step};
 use crate::batch::BatchBuilder;
 use crate::entropy::SeededEntropy;
 use crate::error::LogError;
+use crate::file_log::{FileLog, LogOptions};
 use crate::format::SEGMENT_HEADER_BYTES;
-use crate::log::{FileLog, Log, LogOptions, PersistLevel, Persisted, SyncMode};
+use crate::log::{Log, PersistLevel, Persisted, SyncMode};
 use crate::payload::{Cause, GroupRef, RecordRef};
-use crate::recovery::{RecoveryReport, VisitError};
+use crate::report::{RecoveryReport, VisitError};
 use crate::sim::{CrashChoice, Fault, SimStorage};
 
 /// One group, told apart from every other one ever appended by its serial number.
