@@ -66,13 +66,14 @@ mod tests {
 
     #[test]
     fn every_way_to_send_a_body_is_understood() {
-        let bare = split(&[&b"id"[..], b"{}"]).unwrap();
-        assert_eq!(bare, (Envelope { routing_id: b"id".to_vec(), frames: vec![] }, &b"{}"[..]));
-        let req = split(&[&b"id"[..], b"", b"{}"]).unwrap();
-        assert_eq!(req.0.frames, [b"".to_vec()]);
-        let correlated = split(&[&b"id"[..], b"\x01\x02\x03\x04", b"", b"{}"]).unwrap();
-        assert_eq!(correlated.0.frames, [b"\x01\x02\x03\x04".to_vec(), b"".to_vec()]);
-        assert_eq!(correlated.1, b"{}");
+        let bare = [&b"id"[..], b"{}"];
+        assert_eq!(split(&bare).unwrap(), (Envelope { routing_id: b"id".to_vec(), frames: vec![] }, &b"{}"[..]));
+        let req = [&b"id"[..], b"", b"{}"];
+        assert_eq!(split(&req).unwrap().0.frames, [b"".to_vec()]);
+        let correlated = [&b"id"[..], b"\x01\x02\x03\x04", b"", b"{}"];
+        let (envelope, body) = split(&correlated).unwrap();
+        assert_eq!(envelope.frames, [b"\x01\x02\x03\x04".to_vec(), b"".to_vec()]);
+        assert_eq!(body, b"{}");
     }
 
     #[test]
