@@ -1,0 +1,151 @@
+//! `kvclient PROJECT VERB …`: the table of a broker that is found by name.
+//!
+//! - Results go to stdout, everything else to stderr; the exit code says what happened.
+//! - A reader of stdout that goes away has what it wanted: success.
+//! - Ctrl-C ends at once with 130 and names a mutation whose outcome is not known then.
+
+mod args;
+mod batch;
+mod list;
+mod output;
+mod verbs;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use kvbroker::client::{Client, ClientError};
+use kvbroker::exit::Exit;
+use tracing::Level;
+
+use args::{Global, Invocation, Misuse};
+
+/// What the shell shows for a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// The client in use, for whoever ends the program meanwhile.
+static CLIENT: OnceLock<Arc<Client>> = OnceLock::new();
+
+/// Why the program ends without a result.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// The broker, or the way to it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The command line, or what came in.
+    #[error("{}", .0.sentence)]
+    Misuse(Misuse),
+    /// Stdout.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Trouble {
+    fn misuse(sentence: impl Into<String>) -> Self {
+        Trouble::Misuse(Misuse { sentence: sentence.into(), hint: None })
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Trouble::Client(error) => error.exit(),
+            Trouble::Misuse(_) => Exit::Usage,
+            Trouble::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            // No number is published for a full disk behind stdout; it is no outcome of the broker's.
+            Trouble::Output(_) => Exit::Usage,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let invocation = match args::parse(std::env::args_os().collect()) {
+        Ok(invocation) => invocation,
+        Err(misuse) => {
+            complain(&misuse.sentence, misuse.hint.as_deref());
+            return Exit::Usage.into();
+        }
+    };
+    match invocation {
+        Invocation::Print(text) => match print(&text) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Usage.into(),
+            _ => Exit::Ok.into(),
+        },
+        Invocation::List(global) => {
+            prepare(&global);
+            ended(list::run(&global), &global)
+        }
+        Invocation::Use { target, verb, global } => {
+            prepare(&global);
+            ended(verbs::run(&target, verb, &global), &global)
+        }
+    }
+}
+
+/// Before anything is contacted or any secret read.
+fn prepare(global: &Global) {
+    // Where the kernel refuses, there is nothing that a client could do better.
+    let _ = kvbroker::keys::keep_secrets_out_of_core_files();
+    if global.verbose > 0 {
+        let level = kvbroker::logging::level(Level::WARN, global.quiet, global.verbose);
+        // Flushed where the program ends.
+        std::mem::forget(kvbroker::logging::start(global.log_format, level));
+    }
+    let handler = || {
+        if let Some(request) = CLIENT.get().and_then(|client| client.in_doubt()) {
+            complain(&format!("interrupted; the outcome of request {request} is unknown, it may have been done"), None);
+        }
+        std::process::exit(INTERRUPTED);
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        tracing::warn!(target: "kvbroker::client", %error, "Ctrl-C can't be handled");
+    }
+}
+
+/// Says what there is to say and gives the exit code.
+fn ended(result: Result<Exit, Trouble>, global: &Global) -> ExitCode {
+    let exit = result.unwrap_or_else(|trouble| {
+        let exit = trouble.exit();
+        if exit != Exit::Ok {
+            tell(&trouble, global);
+        }
+        exit
+    });
+    kvbroker::logging::flush();
+    exit.into()
+}
+
+fn tell(trouble: &Trouble, global: &Global) {
+    let hint = match trouble {
+        Trouble::Client(error) => {
+            if global.json {
+                // What stands where the result would; a reader that is gone doesn't need it.
+                let _ = print(&format!("{}\n", output::error_json(error)));
+            }
+            error.hint()
+        }
+        Trouble::Misuse(misuse) => misuse.hint.clone(),
+        Trouble::Output(_) => None,
+    };
+    complain(&trouble.to_string(), hint.as_deref());
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// A sentence on stderr, and what to do about it. That nobody reads it is no error.
+fn complain(sentence: &str, hint: Option<&str>) {
+    let mut text = format!("kvclient: {sentence}\n");
+    if let Some(hint) = hint {
+        text.push_str(&format!("  hint: {hint}\n"));
+    }
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// A remark on stderr while things go on.
+fn remark(global: &Global, sentence: &str) {
+    if !global.quiet {
+        complain(sentence, None);
+    }
+}

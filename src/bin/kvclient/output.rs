@@ -1,0 +1,270 @@
+//! What goes to stdout: results as people read them, or as JSON.
+//!
+//! - Everything goes through one buffer and is flushed at the end, and wherever somebody may be
+//!   waiting for a line.
+//! - Text for people has one row a line whatever keys and values contain.
+//! - JSON has the names of the wire protocol's JSON replies.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use kvbroker::client::{ClientError, WatchEvent};
+use kvbroker::lookup::LookupError;
+use kvbroker_protocol::{
+    Answer, Failure, Form, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Stored, encode_reply, key_to_json_text,
+};
+use serde_json::json;
+
+/// Where results are written.
+pub(crate) struct Output<W: Write = BufWriter<StdoutLock<'static>>> {
+    out: W,
+    json: bool,
+}
+
+impl Output {
+    pub(crate) fn stdout(json: bool) -> Self {
+        Output { out: BufWriter::with_capacity(64 << 10, io::stdout().lock()), json }
+    }
+}
+
+impl<W: Write> Output<W> {
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())?;
+        self.out.write_all(b"\n")
+    }
+
+    /// One outcome as a line of JSON.
+    pub(crate) fn outcome_json(&mut self, outcome: &Outcome) -> io::Result<()> {
+        let mut line = Vec::new();
+        let reply = Reply { id: None, form: Form::Json, retry_safe: None, outcomes: Outcomes::One(outcome.clone()) };
+        encode_reply(&reply, &mut line);
+        line.push(b'\n');
+        self.out.write_all(&line)
+    }
+
+    /// A value by itself: text with a line feed, bytes as they are, the rest as JSON.
+    pub(crate) fn value(&mut self, value: &Stored) -> io::Result<()> {
+        if let Some(text) = value.as_text() {
+            return self.line(&text);
+        }
+        if let Some(bytes) = value.as_byte_string() {
+            return self.out.write_all(&bytes);
+        }
+        let mut line = Vec::new();
+        value.write_json(&mut line);
+        line.push(b'\n');
+        self.out.write_all(&line)
+    }
+
+    /// One row of a scan or query.
+    pub(crate) fn row(&mut self, row: &Row) -> io::Result<()> {
+        let mut line = Vec::new();
+        if self.json {
+            line.extend_from_slice(b"{\"key\":");
+            key_to_json_text(&mut line, &row.key);
+            line.extend_from_slice(b",\"value\":");
+            row.value.write_json(&mut line);
+            write!(line, ",\"modified\":{}}}", row.modified)?;
+        } else {
+            line_key(&mut line, &row.key);
+            line.push(b'\t');
+            row.value.write_json(&mut line);
+        }
+        line.push(b'\n');
+        self.out.write_all(&line)
+    }
+
+    /// One event of a watch. Events without a key are for programs only.
+    pub(crate) fn event(&mut self, event: &WatchEvent) -> io::Result<()> {
+        let mut line = Vec::new();
+        match event {
+            WatchEvent::Listening { epoch, revision } if self.json => {
+                write!(line, "{{\"event\":\"listening\",\"rev\":{revision},\"epoch\":\"{epoch:016x}\"}}")?;
+            }
+            WatchEvent::Lost { why } if self.json => line = serde_json::to_vec(&json!({"event": "lost", "why": why}))?,
+            WatchEvent::Listening { .. } | WatchEvent::Lost { .. } => return Ok(()),
+            WatchEvent::Change { epoch, revision, key, value } => {
+                let kind = if value.is_some() { "put" } else { "remove" };
+                if self.json {
+                    write!(line, "{{\"event\":\"{kind}\",\"rev\":{revision},\"epoch\":\"{epoch:016x}\",\"key\":")?;
+                    key_to_json_text(&mut line, key);
+                } else {
+                    write!(line, "{kind}\t{revision}\t")?;
+                    line_key(&mut line, key);
+                }
+                if let Some(value) = value {
+                    line.extend_from_slice(if self.json { b",\"value\":" } else { b"\t" });
+                    value.write_json(&mut line);
+                }
+                if self.json {
+                    line.push(b'}');
+                }
+            }
+        }
+        line.push(b'\n');
+        self.out.write_all(&line)?;
+        self.flush()
+    }
+
+    pub(crate) fn hello(&mut self, hello: &HelloAnswer) -> io::Result<()> {
+        if self.json {
+            let answer = Answer::Hello(Box::new(hello.clone()));
+            return self.outcome_json(&Outcome { revision: None, result: Ok(answer) });
+        }
+        let prefixes = if hello.prefixes.is_empty() { "all keys".to_owned() } else { hello.prefixes.join(", ") };
+        let lines = [
+            ("project", hello.project.clone()),
+            ("owner", hello.owner.clone()),
+            ("broker", hello.broker.to_string()),
+            ("instance", hello.instance.to_string()),
+            ("epoch", format!("{:016x}", hello.epoch)),
+            ("version", hello.version.clone()),
+            ("protocol", hello.protocol.to_string()),
+            ("durability", hello.durability.clone()),
+            ("may use", prefixes),
+        ];
+        for (name, value) in lines {
+            self.line(&format!("{name:<12}{}", printable(&value)))?;
+        }
+        for (name, limit) in &hello.limits {
+            self.line(&format!("limit {:<22}{limit}", printable(name)))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stats(&mut self, stats: &[(String, StatValue)], outcome: &Outcome) -> io::Result<()> {
+        if self.json {
+            return self.outcome_json(outcome);
+        }
+        let width = stats.iter().map(|(name, _)| name.len()).max().unwrap_or_default() + 2;
+        for (name, value) in stats {
+            let value = match value {
+                StatValue::Number(number) => number.to_string(),
+                StatValue::Text(text) => printable(text),
+            };
+            self.line(&format!("{:<width$}{value}", printable(name)))?;
+        }
+        Ok(())
+    }
+}
+
+/// A key that keeps a line a line: as it is where that is plain, otherwise as JSON.
+fn line_key(out: &mut Vec<u8>, key: &[u8]) {
+    let plain = std::str::from_utf8(key)
+        .is_ok_and(|text| !text.is_empty() && !text.chars().any(char::is_control) && !text.starts_with(['"', '{']));
+    if plain { out.extend_from_slice(key) } else { key_to_json_text(out, key) }
+}
+
+/// What a broker says, without control characters: it may be a stranger's.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// An error as the JSON that stands where a result would.
+pub(crate) fn error_json(error: &ClientError) -> String {
+    let (status, code) = match error {
+        ClientError::Failed(failure) => return failed_json(failure),
+        ClientError::Unknown { .. } => ("unknown", "unknown_outcome"),
+        ClientError::TimedOut { .. } => ("failed", "timed_out"),
+        ClientError::Lookup(error) => ("failed", lookup_code(error)),
+        ClientError::Protocol(_) => ("failed", "bad_reply"),
+        ClientError::Decode { .. } | ClientError::Encode(_) => ("invalid", "wrong_type"),
+        _ => ("failed", "transport"),
+    };
+    let mut said = json!({"code": code, "message": error.to_string(), "definite": error.is_definite()});
+    if let ClientError::Unknown { request, .. } = error {
+        said["request"] = request.to_string().into();
+    }
+    json!({"status": status, "error": said}).to_string()
+}
+
+fn failed_json(failure: &Failure) -> String {
+    let mut line = Vec::new();
+    let outcomes = Outcomes::One(Outcome { revision: None, result: Err(failure.clone()) });
+    encode_reply(&Reply { id: None, form: Form::Json, retry_safe: None, outcomes }, &mut line);
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+fn lookup_code(error: &LookupError) -> &'static str {
+    match error {
+        LookupError::NotHere { .. } => "not_here",
+        LookupError::NotListed { .. } => "not_listed",
+        LookupError::CatalogsSilent { .. } => "catalogs_silent",
+        LookupError::NotWanted { .. } => "not_wanted",
+        LookupError::Unreachable { .. } | LookupError::NoSuchHost { .. } => "unreachable",
+        LookupError::Refused { .. } => "refused",
+        LookupError::Ambiguous { .. } => "ambiguous",
+        _ => "setup",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use kvbroker_protocol::ErrorCode;
+
+    use super::*;
+
+    fn written(json: bool, write: impl FnOnce(&mut Output<Vec<u8>>) -> io::Result<()>) -> String {
+        let mut output = Output { out: Vec::new(), json };
+        write(&mut output).unwrap();
+        String::from_utf8(output.out).unwrap()
+    }
+
+    #[test]
+    fn values_are_printed_as_what_they_are() {
+        let shown = |value: &Stored| written(false, |out| out.value(value));
+        assert_eq!(shown(&Stored::text("a\nb").unwrap()), "a\nb\n");
+        assert_eq!(shown(&Stored::from_json(br#""a\u00e9""#).unwrap()), "aé\n");
+        assert_eq!(shown(&Stored::bytes(b"raw").unwrap()), "raw");
+        assert_eq!(shown(&Stored::from_json(br#"{"a":[1,2.5]}"#).unwrap()), "{\"a\":[1,2.5]}\n");
+        assert_eq!(shown(&Stored::from_msgpack(&[0x2a]).unwrap()), "42\n");
+    }
+
+    #[test]
+    fn a_row_is_a_line_whatever_it_contains() {
+        let row = |key: &[u8], value: &str| Row { key: key.to_vec(), value: Stored::text(value).unwrap(), modified: 3 };
+        let shown = |row: &Row| written(false, |out| out.row(row));
+        assert_eq!(shown(&row(b"plain", "v")), "plain\t\"v\"\n");
+        assert_eq!(shown(&row(b"a\tb\n", "x\ny")), "\"a\\tb\\n\"\t\"x\\ny\"\n");
+        assert_eq!(shown(&row(b"\"quoted", "v")), "\"\\\"quoted\"\t\"v\"\n");
+        assert_eq!(shown(&row(&[0xff], "v")), "{\"$bytes\":\"/w==\"}\t\"v\"\n");
+        assert_eq!(written(true, |out| out.row(&row(b"k", "v"))), "{\"key\":\"k\",\"value\":\"v\",\"modified\":3}\n");
+    }
+
+    #[test]
+    fn events_are_lines_and_signs_of_life_are_for_programs() {
+        let put = WatchEvent::Change { epoch: 1, revision: 2, key: b"k".to_vec(), value: Some(Stored::text("v").unwrap()) };
+        let gone = WatchEvent::Change { epoch: 1, revision: 3, key: b"k".to_vec(), value: None };
+        assert_eq!(written(false, |out| out.event(&put)), "put\t2\tk\t\"v\"\n");
+        assert_eq!(written(false, |out| out.event(&gone)), "remove\t3\tk\n");
+        let json = "{\"event\":\"put\",\"rev\":2,\"epoch\":\"0000000000000001\",\"key\":\"k\",\"value\":\"v\"}\n";
+        assert_eq!(written(true, |out| out.event(&put)), json);
+        let lost = WatchEvent::Lost { why: "x".into() };
+        assert_eq!(written(false, |out| out.event(&lost)), "");
+        assert_eq!(written(true, |out| out.event(&lost)), "{\"event\":\"lost\",\"why\":\"x\"}\n");
+    }
+
+    #[test]
+    fn errors_have_the_shape_of_failed_results() {
+        let failed = error_json(&ClientError::Failed(Failure::new(ErrorCode::Refused, "no")));
+        let late = error_json(&ClientError::TimedOut { project: "p".into(), waited: "1 s".into(), trouble: None });
+        for (text, code) in [(failed, "refused"), (late, "timed_out")] {
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&value["status"], &value["error"]["code"]), (&json!("failed"), &json!(code)));
+            assert_eq!(value["error"]["definite"], json!(true));
+        }
+    }
+
+    #[test]
+    fn strangers_texts_cannot_move_the_cursor() {
+        assert_eq!(printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
+    }
+}

@@ -1,0 +1,302 @@
+//! The verbs: each asks the broker and prints what it says.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvbroker::client::{Client, ClientError, Pages, WatchEvent, exit_of};
+use kvbroker::exit::Exit;
+use kvbroker::lookup::Explanation;
+use kvbroker_protocol::limits::VALUE_BYTES_MAX;
+use kvbroker_protocol::{Answer, Operation, Operations, Outcome, Outcomes, Scalar, Scan, Stored};
+
+use crate::args::{Global, PageArgs, Verb};
+use crate::output::Output;
+use crate::{CLIENT, Trouble, batch, complain, remark};
+
+pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
+    // Before the broker is looked for: what can't be read needs no broker.
+    let verb = Asked::new(verb, global)?;
+    let (client, explanation) = connect(target, global)?;
+    if let Asked::Explain = verb {
+        return explain(client, explanation, global);
+    }
+    let client = Arc::new(client?);
+    // Only one client is made in a run, so the first one stays.
+    let _ = CLIENT.set(Arc::clone(&client));
+    let mut out = Output::stdout(global.json);
+    let exit = match verb {
+        Asked::One(operation) => one(&client, operation, &mut out)?,
+        Asked::Rows { query, scan, pages } => {
+            let pages_of = |scan| match query {
+                None => client.scan(scan),
+                Some((subkey, subvalue)) => client.query(&subkey, subvalue, scan),
+            };
+            rows(pages_of, scan, &pages, &mut out)?
+        }
+        Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
+        Asked::Hello => {
+            out.hello(client.broker())?;
+            Exit::Ok
+        }
+        Asked::Ping => ping(&client, &mut out)?,
+        Asked::Watch { prefix, limit } => watch(&client, &prefix, limit, &mut out, global)?,
+        Asked::Explain => Exit::Ok,
+    };
+    out.flush()?;
+    Ok(exit)
+}
+
+/// A verb whose arguments were read and checked.
+enum Asked {
+    One(Operation),
+    Rows { query: Option<(String, Scalar)>, scan: Scan, pages: PageArgs },
+    Batch,
+    Hello,
+    Ping,
+    Watch { prefix: Vec<u8>, limit: Option<u64> },
+    Explain,
+}
+
+impl Asked {
+    fn new(verb: Verb, global: &Global) -> Result<Self, Trouble> {
+        let bytes = |text: &OsStr| text.as_bytes().to_vec();
+        Ok(match verb {
+            Verb::Put { key, value, file } => {
+                let value = match (value, file) {
+                    (_, Some(path)) => stored(read_file(&path)?, Kind::of_file(global.json))?,
+                    (Some(text), None) if text == "-" => {
+                        stored(read_all(io::stdin().lock(), "stdin")?, Kind::of_text(global.json))?
+                    }
+                    (Some(text), None) => stored(bytes(&text), Kind::of_text(global.json))?,
+                    (None, None) => return Err(Trouble::misuse("put needs a value, `-` or --file")),
+                };
+                Asked::One(Operation::Put { key: bytes(&key), value })
+            }
+            Verb::Get { key } => Asked::One(Operation::Get { key: bytes(&key) }),
+            Verb::Del { key, return_old } => Asked::One(Operation::Del { key: bytes(&key), return_old }),
+            Verb::Size => Asked::One(Operation::Size),
+            Verb::Stats => Asked::One(Operation::Stats),
+            Verb::Scan { prefix, pages } => {
+                let scan = Scan { prefix: bytes(&prefix), pattern: pages.regex.clone(), ..Scan::default() };
+                Asked::Rows { query: None, scan, pages }
+            }
+            Verb::Query { subkey, subvalue, prefix, pages } => {
+                let scan = Scan { prefix: bytes(&prefix), pattern: pages.regex.clone(), ..Scan::default() };
+                Asked::Rows { query: Some((subkey, scalar(subvalue))), scan, pages }
+            }
+            Verb::Batch => Asked::Batch,
+            Verb::Hello => Asked::Hello,
+            Verb::Ping => Asked::Ping,
+            Verb::Watch { prefix, limit } => Asked::Watch { prefix: bytes(&prefix), limit },
+            Verb::Explain => Asked::Explain,
+        })
+    }
+}
+
+/// What a value is taken as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Text where it is UTF-8, otherwise bytes.
+    Text,
+    Bytes,
+    Json,
+}
+
+impl Kind {
+    fn of_text(json: bool) -> Self {
+        if json { Kind::Json } else { Kind::Text }
+    }
+
+    fn of_file(json: bool) -> Self {
+        if json { Kind::Json } else { Kind::Bytes }
+    }
+}
+
+fn stored(bytes: Vec<u8>, kind: Kind) -> Result<Stored, Trouble> {
+    let stored = match (kind, std::str::from_utf8(&bytes)) {
+        (Kind::Json, _) => Stored::from_json(bytes.trim_ascii()),
+        (Kind::Text, Ok(text)) => Stored::text(text),
+        _ => Stored::bytes(&bytes),
+    };
+    stored.map_err(|failure| match kind {
+        Kind::Json => Trouble::misuse(format!("the value is not JSON: {}", failure.message)),
+        _ => Trouble::Client(ClientError::Failed(failure)),
+    })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Trouble> {
+    let name = path.display().to_string();
+    let file = File::open(path).map_err(|error| Trouble::misuse(format!("cannot open {name}: {error}")))?;
+    read_all(file, &name)
+}
+
+fn read_all(input: impl Read, name: &str) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    // One byte more than any value has tells a full value from too much.
+    let read = input.take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| Trouble::misuse(format!("cannot read {name}: {error}")))?;
+    Ok(bytes)
+}
+
+/// JSON where it is a JSON atom, otherwise text.
+fn scalar(text: String) -> Scalar {
+    Scalar::from_json(&text).unwrap_or(Scalar::Text(text))
+}
+
+type Connected = (Result<Client, ClientError>, Option<Explanation>);
+
+fn connect(target: &str, global: &Global) -> Result<Connected, Trouble> {
+    let mut options = global.connect_options().map_err(Trouble::misuse)?;
+    if !global.quiet {
+        options = options.notices(|sentence| complain(&format!("{sentence} …"), None));
+    }
+    let (client, explanation) = Client::connect_explained(target, options);
+    if let Some(explanation) = explanation.as_ref().filter(|_| global.explain) {
+        eprint!("{explanation}");
+    }
+    Ok((client, explanation))
+}
+
+fn explain(client: Result<Client, ClientError>, explanation: Option<Explanation>, global: &Global) -> Result<Exit, Trouble> {
+    let mut out = Output::stdout(false);
+    if let Some(explanation) = explanation {
+        if global.json {
+            out.line(&serde_json::to_string(&explanation).map_err(io::Error::from)?)?;
+        } else {
+            out.line(explanation.to_string().trim_end())?;
+        }
+        out.flush()?;
+    }
+    match client {
+        Ok(_) => Ok(Exit::Ok),
+        // The JSON of the explanation stands on stdout already.
+        Err(error) if global.json => {
+            complain(&error.to_string(), error.hint().as_deref());
+            Ok(error.exit())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, Trouble> {
+    let reply = client.call(Operations::One(operation))?;
+    let (Outcomes::One(outcome), retry_safe) = (reply.outcomes, reply.retry_safe) else {
+        return Err(Trouble::misuse("the broker answered one operation with several results"));
+    };
+    tracing::debug!(target: "kvbroker::client", revision = outcome.revision, retry_safe, "answered");
+    match &outcome.result {
+        Err(failure) => {
+            if out.is_json() {
+                out.outcome_json(&outcome)?;
+            }
+            let error = ClientError::Failed(failure.clone());
+            complain(&error.to_string(), error.hint().as_deref());
+            return Ok(exit_of(failure.code));
+        }
+        Ok(Answer::Stats(stats)) => out.stats(stats, &outcome)?,
+        Ok(_) if out.is_json() => out.outcome_json(&outcome)?,
+        Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value)?,
+        Ok(Answer::Size(size)) => out.line(&size.to_string())?,
+        Ok(_) => {}
+    }
+    Ok(Exit::Ok)
+}
+
+fn rows<'a>(
+    pages_of: impl FnOnce(Scan) -> Pages<'a>,
+    mut scan: Scan,
+    args: &PageArgs,
+    out: &mut Output,
+) -> Result<Exit, Trouble> {
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    let page_size = args.page_size.unwrap_or(u64::MAX).min(left);
+    scan.limit = (page_size < u64::MAX).then(|| usize::try_from(page_size).unwrap_or(usize::MAX));
+    let mut pages = pages_of(scan);
+    while left > 0
+        && let Some(page) = pages.next_page()
+    {
+        for row in page?.rows {
+            if left == 0 {
+                break;
+            }
+            out.row(&row)?;
+            left -= 1;
+        }
+        // Whoever reads along sees each page when it is there.
+        out.flush()?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn ping(client: &Client, out: &mut Output) -> Result<Exit, Trouble> {
+    let start = Instant::now();
+    let revision = client.ping()?;
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    if out.is_json() {
+        out.line(&serde_json::json!({"status": "ok", "rev": revision, "ms": ms}).to_string())?;
+    } else {
+        out.line(&format!("revision {revision}, {ms:.3} ms"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn watch(client: &Client, prefix: &[u8], limit: Option<u64>, out: &mut Output, global: &Global) -> Result<Exit, Trouble> {
+    remark(
+        global,
+        "watch is best effort in this version: changes may be missed while the connection is lost, or when they are read too slowly",
+    );
+    let mut watch = client.watch(prefix)?;
+    let mut left = limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        let Some(event) = watch.next(None)? else { continue };
+        match &event {
+            WatchEvent::Listening { revision, .. } => remark(global, &format!("listening from revision {revision} on")),
+            WatchEvent::Lost { why } => remark(global, &format!("{why}; what changes now is missed; connecting again …")),
+            WatchEvent::Change { .. } => left -= 1,
+        }
+        out.event(&event)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The exit code of one outcome.
+pub(crate) fn exit_of_outcome(outcome: &Outcome) -> Exit {
+    outcome.result.as_ref().err().map_or(Exit::Ok, |failure| exit_of(failure.code))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use kvbroker_protocol::ValueKind;
+
+    use super::*;
+
+    #[test]
+    fn values_are_text_bytes_or_json_by_how_they_are_given() {
+        assert_eq!(stored(b"100".to_vec(), Kind::Text).unwrap().as_text().as_deref(), Some("100"));
+        assert_eq!(stored(vec![0xff], Kind::Text).unwrap().as_byte_string().unwrap(), [0xff]);
+        assert_eq!(stored(b"text".to_vec(), Kind::Bytes).unwrap().as_byte_string().unwrap(), b"text");
+        let json = stored(b" {\"a\": 1}\n".to_vec(), Kind::Json).unwrap();
+        assert_eq!((json.kind(), json.document()), (ValueKind::Json, &b"{\"a\": 1}"[..]));
+        assert!(stored(b"nope".to_vec(), Kind::Json).unwrap_err().to_string().contains("not JSON"));
+        let large = stored(vec![0; VALUE_BYTES_MAX + 1], Kind::Bytes).unwrap_err();
+        assert_eq!(large.exit(), Exit::Busy);
+    }
+
+    #[test]
+    fn subvalues_are_json_atoms_or_text() {
+        assert_eq!(scalar("100".into()), Scalar::Int(100));
+        assert_eq!(scalar("1.5".into()), Scalar::Float(1.5));
+        assert_eq!(scalar("true".into()), Scalar::Bool(true));
+        assert_eq!(scalar("null".into()), Scalar::Null);
+        assert_eq!(scalar("\"100\"".into()), Scalar::Text("100".into()));
+        assert_eq!(scalar("zebra".into()), Scalar::Text("zebra".into()));
+        assert_eq!(scalar("[1]".into()), Scalar::Text("[1]".into()));
+        assert_eq!(scalar(String::new()), Scalar::Text(String::new()));
+    }
+}
