@@ -10,14 +10,15 @@ use crate::PATIENCE;
 /// A DEALER or REQ on a broker's unix socket.
 pub struct RawClient {
     socket: zmq::Socket,
+    context: zmq::Context,
     is_dealer: bool,
 }
 
 /// A SUB on a broker's unix socket.
 pub struct RawSubscriber(zmq::Socket);
 
-fn connect(kind: zmq::SocketType, path: &Path) -> zmq::Socket {
-    let socket = zmq::Context::new().socket(kind).expect("a test has free descriptors");
+fn connect(context: &zmq::Context, kind: zmq::SocketType, path: &Path) -> zmq::Socket {
+    let socket = context.socket(kind).expect("a test has free descriptors");
     socket.set_linger(0).expect("every socket has a linger");
     // A test that wants to send much must not be told to slow down.
     socket.set_sndhwm(0).expect("every socket has a high-water mark");
@@ -42,17 +43,29 @@ fn receive(socket: &zmq::Socket, patience: Duration) -> Option<Vec<Vec<u8>>> {
 impl RawClient {
     /// A DEALER that sends bodies without an envelope.
     pub fn dealer(router_socket: &Path) -> RawClient {
-        RawClient { socket: connect(zmq::DEALER, router_socket), is_dealer: true }
+        RawClient::new(zmq::DEALER, router_socket)
     }
 
     /// A REQ.
     pub fn req(router_socket: &Path) -> RawClient {
-        RawClient { socket: connect(zmq::REQ, router_socket), is_dealer: false }
+        RawClient::new(zmq::REQ, router_socket)
     }
 
-    /// The socket, for options and monitors.
-    pub fn socket(&self) -> &zmq::Socket {
-        &self.socket
+    fn new(kind: zmq::SocketType, router_socket: &Path) -> RawClient {
+        let context = zmq::Context::new();
+        RawClient { socket: connect(&context, kind, router_socket), context, is_dealer: kind == zmq::DEALER }
+    }
+
+    /// A socket that receives a message when the connection has ended.
+    ///
+    /// # Panics
+    /// If ZeroMQ refuses, or at the second call.
+    pub fn watch_for_the_end(&self) -> zmq::Socket {
+        const ENDPOINT: &str = "inproc://end-of-the-connection";
+        self.socket.monitor(ENDPOINT, zmq::SocketEvent::DISCONNECTED as i32).expect("a socket can be watched once");
+        let monitor = self.context.socket(zmq::PAIR).expect("a test has free descriptors");
+        monitor.connect(ENDPOINT).expect("the socket is being watched");
+        monitor
     }
 
     /// Sends these frames as one message.
@@ -107,7 +120,7 @@ impl RawClient {
 impl RawSubscriber {
     /// A SUB with these topics.
     pub fn new(pub_socket: &Path, topics: &[&[u8]]) -> RawSubscriber {
-        let socket = connect(zmq::SUB, pub_socket);
+        let socket = connect(&zmq::Context::new(), zmq::SUB, pub_socket);
         for topic in topics {
             socket.set_subscribe(topic).expect("a SUB takes every topic");
         }
