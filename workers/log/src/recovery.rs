@@ -17,11 +17,11 @@ use uuid::Uuid;
 
 use crate::error::LogError;
 use crate::format::{
-    BATCH_HEADER_BYTES, BatchHeader, BatchKind, SEGMENT_HEADER_BYTES, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason,
+    BATCH_HEADER_BYTES, BatchHeader, BatchKind, MARK_FILE, SEGMENT_HEADER_BYTES, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason,
     segment_name,
 };
 use crate::log::SyncMode;
-use crate::mark::read_mark;
+use crate::mark::{Mark, read_mark};
 use crate::payload::GroupRef;
 use crate::reader::{BatchReader, Chain, Stop, scan_tail};
 use crate::report::{Cut, EpochReason, RecoveryReport, VisitError};
@@ -89,6 +89,8 @@ struct Replay<'s> {
     last: Option<Open>,
     /// Where the log ends in the last segment.
     end: u64,
+    /// Why no batch could be read there.
+    end_reason: &'static str,
     log_bytes: u64,
 }
 
@@ -104,6 +106,7 @@ impl<'s> Replay<'s> {
             last_batch: None,
             last: None,
             end: SEGMENT_HEADER_BYTES as u64,
+            end_reason: "the segment is missing",
             log_bytes: 0,
         }
     }
@@ -117,7 +120,7 @@ impl<'s> Replay<'s> {
             && mark.uuid != first.uuid
         {
             return Err(LogError::Foreign {
-                path: storage.path(crate::format::MARK_FILE),
+                path: storage.path(MARK_FILE),
                 what: format!(
                     "it belongs to log {}, the segments are of log {}. Move what doesn't belong here away.",
                     mark.uuid, first.uuid
@@ -141,21 +144,8 @@ impl<'s> Replay<'s> {
         if let (Some(replaced), true) = (replaced, kept > 0) {
             self.check_continues(replaced)?;
         }
-        if let Some(mark) = mark
-            && mark.sequence >= self.chain.next_sequence
-        {
-            let segment = self.last.as_ref().map_or(mark.segment, |last| last.header.number);
-            return Err(LogError::Damaged {
-                file: storage.path(&segment_name(segment)),
-                offset: self.end,
-                what: format!(
-                    "the log ends with batch {}, but batch {} was synced (says {}); it stood in segment {}",
-                    self.chain.next_sequence - 1,
-                    mark.sequence,
-                    crate::format::MARK_FILE,
-                    mark.segment
-                ),
-            });
+        if let Some(mark) = mark {
+            self.check_mark(&mark)?;
         }
         self.judge_end()?;
         self.report.last_revision = self.chain.last_revision;
@@ -177,7 +167,10 @@ impl<'s> Replay<'s> {
                 Ok(batch) => batch,
                 Err(Stop::Bad(what)) => match limit {
                     // A torn tail, perhaps: judged when the whole log was read.
-                    None => break,
+                    None => {
+                        self.end_reason = what;
+                        break;
+                    }
                     Some(limit) => {
                         let sequence = reader.chain().next_sequence;
                         let what = format!("{what}; it should be batch {sequence}, and the next segment starts at batch {limit}");
@@ -234,6 +227,22 @@ impl<'s> Replay<'s> {
         Err(LogError::Damaged { file: self.storage.path(&segment_name(header.number)), offset: 0, what })
     }
 
+    /// A log that ends before the batch that the mark names has lost something.
+    fn check_mark(&self, mark: &Mark) -> Result<(), LogError> {
+        let sequence = self.chain.next_sequence;
+        if mark.sequence < sequence {
+            return Ok(());
+        }
+        let segment = self.last.as_ref().map_or(mark.segment, |last| last.header.number);
+        let what = format!(
+            "batch {sequence} should stand here, but {}; {MARK_FILE} says that batches up to {} were synced, the last of them in {}",
+            self.end_reason,
+            mark.sequence,
+            segment_name(mark.segment)
+        );
+        Err(LogError::Damaged { file: self.storage.path(&segment_name(segment)), offset: self.end, what })
+    }
+
     /// What stands behind the last good batch: nothing, a torn tail, or damage.
     fn judge_end(&mut self) -> Result<(), LogError> {
         let Some(last) = &self.last else { return Ok(()) };
@@ -245,7 +254,8 @@ impl<'s> Replay<'s> {
             && through >= sequence
         {
             let what = format!(
-                "batch {sequence} should stand here; the batch at byte {offset} says that batches up to {through} were synced"
+                "batch {sequence} should stand here, but {}; the batch at byte {offset} says that batches up to {through} were synced",
+                self.end_reason
             );
             return Err(LogError::Damaged { file: path, offset: self.end, what });
         }
