@@ -1,0 +1,146 @@
+//! A disk that is full: no acknowledgement for what is not on it, exit code 12, and nothing lost once there is room.
+//!
+//! - A limit on file sizes (`ulimit -f`) works for every user; its signal, SIGXFSZ, is ignored so that the write fails instead.
+//! - A small file system in memory gives the real ENOSPC; mounting one needs root, so elsewhere that test is left out with a word.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kvbroker_tests::{Broker, BrokerOptions, PATIENCE, RawClient};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const DISK_FULL: i32 = 12;
+const VALUE_BYTES: usize = 20_000;
+/// Requests that a client has in flight when the disk gets full.
+const DEPTH: usize = 32;
+
+/// Puts large values, many in flight, until the connection ends. Returns what was acknowledged: key and revision.
+fn fill(client: &RawClient) -> BTreeMap<String, u64> {
+    let end = client.watch_for_the_end();
+    let value = "v".repeat(VALUE_BYTES);
+    let mut acknowledged = BTreeMap::new();
+    let (mut sent, mut received, mut ended) = (0, 0, false);
+    loop {
+        while !ended && sent - received < DEPTH {
+            client.send(&[json!({"id": sent, "op": "put", "key": format!("k{sent}"), "value": value}).to_string()]);
+            sent += 1;
+        }
+        match client.try_receive(std::time::Duration::from_millis(if ended { 0 } else { 20 })) {
+            Some(frames) => {
+                received += 1;
+                let reply = kvbroker_tests::json(&frames[0]);
+                if reply["status"] == "ok" {
+                    acknowledged.insert(format!("k{}", reply["id"]), reply["rev"].as_u64().unwrap());
+                } else {
+                    // Saying nothing is right, and so is saying that it is not known.
+                    assert_eq!(reply["status"], "unknown", "{reply}");
+                }
+            }
+            None if ended => return acknowledged,
+            None => ended = end.poll(zmq::POLLIN, 0).unwrap() == 1,
+        }
+        assert!(sent < 100_000, "the disk never got full");
+    }
+}
+
+/// Everything acknowledged is there; and nothing that was never sent.
+fn check(broker: &Broker, acknowledged: &BTreeMap<String, u64>) {
+    let client = broker.dealer();
+    for (key, revision) in acknowledged {
+        let reply = client.ask_json(&json!({"op": "get", "key": key}));
+        assert_eq!((&reply["status"], &reply["modified"]), (&json!("ok"), &json!(revision)), "{key}");
+        assert_eq!(reply["value"].as_str().map(str::len), Some(VALUE_BYTES));
+    }
+    let size = client.ask_json(&json!({"op": "size"}))["size"].as_u64().unwrap();
+    let most = (acknowledged.len() + DEPTH) as u64;
+    assert!((acknowledged.len() as u64..=most).contains(&size), "{size} keys, {} acknowledged", acknowledged.len());
+    let put = client.ask_json(&json!({"op": "put", "key": "afterwards", "value": 1}));
+    assert_eq!(put["status"], "ok");
+}
+
+/// Fills it up, sees it end, makes room and sees it back.
+fn get_full_and_recover(mut broker: Broker, make_room: impl FnOnce(&mut Broker)) {
+    let small: Value = broker.dealer().ask_json(&json!({"op": "put", "key": "first", "value": 0}));
+    let mut acknowledged = fill(&broker.dealer());
+    let status = broker.wait_for_exit(PATIENCE);
+    assert_eq!(status.code(), Some(DISK_FULL), "{status}; stderr:\n{}", broker.stderr());
+    assert!(broker.stderr().lines().any(|line| line.starts_with("kvbroker: ")), "it says why:\n{}", broker.stderr());
+    assert!(acknowledged.len() > 10, "only {} writes fitted", acknowledged.len());
+    // Without room it may refuse to start, but must not harm anything.
+    if let Err(ended) = broker.try_restart() {
+        assert_eq!(ended.status.code(), Some(DISK_FULL), "{}", ended.stderr);
+    } else {
+        broker.kill9();
+    }
+    make_room(&mut broker);
+    broker.restart();
+    let first = broker.dealer().ask_json(&json!({"op": "get", "key": "first"}));
+    assert_eq!((&first["value"], &first["modified"]), (&json!(0), &small["rev"]));
+    broker.dealer().ask_json(&json!({"op": "del", "key": "first"}));
+    check(&broker, &acknowledged);
+    broker.stop();
+    broker.restart();
+    acknowledged.insert("afterwards".to_owned(), 0);
+    assert!(broker.dealer().ask_json(&json!({"op": "size"}))["size"].as_u64().unwrap() >= acknowledged.len() as u64);
+}
+
+#[test]
+fn a_file_that_may_not_grow() {
+    // 512-byte blocks: 3 MiB.
+    let limited = ["sh", "-c", "trap '' XFSZ; ulimit -f 6144; exec \"$@\"", "sh"];
+    let broker = Broker::start(BrokerOptions::default().wrapper(limited));
+    get_full_and_recover(broker, |broker| broker.options().wrapper.clear());
+}
+
+/// A small file system in memory; unmounted when dropped.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// None where mounting is not allowed.
+    fn mount() -> Option<SmallDisk> {
+        if !rustix::process::geteuid().is_root() {
+            println!("left out: only root can mount a small file system");
+            return None;
+        }
+        let directory = TempDir::new().unwrap();
+        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=3m", "tmpfs"], directory.path());
+        if let Err(why) = mounted {
+            println!("left out: this root may not mount ({why})");
+            return None;
+        }
+        Some(SmallDisk(directory))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    fn grow(&self) {
+        run("mount", &["-o", "remount,size=64m"], self.0.path()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(why) = run("umount", &[], self.0.path()) {
+            eprintln!("{} stays mounted: {why}", self.0.path().display());
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&str], path: &Path) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).arg(path).output().map_err(|error| error.to_string())?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
+}
+
+#[test]
+fn a_file_system_without_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let data = disk.path();
+    let broker = Broker::start(BrokerOptions::default().args(["--data".as_ref(), data.as_os_str()]));
+    get_full_and_recover(broker, |_| disk.grow());
+}
