@@ -127,8 +127,16 @@ fn json_field(document: &[u8], name: &str) -> Option<Scalar> {
     if walker.token().ok()? != Json::Object {
         return None;
     }
+    let mut is_first = true;
     while let Some(found) = walker.next_field().ok()? {
         let value = walker.raw().ok()?;
+        if is_first && found.starts_with('$') && walker.at_object_end() {
+            // Perhaps an escape, which has other fields than it shows, or none.
+            let mut converted = Vec::new();
+            convert::stored_json_to_msgpack(document, &mut converted);
+            return msgpack_field(&converted, name);
+        }
+        is_first = false;
         if found == name {
             // An escape such as {"$bytes":…} is atomic; other containers are not.
             let mut document = Vec::new();
@@ -172,6 +180,16 @@ mod tests {
         assert!(!matches(zebra, "part", "1"));
         assert!(!matches("[1]", "weight", "1"));
         assert!(!matches("7", "weight", "7"));
+    }
+
+    #[test]
+    fn a_json_escape_is_queried_as_what_it_stands_for() {
+        assert!(!matches(r#"{"$bytes":"AP8="}"#, "$bytes", "\"AP8=\""));
+        assert!(matches(r#"{"$map":[["weight",100],[1,2]]}"#, "weight", "100"));
+        assert!(!matches(r#"{"$map":[["weight",100],[1,2]]}"#, "$map", "100"));
+        assert!(matches(r#"{"$$bytes":5}"#, "$bytes", "5"));
+        assert!(matches(r#"{"$ref":5}"#, "$ref", "5"));
+        assert!(matches(r#"{"$bytes":5,"b":1}"#, "$bytes", "5"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
 pub struct Stamper {
     stamp_us: u64,
     boot_us: u64,
+    /// Hundredths of a microsecond of pull that were too few to move the stamp.
+    pull_rest: u64,
 }
 
 impl Stamper {
@@ -39,7 +41,7 @@ impl Stamper {
             Some(_) => ClockVerdict::Normal,
         };
         let stamp_us = now.wall_us.max(last_logged_ms.saturating_mul(1_000));
-        (Stamper { stamp_us, boot_us: now.boot_us }, verdict)
+        (Stamper { stamp_us, boot_us: now.boot_us, pull_rest: 0 }, verdict)
     }
 
     /// The stamp for this reading of the clocks, milliseconds.
@@ -47,7 +49,10 @@ impl Stamper {
         let passed_us = now.boot_us.saturating_sub(self.boot_us);
         self.boot_us = self.boot_us.max(now.boot_us);
         let even = self.stamp_us.saturating_add(passed_us);
-        let pull_us = passed_us / 100;
+        // Under load the readings are less than 100 µs apart: what is rounded off must not be lost each time.
+        let pull = passed_us.saturating_add(self.pull_rest);
+        let pull_us = pull / 100;
+        self.pull_rest = pull % 100;
         self.stamp_us =
             if even < now.wall_us { even + pull_us.min(now.wall_us - even) } else { even - pull_us.min(even - now.wall_us) };
         self.stamp_us / 1_000
@@ -72,6 +77,17 @@ mod tests {
         // An hour behind: the stamp goes on, a little slower, and never back.
         assert_eq!(stamper.stamp_ms(at(30, 996_420)), 1_000_030_000);
         assert_eq!(stamper.stamp_ms(at(30, 0)), 1_000_030_000);
+    }
+
+    #[test]
+    fn readings_close_together_are_drawn_to_the_wall_clock_too() {
+        let (mut stamper, _) = Stamper::start(0, at(0, 1_000));
+        let ahead_us = 1_060_000_000;
+        for step in 1..=200_000 {
+            // 50 µs apart, with the wall a minute ahead: 1 % of ten seconds is gained.
+            stamper.stamp_ms(Times { boot_us: step * 50, wall_us: ahead_us + step * 50 });
+        }
+        assert_eq!(stamper.stamp_ms(Times { boot_us: 10_000_000, wall_us: ahead_us + 10_000_000 }), 1_010_100);
     }
 
     #[test]

@@ -101,8 +101,22 @@ const _: () = assert!(
     limits::BATCH_BYTES_MAX + limits::MESSAGE_BYTES_MAX + limits::ARRAY_OPERATIONS_MAX * 128 <= kvbroker_log::MAX_BATCH_BYTES,
     "the log takes every batch that the worker makes"
 );
-/// Rough bytes of a reply beside its values, for the bound of the release queue.
-const REPLY_OVERHEAD_BYTES: usize = 128;
+/// No interval of syncs makes the worker spin.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+/// Rough bytes of a reply, and of each of its outcomes, beside their values: for the bound of the release queue.
+const REPLY_OVERHEAD_BYTES: usize = 256;
+const OUTCOME_OVERHEAD_BYTES: usize = 80;
+/// Rough bytes of a batch's events beside the events: without them a queue that nobody empties would grow with batches of none.
+const EVENTS_OVERHEAD_BYTES: usize = 64;
+
+/// What a batch will say once it is durable.
+#[derive(Default)]
+struct Saying {
+    replies: Vec<ReplyOut>,
+    /// Rough bytes of the replies in memory.
+    reply_bytes: usize,
+    events: Vec<Event>,
+}
 
 /// Applies one group of the log to the state: what recovery does with each.
 ///
@@ -127,20 +141,22 @@ impl<L: Log> Worker<L> {
     pub fn run(mut self) -> Result<(), Stopped> {
         let mut batch = BatchBuilder::new();
         let mut calls = Vec::new();
-        let mut last_call = Instant::now();
-        let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).min(IDLE));
+        let mut last_append = Instant::now();
+        let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).clamp(WAIT_MIN, IDLE));
         loop {
             match self.intake.collect(&mut calls, wait) {
                 Collected::Calls => {
-                    self.turn(&mut calls, &mut batch)?;
-                    last_call = Instant::now();
-                }
-                Collected::Idle if last_call.elapsed() >= IDLE && self.log.needs_marker() => {
-                    let stamp_ms = self.stamp_ms();
-                    self.log.mark(stamp_ms)?;
+                    if self.turn(&mut calls, &mut batch)? {
+                        last_append = Instant::now();
+                    }
                 }
                 Collected::Idle => {}
                 Collected::Closed => break,
+            }
+            // Not only when no call came: somebody may read all the time, and the last write still wants a voucher.
+            if last_append.elapsed() >= IDLE && self.log.needs_marker() {
+                let stamp_ms = self.stamp_ms();
+                self.log.mark(stamp_ms)?;
             }
             if self.sync_interval.is_some() {
                 self.log.tick(self.clock.now().boot_us / 1_000)?;
@@ -155,39 +171,46 @@ impl<L: Log> Worker<L> {
         self.stamper.stamp_ms(self.clock.now())
     }
 
-    /// Decides, applies, logs and releases one batch of calls.
-    fn turn(&mut self, calls: &mut Vec<Call>, batch: &mut BatchBuilder) -> Result<(), Stopped> {
+    /// Decides, applies, logs and releases one batch of calls; true if something was appended to the log.
+    fn turn(&mut self, calls: &mut Vec<Call>, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
         let time_ms = self.stamp_ms();
         batch.begin(time_ms);
-        let mut replies = Vec::with_capacity(calls.len());
-        let mut events = Vec::new();
+        let mut appended = false;
+        let mut saying = Saying::default();
         tracing::debug!(calls = calls.len(), "collected a batch");
         for call in calls.drain(..) {
-            replies.push(self.answer(call, time_ms, batch, &mut events));
-            // Records are larger than the smallest requests that make them: the log's batch has a bound of its own.
-            if batch.bytes() >= limits::BATCH_BYTES_MAX {
-                self.persist(std::mem::take(&mut replies), std::mem::take(&mut events), batch)?;
+            let reply = self.answer(call, time_ms, batch, &mut saying.events);
+            saying.reply_bytes += reply_bytes(&reply);
+            saying.replies.push(reply);
+            // Both have bounds of their own: records are larger than the smallest requests that make them, and what a few bytes ask
+            // for may have megabytes.
+            if batch.bytes() >= limits::BATCH_BYTES_MAX || saying.reply_bytes >= limits::BATCH_BYTES_MAX {
+                appended |= self.persist(std::mem::take(&mut saying), batch)?;
                 batch.begin(time_ms);
             }
         }
-        self.persist(replies, events, batch)
+        if !saying.replies.is_empty() {
+            appended |= self.persist(saying, batch)?;
+        }
+        Ok(appended)
     }
 
-    /// Makes the batch durable and releases what it says; without changes the log's present proof is enough.
-    fn persist(&mut self, replies: Vec<ReplyOut>, events: Vec<Event>, batch: &mut BatchBuilder) -> Result<(), Stopped> {
-        let proof: Persisted = if batch.is_empty() { self.log.persisted() } else { self.log.append(batch)? };
+    /// Makes the batch durable and releases what it says; without changes the log's present proof is enough. True if there were some.
+    fn persist(&mut self, saying: Saying, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
+        let appends = !batch.is_empty();
+        let proof: Persisted = if appends { self.log.append(batch)? } else { self.log.persisted() };
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
-        self.release(Released::new(&proof, self.state.revision(), replies, events));
-        Ok(())
+        self.release(Released::new(&proof, self.state.revision(), saying.replies, saying.events), saying.reply_bytes);
+        Ok(appends)
     }
 
-    fn release(&self, released: Released) {
+    fn release(&self, released: Released, reply_bytes: usize) {
         let (replies, events, revision) = released.into_parts();
-        let reply_bytes = replies.iter().map(reply_bytes).sum();
         self.replies.push(replies, reply_bytes);
         // Also without events: the heartbeat tells the last published revision.
-        let event_bytes = events.iter().map(event_bytes).sum();
-        if !self.events.try_push((events, revision), event_bytes) {
+        let tells = !events.is_empty();
+        let event_bytes = EVENTS_OVERHEAD_BYTES + events.iter().map(event_bytes).sum::<usize>();
+        if !self.events.try_push((events, revision), event_bytes) && tells {
             self.events_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -402,13 +425,26 @@ fn event_of(change: &Change, revision: u64) -> Option<Event> {
     }
 }
 
+/// Rough bytes that a reply takes in memory until it is sent.
 fn reply_bytes(out: &ReplyOut) -> usize {
+    const ROW_BYTES: usize = 64;
+    let envelope: usize = out.envelope.frames.iter().map(|frame| frame.len() + 24).sum();
     let answers = out.reply.outcomes.as_slice().iter().map(|outcome| match &outcome.result {
         Ok(Answer::Removed(value) | Answer::Value { value, .. }) => value.as_bytes().len(),
-        Ok(Answer::Rows { rows, .. }) => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + 16).sum(),
-        _ => 0,
+        Ok(Answer::Rows { rows, .. }) => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + ROW_BYTES).sum(),
+        Ok(Answer::Stats(stats)) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
+        Ok(Answer::Hello(hello)) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
+        Ok(Answer::Done | Answer::Size(_)) => 0,
+        Err(failure) => failure.message.len(),
     });
-    REPLY_OVERHEAD_BYTES + answers.map(|bytes| bytes + 16).sum::<usize>()
+    REPLY_OVERHEAD_BYTES + envelope + answers.map(|bytes| bytes + OUTCOME_OVERHEAD_BYTES).sum::<usize>()
+}
+
+fn stat_bytes(value: &StatValue) -> usize {
+    match value {
+        StatValue::Number(_) => 0,
+        StatValue::Text(text) => text.len(),
+    }
 }
 
 fn event_bytes(event: &Event) -> usize {
