@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
 use kvbroker::catalog::CatalogList;
 use kvbroker::logging::LogFormat;
 use kvbroker::project::ProjectName;
@@ -23,6 +23,8 @@ use kvbroker_log::SyncMode;
   kvbroker NETID-a5 --sync 100           sync every 100 ms: faster, a power failure loses that much
   kvbroker NETID-a5 --catalog none       tell no catalog
   kvbroker NETID-a5 --port 0             take new ports instead of the remembered ones
+  kvbroker NETID-a5 link                 print the address of the running broker, for kvclient or a script
+  kvbroker NETID-a5 paths                print where its data, keys and sockets are
 
 It stops cleanly at Ctrl-C or SIGTERM; a second one ends it at once.
 Exit codes: 0 stopped cleanly, 2 wrong usage, 4 stopped with requests unfinished, 5 no port or
@@ -32,6 +34,9 @@ than this program."
 pub(crate) struct Args {
     /// Name of the project: 1 to 48 of A-Z a-z 0-9 . _ -
     pub(crate) project: Option<String>,
+    /// Instead of starting: print the running broker's address (link), or where everything is kept (paths)
+    #[arg(value_enum)]
+    verb: Option<Verb>,
     /// Where the log is kept [default: $XDG_DATA_HOME/kvbroker/PROJECT]
     #[arg(long, value_name = "DIR", env = "KVBROKER_DATA")]
     data: Option<PathBuf>,
@@ -79,10 +84,20 @@ pub(crate) struct Args {
     pub(crate) version: bool,
 }
 
+/// What to do instead of starting the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Verb {
+    /// Print the address that finds the running broker without any lookup.
+    Link,
+    /// Print where data, keys and sockets of the project are.
+    Paths,
+}
+
 /// A checked command line.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) project: ProjectName,
+    pub(crate) verb: Option<Verb>,
     pub(crate) data: Option<PathBuf>,
     pub(crate) listen: IpAddr,
     /// None: the remembered one, else a free one.
@@ -124,6 +139,7 @@ impl Args {
         let catalogs = CatalogList::from_env(self.catalog.as_deref()).map_err(|error| error.to_string())?;
         Ok(Config {
             project,
+            verb: self.verb,
             data: self.data,
             listen: self.listen,
             port: self.port,

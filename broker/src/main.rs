@@ -8,6 +8,7 @@ mod clients;
 mod failure;
 mod front_end;
 mod inbound;
+mod inquiry;
 mod lifecycle;
 mod open;
 mod ports;
@@ -48,7 +49,11 @@ fn main() -> ExitCode {
         Err(sentence) => return end(&failure::Failure::new(Exit::Usage, sentence)),
     };
     let _logs = logging::start(config.log_format, logging::level(tracing::Level::INFO, config.quiet, config.verbose));
-    match lifecycle::run(&config) {
+    let result = match config.verb {
+        None => lifecycle::run(&config),
+        Some(verb) => inquiry::answer(verb, &config),
+    };
+    match result {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => end(&failure),
     }
