@@ -10,6 +10,7 @@
 
 mod binaries;
 mod broker;
+mod cli;
 mod dice;
 mod peers;
 mod raw;
@@ -17,6 +18,7 @@ mod wait;
 
 pub use binaries::program;
 pub use broker::{Broker, BrokerOptions, Ended, Home, Memory};
+pub use cli::{Cli, Said, finish};
 pub use dice::Dice;
 pub use peers::{left_out, peer, peers_are_required, python};
 pub use raw::{RawClient, RawSubscriber, json, pack, unpack};

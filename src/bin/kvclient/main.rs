@@ -114,15 +114,21 @@ fn ended(result: Result<Exit, Trouble>, global: &Global) -> ExitCode {
 }
 
 fn tell(trouble: &Trouble, global: &Global) {
+    // With --json stdout has its one value in any case; that nobody reads it is no error.
+    let in_place = |text: String| {
+        if global.json {
+            let _ = print(&format!("{text}\n"));
+        }
+    };
     let hint = match trouble {
         Trouble::Client(error) => {
-            if global.json {
-                // What stands where the result would; a reader that is gone doesn't need it.
-                let _ = print(&format!("{}\n", output::error_json(error)));
-            }
+            in_place(output::error_json(error));
             error.hint()
         }
-        Trouble::Misuse(misuse) => misuse.hint.clone(),
+        Trouble::Misuse(misuse) => {
+            in_place(output::invalid_json(&misuse.sentence));
+            misuse.hint.clone()
+        }
         Trouble::Output(_) => None,
     };
     complain(&trouble.to_string(), hint.as_deref());

@@ -185,6 +185,11 @@ pub(crate) fn error_json(error: &ClientError) -> String {
     json!({"status": status, "error": said}).to_string()
 }
 
+/// Input that can't be understood, as the JSON that stands where a result would.
+pub(crate) fn invalid_json(sentence: &str) -> String {
+    failed_json(&Failure::invalid(sentence))
+}
+
 fn failed_json(failure: &Failure) -> String {
     let mut line = Vec::new();
     let outcomes = Outcomes::One(Outcome { revision: None, result: Err(failure.clone()) });

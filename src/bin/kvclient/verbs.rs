@@ -12,10 +12,10 @@ use kvbroker::client::{Client, ClientError, Pages, WatchEvent, exit_of};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Explanation;
 use kvbroker_protocol::limits::VALUE_BYTES_MAX;
-use kvbroker_protocol::{Answer, Operation, Operations, Outcome, Outcomes, Scalar, Scan, Stored};
+use kvbroker_protocol::{Answer, ErrorCode, Operation, Operations, Outcome, Outcomes, Scalar, Scan, Stored};
 
 use crate::args::{Global, PageArgs, Verb};
-use crate::output::Output;
+use crate::output::{Output, printable};
 use crate::{CLIENT, Trouble, batch, complain, remark};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
@@ -184,6 +184,10 @@ fn explain(client: Result<Client, ClientError>, explanation: Option<Explanation>
 }
 
 fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, Trouble> {
+    let key = match &operation {
+        Operation::Get { key } | Operation::Del { key, .. } => printable(&String::from_utf8_lossy(key)),
+        _ => String::new(),
+    };
     let reply = client.call(Operations::One(operation))?;
     let (Outcomes::One(outcome), retry_safe) = (reply.outcomes, reply.retry_safe) else {
         return Err(Trouble::misuse("the broker answered one operation with several results"));
@@ -194,8 +198,12 @@ fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, 
             if out.is_json() {
                 out.outcome_json(&outcome)?;
             }
-            let error = ClientError::Failed(failure.clone());
-            complain(&error.to_string(), error.hint().as_deref());
+            if failure.code == ErrorCode::NotFound {
+                complain(&format!("there is no key {key:?}"), None);
+            } else {
+                let error = ClientError::Failed(failure.clone());
+                complain(&error.to_string(), error.hint().as_deref());
+            }
             return Ok(exit_of(failure.code));
         }
         Ok(Answer::Stats(stats)) => out.stats(stats, &outcome)?,

@@ -1,0 +1,284 @@
+//! `kvclient` against a real broker: every verb, what it prints, and its exit code.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use kvbroker_tests::{Broker, BrokerOptions, Cli, PATIENCE, finish, program, wait_until};
+use serde_json::json;
+
+fn started() -> (Broker, Cli) {
+    let broker = Broker::plain();
+    let cli = Cli::new(broker.home());
+    (broker, cli)
+}
+
+#[test]
+fn every_verb_by_both_names() {
+    let (_broker, cli) = started();
+    let ok = |words: &[&str]| cli.ok(words).text();
+    assert_eq!(ok(&["test", "put", "greeting", "hello"]), "");
+    assert_eq!(ok(&["test", "get", "greeting"]), "hello\n");
+    assert_eq!(ok(&["test", "insert", "zebra", r#"{"weight":100}"#, "--json"]), "{\"status\":\"ok\",\"rev\":2}\n");
+    assert_eq!(ok(&["test", "lookup", "zebra"]), "{\"weight\":100}\n");
+    assert_eq!(ok(&["test", "size"]), "2\n");
+    assert_eq!(ok(&["test", "scan"]), "greeting\t\"hello\"\nzebra\t{\"weight\":100}\n");
+    assert_eq!(ok(&["test", "scan", "z"]), "zebra\t{\"weight\":100}\n");
+    assert_eq!(ok(&["test", "scan", "--regex", "ting$"]), "greeting\t\"hello\"\n");
+    assert_eq!(ok(&["test", "query", "weight", "100.0"]), "zebra\t{\"weight\":100}\n");
+    assert_eq!(ok(&["test", "query", "weight", "\"100\""]), "");
+    assert_eq!(ok(&["test", "query", "weight", "100", "--prefix", "y"]), "");
+    assert!(ok(&["test", "hello"]).contains("project     test\n"));
+    assert!(ok(&["test", "ping"]).starts_with("revision 2, "));
+    assert!(ok(&["test", "stats"]).lines().any(|line| line.starts_with("keys ") && line.ends_with(" 2")));
+    assert!(ok(&["test", "explain"]).contains("chosen: candidate 1"));
+    assert_eq!(ok(&["test", "del", "zebra", "--return"]), "{\"weight\":100}\n");
+    assert_eq!(ok(&["test", "remove", "greeting"]), "");
+    assert_eq!(ok(&["test", "size"]), "0\n");
+}
+
+#[test]
+fn json_has_stable_names() {
+    let (_broker, cli) = started();
+    let ok = |words: &[&str]| cli.ok(words).json();
+    assert_eq!(ok(&["--json", "test", "put", "k", "[1]"]), json!({"status": "ok", "rev": 1}));
+    assert_eq!(ok(&["test", "get", "k", "--json"]), json!({"status": "ok", "rev": 1, "value": [1], "modified": 1, "created": 1}));
+    assert_eq!(ok(&["test", "size", "--json"]), json!({"status": "ok", "rev": 1, "size": 1}));
+    assert_eq!(ok(&["test", "scan", "--json"]), json!({"key": "k", "value": [1], "modified": 1}));
+    assert_eq!(ok(&["test", "ping", "--json"])["rev"], 1);
+    assert_eq!(ok(&["test", "hello", "--json"])["project"], "test");
+    assert_eq!(ok(&["test", "stats", "--json"])["stats"]["keys"], 1);
+    assert_eq!(ok(&["test", "explain", "--json"])["candidates"][0]["verdict"], "verified");
+    let listed = ok(&["list", "--json"]);
+    assert_eq!((&listed["brokers"][0]["project"], &listed["trouble"]), (&json!("test"), &json!([])));
+    assert_eq!(ok(&["test", "del", "k", "--return", "--json"]), json!({"status": "ok", "rev": 2, "value": [1]}));
+
+    let absent = cli.run(&["test", "get", "k", "--json"]);
+    let error = absent.json();
+    assert_eq!((absent.code, &error["error"]["code"], &error["error"]["definite"]), (Some(1), &json!("not_found"), &json!(true)));
+    let nowhere = cli.run(&["nowhere", "get", "k", "--json"]);
+    assert_eq!((nowhere.code, &nowhere.json()["error"]["code"]), (Some(5), &json!("not_here")));
+}
+
+#[test]
+fn values_come_back_as_they_were_given() {
+    let (broker, cli) = started();
+    let raw = [0xff, 0x00, b'\n', 0x80];
+    let file = broker.home().path().join("raw");
+    std::fs::write(&file, raw).unwrap();
+    cli.ok(&["test", "put", "file", "--file", file.to_str().unwrap()]);
+    assert_eq!(cli.ok(&["test", "get", "file"]).stdout, raw);
+    assert_eq!(cli.run_with(&["test", "put", "pipe", "-"], &raw).code, Some(0));
+    assert_eq!(cli.ok(&["test", "get", "pipe"]).stdout, raw);
+    assert_eq!(cli.run_with(&["test", "put", "text", "-"], "grün\n".as_bytes()).code, Some(0));
+    assert_eq!(cli.ok(&["test", "get", "text"]).text(), "grün\n\n");
+    cli.ok(&["test", "put", "number", "100"]);
+    assert_eq!(cli.ok(&["test", "get", "number", "--json"]).json()["value"], "100");
+    assert_eq!(cli.run_with(&["test", "put", "json", "-", "--json"], b"{\"n\": 18446744073709551615}\n").code, Some(0));
+    assert_eq!(cli.ok(&["test", "get", "json"]).text(), "{\"n\":18446744073709551615}\n");
+    // Keys are bytes, too.
+    use std::os::unix::ffi::OsStrExt;
+    let key = std::ffi::OsStr::from_bytes(&[0xfe, b'k']);
+    let word = std::ffi::OsStr::new;
+    cli.ok(&[word("test"), word("put"), key, word("v")]);
+    assert_eq!(cli.ok(&[word("test"), word("get"), key]).text(), "v\n");
+    assert!(cli.ok(&["test", "scan"]).text().contains("{\"$bytes\":\"/ms=\"}\t\"v\"\n"));
+
+    let wrong = cli.run(&["test", "put", "k", "nope", "--json"]);
+    assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("kvclient: the value is not JSON"), "{}", wrong.stderr);
+    assert_eq!(wrong.json()["error"]["code"], "invalid");
+    let missing = cli.run(&["test", "put", "k", "--file", "/nonexistent/file"]);
+    assert_eq!(missing.code, Some(2));
+    assert!(missing.stderr.contains("cannot open /nonexistent/file"), "{}", missing.stderr);
+    let large = cli.run_with(&["test", "put", "k", "-"], &vec![b'x'; (8 << 20) + 1]);
+    assert_eq!(large.code, Some(7), "{}", large.stderr);
+}
+
+#[test]
+fn exit_codes_tell_what_happened() {
+    let (_broker, cli) = started();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["test", "get", "absent"], 1, "there is no key \"absent\""),
+        (&["test", "del", "absent"], 1, "there is no key \"absent\""),
+        (&["test", "fly"], 2, "fly"),
+        (&["test", "scan", "--regex", "("], 2, "does not compile"),
+        (&["../x", "get", "k"], 2, "project name"),
+        (&["doctor"], 2, "later version"),
+        (&["nowhere", "get", "k"], 5, "running here: test"),
+        (&["kv://127.0.0.1:1/test", "get", "k"], 5, "nobody listens on port 1"),
+        (&["test", "get", "k", "--broker", "00000000-0000-0000-0000-000000000001"], 5, "none with the wanted owner or uuid"),
+        (&["test", "get", "k", "--catalog", "a b"], 2, "is not a catalog"),
+    ];
+    for (words, code, part) in cases {
+        let said = cli.run(words);
+        assert_eq!(said.code, Some(*code), "{words:?}: {}", said.stderr);
+        assert!(said.stderr.starts_with("kvclient: ") && said.stderr.contains(part), "{words:?}: {}", said.stderr);
+        assert!(said.stdout.is_empty(), "{words:?}");
+    }
+}
+
+#[test]
+fn many_keys_go_through_batches_and_pages() {
+    let (_broker, cli) = started();
+    const KEYS: usize = 25_000;
+    let mut lines = String::new();
+    for number in 0..KEYS {
+        writeln!(lines, r#"{{"op":"put","key":"key/{number:06}","value":{{"third":{}}}}}"#, number % 3).unwrap();
+    }
+    let said = cli.run_with(&["test", "batch"], lines.as_bytes());
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let results = said.json_lines();
+    assert_eq!(results.len(), KEYS);
+    assert_eq!(results[KEYS - 1], json!({"status": "ok", "rev": KEYS}));
+
+    let all = cli.ok(&["test", "scan"]).text();
+    assert_eq!(all.lines().count(), KEYS);
+    assert!(all.lines().is_sorted());
+    let keys_of = |words: &[&str]| cli.ok(words).text().lines().count();
+    assert_eq!(keys_of(&["test", "scan", "--page-size", "7000", "key/0"]), KEYS);
+    assert_eq!(keys_of(&["test", "scan", "--limit", "12345", "--page-size", "5000"]), 12_345);
+    assert_eq!(keys_of(&["test", "query", "third", "1"]), KEYS / 3);
+    assert_eq!(keys_of(&["test", "query", "third", "2", "--limit", "5"]), 5);
+    assert_eq!(keys_of(&["test", "scan", "--regex", "7$", "--limit", "3"]), 3);
+
+    // A reader that has enough is no error.
+    let head = "\"$0\" test scan | head -n 1; exit ${PIPESTATUS[0]}";
+    let mut shell = Command::new("bash");
+    shell.args(["-c", head]).arg(program("kvclient")).env("KVBROKER_HOME", _broker.home().path()).env("KVBROKER_CATALOG", "none");
+    let said = finish(shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    assert_eq!((said.code, said.text().as_str(), said.stderr.as_str()), (Some(0), "key/000000\t{\"third\":0}\n", ""));
+}
+
+#[test]
+fn a_batch_answers_each_operation_in_order() {
+    let (_broker, cli) = started();
+    let array = r#"  [{"op":"put","key":"a","value":1}, {"op":"get","key":"a"},
+        {"op":"del","key":"b"}, {"op":"scan"}, {"op":"size"}]"#;
+    let said = cli.run_with(&["test", "batch"], array.as_bytes());
+    assert_eq!(said.code, Some(1), "the first failure's code: {}", said.stderr);
+    let results = said.json_lines();
+    assert_eq!(results.len(), 5);
+    assert_eq!(
+        (&results[1]["value"], &results[2]["error"]["code"], &results[4]["size"]),
+        (&json!(1), &json!("not_found"), &json!(1))
+    );
+    assert_eq!(results[3]["rows"], json!([["a", 1, 1]]));
+
+    let said = cli.run_with(&["test", "batch"], b"{\"op\":\"size\"}\n\n{\"op\":\"fly\"}\n{\"op\":\"size\"}\n");
+    assert_eq!((said.code, said.json_lines().len()), (Some(2), 1));
+    assert!(said.stderr.contains("line 3 is not an operation"), "{}", said.stderr);
+    assert_eq!(cli.run_with(&["test", "batch"], b"").code, Some(0));
+    assert_eq!(cli.run_with(&["test", "batch"], b"[1").code, Some(2));
+}
+
+#[test]
+fn a_batch_answers_while_its_input_goes_on() {
+    use std::io::Write;
+    let (_broker, cli) = started();
+    let mut child = cli.command(&["test", "batch"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    for _ in 0..3 {
+        stdin.write_all(b"{\"op\":\"size\"}\n").unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "{\"status\":\"ok\",\"rev\":0,\"size\":0}\n");
+    }
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_watch_prints_changes_and_outlives_a_restart() {
+    let (mut broker, cli) = started();
+    let mut child = cli.spawn(&["test", "watch", "a/", "--limit", "3", "--json"]);
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut next = || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        kvbroker_tests::json(line.as_bytes())
+    };
+    assert_eq!(next()["event"], "listening");
+    cli.ok(&["test", "put", "b/1", "v"]);
+    cli.ok(&["test", "put", "a/1", "v"]);
+    cli.ok(&["test", "del", "a/1"]);
+    let put = next();
+    assert_eq!((&put["event"], &put["key"], &put["value"], &put["rev"]), (&json!("put"), &json!("a/1"), &json!("v"), &json!(2)));
+    let removed = next();
+    assert_eq!((&removed["event"], &removed["key"], &removed["rev"]), (&json!("remove"), &json!("a/1"), &json!(3)));
+    broker.kill9();
+    assert_eq!(next()["event"], "lost");
+    broker.restart();
+    assert_eq!(next()["event"], "listening");
+    cli.ok(&["test", "put", "a/2", "v"]);
+    assert_eq!(next()["key"], "a/2");
+    let said = finish(child);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(said.stderr.contains("best effort"), "{}", said.stderr);
+    assert!(said.stderr.contains("what changes now is missed"), "{}", said.stderr);
+}
+
+#[test]
+fn reads_wait_for_a_broker_that_is_being_restarted() {
+    let (mut broker, cli) = started();
+    cli.ok(&["test", "put", "k", "v"]);
+    let mut child = cli.command(&["test", "batch", "--timeout", "30s"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut ask = || {
+        use std::io::Write;
+        stdin.write_all(b"{\"op\":\"get\",\"key\":\"k\"}\n").unwrap();
+    };
+    let mut line = String::new();
+    ask();
+    stdout.read_line(&mut line).unwrap();
+    broker.kill9();
+    ask();
+    broker.restart();
+    line.clear();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(kvbroker_tests::json(line.as_bytes())["value"], "v");
+    drop(stdin);
+    assert_eq!(finish(child).code, Some(0));
+}
+
+#[test]
+fn projects_of_one_home_stand_in_one_list() {
+    let (broker, cli) = started();
+    let other = Broker::start(BrokerOptions::default().project("other").home(broker.home()));
+    let table = cli.ok(&["list"]).text();
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(lines[0].starts_with("PROJECT"));
+    assert!(lines[1].starts_with("other") && lines[1].contains(&format!("here (process {})", other.pid())), "{table}");
+    assert!(lines[2].starts_with("test"), "{table}");
+}
+
+#[test]
+fn words_about_the_program_need_no_broker() {
+    let home = kvbroker_tests::Home::new();
+    let cli = Cli::new(&home);
+    assert!(cli.ok(&["version"]).text().starts_with("kvclient "));
+    assert!(cli.ok(&["help"]).text().contains("Exit codes"));
+    assert!(cli.ok(&["help", "put"]).text().contains("Examples"));
+    assert_eq!(cli.run::<&str>(&[]).code, Some(2));
+    // Nothing is left behind by looking.
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_closed_stdout_is_success_everywhere() {
+    let (_broker, cli) = started();
+    cli.ok(&["test", "put", "k", "v"]);
+    for words in [&["test", "get", "k"][..], &["test", "scan"], &["help"], &["list"], &["test", "stats", "--json"]] {
+        let mut child = cli.spawn(words);
+        drop(child.stdout.take());
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let status = wait_until(PATIENCE, "kvclient ends", || child.try_wait().unwrap());
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{words:?}");
+    }
+}
