@@ -1,0 +1,188 @@
+//! The scripts in `scripts/`: what every operation answers, one short file per case, to be read as documentation.
+//!
+//! - A script speaks to an empty table as a client does: bodies in, replies out, through the protocol's own codec.
+//! - `> BODY` sends JSON. Tags in front change that: `[pack]` sends the MessagePack that says the same and shows the reply as JSON,
+//!   `[hex]` sends these bytes, `[bytes]` shows the reply's bytes, `[rows]` shows of a long page only how many rows it has and where it goes on.
+//! - `fill COUNT [prefix=TEXT] [bytes=N]` puts keys PREFIX00000… with texts of N bytes; `log` shows the records that the last
+//!   message would write to the log.
+//!
+//! After a change that is meant to change them: `UPDATE_GOLDENFILES=1 cargo test -p kvbroker-core --test golden`, then read the
+//! difference and keep only what is understood.
+//!
+//! Caveat: header fields that only the table worker answers (`retry_safe`) do not appear here.
+
+#![allow(clippy::unwrap_used)]
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use goldenscript::{Command, Context};
+use kvbroker_core::{Change, Stamp, State, Turn, decide, split_table_record};
+use kvbroker_protocol::{
+    Operation, Operations, Outcome, Outcomes, Rejected, Reply, Stored, ValueKind, decode_request, encode_reply, json_to_msgpack,
+    key_to_json_text, msgpack_to_json,
+};
+
+#[derive(Default)]
+struct Runner {
+    state: State,
+    /// Of the last message, each with its revision.
+    changes: Vec<(u64, Change)>,
+}
+
+impl Runner {
+    /// Answers one body as the broker does.
+    fn answer(&mut self, body: &[u8]) -> Vec<u8> {
+        self.changes.clear();
+        let reply = match decode_request(body) {
+            Err(Rejected { id, form, failure }) => {
+                Reply { id, form, retry_safe: None, outcomes: Outcomes::One(Outcome { revision: None, result: Err(failure) }) }
+            }
+            Ok(request) => {
+                let outcomes = match request.operations {
+                    Operations::One(operation) => Outcomes::One(self.run_one(operation, &mut Turn::one())),
+                    Operations::Many(operations) => {
+                        let mut turn = Turn::many();
+                        Outcomes::Many(operations.into_iter().map(|operation| self.run_one(operation, &mut turn)).collect())
+                    }
+                };
+                Reply { id: request.header.id, form: request.form, retry_safe: None, outcomes }
+            }
+        };
+        let mut out = Vec::new();
+        encode_reply(&reply, &mut out);
+        out
+    }
+
+    fn run_one(&mut self, operation: Operation, turn: &mut Turn) -> Outcome {
+        let stamp = Stamp { revision: self.state.revision() + 1, time_ms: 0 };
+        let decision = decide(&self.state, operation, stamp, turn);
+        for change in decision.changes {
+            self.changes.push((stamp.revision, change.clone()));
+            self.state.apply(change, stamp.revision);
+        }
+        decision.outcome
+    }
+
+    fn fill(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
+        let mut args = command.consume_args();
+        let count: usize = args.next_pos().ok_or("fill COUNT")?.parse()?;
+        let prefix = args.take_key("prefix").unwrap_or_default();
+        let bytes = args.take_key("bytes").map_or(Ok(1), str::parse)?;
+        args.reject_next()?;
+        let value = Stored::text(&"v".repeat(bytes))?;
+        for at in 0..count {
+            let key = format!("{prefix}{at:05}").into_bytes();
+            self.run_one(Operation::Put { key, value: value.clone() }, &mut Turn::one());
+        }
+        Ok(format!("{} keys at revision {}", self.state.keys(), self.state.revision()))
+    }
+
+    fn log(&self) -> String {
+        if self.changes.is_empty() {
+            return "nothing".into();
+        }
+        let mut shown = String::new();
+        for (revision, change) in &self.changes {
+            let mut key = Vec::new();
+            key_to_json_text(&mut key, &change.key);
+            let key = String::from_utf8(key).unwrap();
+            write!(shown, "revision {revision}: ").unwrap();
+            match &change.value {
+                None => writeln!(shown, "delete {key}").unwrap(),
+                Some(record) => {
+                    let parts = split_table_record(record).unwrap();
+                    let stored = Stored::from_bytes(parts.stored.to_vec()).unwrap();
+                    let document = match stored.kind() {
+                        ValueKind::Json => format!("JSON {}", String::from_utf8_lossy(stored.document())),
+                        ValueKind::MessagePack => format!("MessagePack {}", to_hex(stored.document())),
+                    };
+                    let created = parts.created.map_or("created by this revision".into(), |at| format!("created at {at}"));
+                    writeln!(shown, "put {key} = {document}, {created}").unwrap();
+                }
+            }
+        }
+        shown
+    }
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, context: &Context) -> Result<String, Box<dyn Error>> {
+        let has = |tag: &str| context.tags.contains(tag);
+        if let Some(unknown) = context.tags.iter().find(|tag| !["pack", "hex", "bytes", "rows"].contains(&tag.as_str())) {
+            return Err(format!("there is no tag [{unknown}]").into());
+        }
+        match command.name.as_str() {
+            "fill" => return self.fill(command),
+            "log" => return Ok(self.log()),
+            _ => {}
+        }
+        let sent = command.name.trim();
+        let body = match (has("pack"), has("hex")) {
+            (true, _) => json_to_msgpack(sent.as_bytes())?,
+            (_, true) => from_hex(sent)?,
+            _ => sent.as_bytes().to_vec(),
+        };
+        let reply = self.answer(&body);
+        if has("bytes") {
+            return Ok(to_hex(&reply));
+        }
+        let text = if reply.first() == Some(&b'{') { reply } else { msgpack_to_json(&reply)? };
+        let text = String::from_utf8(text)?;
+        if has("rows") { rows_only(&text) } else { Ok(without_runs(&text)) }
+    }
+}
+
+/// A page in one line: the number of rows, the first and last key, and the cursor.
+fn rows_only(reply: &str) -> Result<String, Box<dyn Error>> {
+    let reply: serde_json::Value = serde_json::from_str(reply)?;
+    let one = |result: &serde_json::Value| match result["rows"].as_array() {
+        None => without_runs(&result.to_string()),
+        Some(rows) => {
+            let key = |row: Option<&serde_json::Value>| row.map_or("none".to_owned(), |row| row[0].to_string());
+            let cursor = result.get("cursor").map_or("none".to_owned(), ToString::to_string);
+            format!("{} rows, from {} to {}, cursor {cursor}", rows.len(), key(rows.first()), key(rows.last()))
+        }
+    };
+    Ok(match reply.get("results").and_then(serde_json::Value::as_array) {
+        Some(results) => results.iter().map(one).collect::<Vec<_>>().join("\n"),
+        None => one(&reply),
+    })
+}
+
+/// Shortens runs of one letter, which long values are made of here.
+fn without_runs(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text.chars().peekable();
+    while let Some(letter) = rest.next() {
+        let mut count = 1;
+        while rest.next_if_eq(&letter).is_some() {
+            count += 1;
+        }
+        if count > 20 { write!(shown, "{letter}…({count})").unwrap() } else { shown.extend(std::iter::repeat_n(letter, count)) }
+    }
+    shown
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>, Box<dyn Error>> {
+    text.split_whitespace().map(|byte| Ok(u8::from_str_radix(byte, 16)?)).collect()
+}
+
+#[test]
+fn every_script_says_what_happens() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut scripts: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    scripts.sort();
+    assert!(scripts.len() >= 15, "scripts are missing: {scripts:?}");
+    for script in scripts {
+        println!("{}", script.display());
+        goldenscript::run(&mut Runner::default(), &script).unwrap();
+    }
+}
