@@ -6,7 +6,8 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{ErrorCode, Failure, HelloAnswer, Operations, Reply};
+use kvbroker_protocol::{ErrorCode, Failure, HelloAnswer, Operation, Operations, Reply};
+use tracing::Level;
 
 use super::connection::{Connection, Incoming, Route};
 use super::error::ClientError;
@@ -139,10 +140,18 @@ impl Client {
         let start = Instant::now();
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let mut inner = self.lock();
+        let described = tracing::enabled!(target: "kvbroker::client", Level::TRACE).then(|| describe(&operations));
         let id = inner.session.begin(operations, deadline).map_err(ClientError::Failed)?;
         let mut progress = Progress::new(self.notices.as_ref(), start);
         let result = self.drive(&mut inner, id, timeout, &mut progress);
-        self.note_in_doubt(None);
+        let in_doubt = self.note_in_doubt(None);
+        if let Some((operation, key)) = described {
+            let outcome = result.as_ref().ok().and_then(|reply| reply.outcomes.as_slice().first());
+            let request = in_doubt.map(|request| request.to_string());
+            let (revision, us) =
+                (outcome.and_then(|outcome| outcome.revision), u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+            tracing::trace!(target: "kvbroker::client", id, request, operation, key, revision, us, "called");
+        }
         result
     }
 
@@ -237,14 +246,29 @@ impl Client {
         self.timeout
     }
 
-    fn note_in_doubt(&self, request: Option<RequestId>) {
-        *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    /// Notes the mutation that is under way, if one is, and gives the one noted before.
+    fn note_in_doubt(&self, request: Option<RequestId>) -> Option<RequestId> {
+        std::mem::replace(&mut *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner), request)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // After a panic in between the session's books still stand: each step is whole.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The first operation's verb and key, for the log; values never.
+fn describe(operations: &Operations) -> (String, Option<String>) {
+    let all = operations.as_slice();
+    let verb = all.first().map_or("nothing", Operation::verb);
+    let key = match all.first() {
+        Some(Operation::Put { key, .. } | Operation::Get { key } | Operation::Del { key, .. }) => {
+            Some(String::from_utf8_lossy(key).into_owned())
+        }
+        _ => None,
+    };
+    let verb = if all.len() > 1 { format!("{verb} and {} more", all.len() - 1) } else { verb.to_owned() };
+    (verb, key)
 }
 
 fn timeout_text(timeout: Option<Duration>) -> String {
