@@ -1,0 +1,326 @@
+//! The command line: words in, a checked [`Config`] out.
+//!
+//! What is wrong with it is said before anything is contacted; exit code 2.
+
+use std::time::Duration;
+
+use clap::{Args, Parser};
+use kvbroker::catalog::CatalogList;
+use kvbroker::client::ConnectOptions;
+use kvbroker::lookup::Target;
+use kvbroker_protocol::BrokerId;
+use kvbroker_protocol::limits::{ARRAY_OPERATIONS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, PAGE_ROWS_MAX, VALUE_BYTES_MAX};
+use serde::{Deserialize, Serialize};
+
+use crate::keyspace::{CLIENTS_MAX, KEY_BYTES_MIN, KEYS_MAX, RunPrefix, VALUE_BYTES_MIN};
+use crate::stages::{Shape, Stage};
+
+/// Most numbers of clients that one run goes through.
+const COUNTS_MAX: usize = 32;
+/// How long a stage lasts unless told otherwise.
+const STAGE_DEFAULT: Duration = Duration::from_secs(2);
+/// Shortest and longest stage.
+const STAGE_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3_600));
+/// Keys of each client where a stage lasts a time and none are inserted.
+const LOADED_DEFAULT: u64 = 10_000;
+/// What an operation takes in a request beside its key and value, at most.
+const OPERATION_BYTES: usize = 32;
+
+const EXAMPLES: &str = "PROJECT is the name that the broker was started with, or its address.
+
+Each client is a process of its own with one request outstanding. All start a stage at the same moment. Stages run
+in this order: insert (new keys), lookup (keys at random), scan (pages of neighbouring keys), query (one group of a
+page's dictionaries), remove. Every answer is compared with what it must be: a wrong or missing one ends the run.
+A latency is from before a request is made to after its reply was read; operations of one request share it.
+
+Examples:
+  kvperf NETID-a5                                one client, 2 seconds a stage
+  kvperf NETID-a5 --clients 1,2,4,8              at how many clients does the sum level out?
+  kvperf NETID-a5 --batch 256                    256 operations in each request
+  kvperf NETID-a5 --ops 10000 --stages insert    how long do 10,000 inserts take?
+  kvperf NETID-a5 & kvperf NETID-a5 & wait       two runs at once: each has keys of its own
+  kvperf NETID-a5 --csv > figures.csv            a line per client and stage
+  kvperf NETID-a5 --info                         only what would be measured, and on what
+
+A run writes only keys that start with a prefix of its own (kp…/) and removes them at its end, also after Ctrl-C.
+Exit codes: 0 ok, 1 an answer was wrong or missing, 2 wrong usage, 4 a write's outcome is unknown, 5 no broker found
+or no answer, 6 refused, 7 busy or over a limit, 8 several brokers, 130 interrupted.";
+
+/// How the broker is found; all processes of a run get the same.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Finding the broker")]
+pub(crate) struct Finding {
+    /// Catalogs to ask, as host[:port],… or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
+    #[arg(long, value_name = "LIST", env = "KVBROKER_CATALOG", hide_env = true)]
+    catalog: Option<String>,
+    /// Only a broker of this owner
+    #[arg(long, value_name = "NAME", env = "KVBROKER_OWNER", hide_env = true)]
+    owner: Option<String>,
+    /// Only the broker with this uuid
+    #[arg(long, value_name = "UUID", env = "KVBROKER_BROKER", hide_env = true)]
+    pub(crate) broker: Option<String>,
+    /// Where the broker is: kv://HOST:PORT/PROJECT?key=kvpub1…; nothing is searched
+    #[arg(long, value_name = "ADDRESS", env = "KVBROKER_ENDPOINT", hide_env = true)]
+    endpoint: Option<String>,
+    /// How long to wait for an answer, such as 500ms, 10s or 2m; 0: for ever
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "KVBROKER_TIMEOUT", hide_env = true)]
+    timeout: Duration,
+}
+
+impl Finding {
+    /// None: for ever.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        (!self.timeout.is_zero()).then_some(self.timeout)
+    }
+
+    /// What the client library takes.
+    pub(crate) fn options(&self) -> Result<ConnectOptions, String> {
+        let catalogs = CatalogList::from_env(self.catalog.as_deref()).map_err(|error| error.to_string())?;
+        let mut options = ConnectOptions::new().timeout(self.timeout()).catalogs(catalogs);
+        if let Some(owner) = &self.owner {
+            options = options.owner(owner);
+        }
+        if let Some(broker) = &self.broker {
+            options = options.broker(broker.parse::<BrokerId>().map_err(|error| format!("--broker {broker}: {error}"))?);
+        }
+        if let Some(endpoint) = self.endpoint.as_ref().filter(|endpoint| !endpoint.is_empty()) {
+            options = options.endpoint(endpoint);
+        }
+        Ok(options)
+    }
+}
+
+/// Measures a kvbroker: operations per second and latencies of insert, lookup, scan, query and remove.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kvperf",
+    override_usage = "kvperf PROJECT [OPTIONS]",
+    disable_version_flag = true,
+    max_term_width = 116,
+    after_help = EXAMPLES
+)]
+pub(crate) struct Words {
+    /// The project's name or address
+    pub(crate) project: Option<String>,
+    /// Numbers of client processes; the stages run for one after the other
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u64).range(1..=CLIENTS_MAX as u64))]
+    clients: Vec<u64>,
+    /// How long each stage lasts [default: 2]
+    #[arg(long, value_name = "S", conflicts_with = "ops")]
+    seconds: Option<f64>,
+    /// How many operations each client does in each stage
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
+    ops: Option<u64>,
+    /// Only these stages; keys that they need are inserted before, without being measured
+    #[arg(long, value_name = "STAGE,…", value_delimiter = ',', value_enum)]
+    stages: Vec<Stage>,
+    /// Operations of one request; fewer for scans and queries, which are bounded in a request
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=ARRAY_OPERATIONS_MAX as u64))]
+    batch: u64,
+    /// Bytes of a key
+    #[arg(long, value_name = "N", default_value = "15", value_parser = clap::value_parser!(u64).range(KEY_BYTES_MIN as u64..=KEY_BYTES_MAX as u64))]
+    key_bytes: u64,
+    /// Bytes of a value
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u64).range(VALUE_BYTES_MIN as u64..=VALUE_BYTES_MAX as u64))]
+    value_bytes: u64,
+    /// Keys that a scan returns, and that a query looks at to return a tenth of them
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(1..=PAGE_ROWS_MAX as u64 / 2))]
+    page_rows: u64,
+    /// Print one JSON document
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print CSV: a line per client and stage, and one for the sum
+    #[arg(long)]
+    csv: bool,
+    /// Print what would be measured and on what, and measure nothing
+    #[arg(long, conflicts_with = "csv")]
+    info: bool,
+    /// Remove the keys that a run could not remove, by the prefix that it named
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["info", "csv", "json"])]
+    clean: Option<RunPrefix>,
+    /// Say nothing on stderr but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print version, protocol and libzmq
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
+    /// One client process of a run: what to do comes through stdin
+    #[arg(long, hide = true)]
+    pub(crate) as_client: bool,
+    #[command(flatten)]
+    finding: Finding,
+}
+
+/// How much each client does in a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Amount {
+    /// So many operations.
+    Operations(u64),
+    /// As many as are begun in this time.
+    Time(Duration),
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Tables for people.
+    Text,
+    /// One document.
+    Json,
+    /// A line per client and stage.
+    Csv,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Measure.
+    Measure,
+    /// Say what would be measured.
+    Info,
+    /// Remove what a run left.
+    Clean(RunPrefix),
+}
+
+/// A checked command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) target: String,
+    pub(crate) aim: Aim,
+    /// In the order in which they were named.
+    pub(crate) clients: Vec<usize>,
+    /// In the order in which they run; never empty.
+    pub(crate) stages: Vec<Stage>,
+    pub(crate) amount: Amount,
+    pub(crate) shape: Shape,
+    pub(crate) format: Format,
+    pub(crate) quiet: bool,
+    pub(crate) finding: Finding,
+}
+
+impl Config {
+    /// Keys that each client inserts before the first stage: none where inserting is a stage.
+    pub(crate) fn loaded(&self) -> u64 {
+        match self.amount {
+            _ if self.stages.contains(&Stage::Insert) => 0,
+            Amount::Operations(operations) => operations,
+            Amount::Time(_) => LOADED_DEFAULT,
+        }
+    }
+}
+
+impl Words {
+    /// Checks what clap can't.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub(crate) fn check(self) -> Result<Config, String> {
+        let target = self.project.ok_or("which project? For example: kvperf NETID-a5")?;
+        target.parse::<Target>().map_err(|error| error.to_string())?;
+        self.finding.options()?;
+        if self.clients.len() > COUNTS_MAX {
+            return Err(format!("--clients takes at most {COUNTS_MAX} numbers"));
+        }
+        let amount = match (self.ops, self.seconds) {
+            (Some(operations), _) => Amount::Operations(operations),
+            (None, None) => Amount::Time(STAGE_DEFAULT),
+            (None, Some(seconds)) => {
+                let (shortest, longest) = STAGE_RANGE;
+                let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| (shortest..=longest).contains(time));
+                Amount::Time(time.ok_or("--seconds takes 0.05 to 3600")?)
+            }
+        };
+        let mut stages = if self.stages.is_empty() { Stage::ALL.to_vec() } else { self.stages };
+        stages.sort_unstable();
+        stages.dedup();
+        // Their bounds were checked by clap and fit into every usize.
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let shape = Shape {
+            key_bytes: size(self.key_bytes),
+            value_bytes: size(self.value_bytes),
+            batch: size(self.batch),
+            page_rows: size(self.page_rows),
+        };
+        let request_bytes = shape.batch * (shape.key_bytes + shape.value_bytes + OPERATION_BYTES);
+        if request_bytes > MESSAGE_BYTES_MAX {
+            return Err(format!(
+                "a request of {} operations has {request_bytes} bytes and at most {MESSAGE_BYTES_MAX} are taken; choose a smaller \
+                 --batch or --value-bytes",
+                shape.batch
+            ));
+        }
+        let aim = match (self.clean, self.info) {
+            (Some(prefix), _) => Aim::Clean(prefix),
+            (None, true) => Aim::Info,
+            (None, false) => Aim::Measure,
+        };
+        let format = match (self.json, self.csv) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Csv,
+            _ => Format::Text,
+        };
+        let clients = self.clients.into_iter().map(size).collect();
+        Ok(Config { target, aim, clients, stages, amount, shape, format, quiet: self.quiet, finding: self.finding })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn check(words: &[&str]) -> Result<Config, String> {
+        let words = ["kvperf", "--catalog", "none"].iter().chain(words);
+        Words::try_parse_from(words).map_err(|error| error.to_string())?.check()
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        let config = check(&["lab"]).unwrap();
+        assert_eq!((config.clients.as_slice(), config.stages.as_slice()), (&[1][..], &Stage::ALL[..]));
+        assert_eq!(config.shape, Shape { key_bytes: 15, value_bytes: 64, batch: 1, page_rows: 100 });
+        assert_eq!((config.amount, config.format, config.aim), (Amount::Time(STAGE_DEFAULT), Format::Text, Aim::Measure));
+        assert_eq!(config.finding.timeout(), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn stages_come_in_the_order_in_which_they_run() {
+        let config = check(&["lab", "--stages", "remove,lookup,remove", "--clients", "4,1", "--seconds", "0.5"]).unwrap();
+        assert_eq!(config.stages, [Stage::Lookup, Stage::Remove]);
+        assert_eq!(config.clients, [4, 1]);
+        assert_eq!(config.amount, Amount::Time(Duration::from_millis(500)));
+        assert_eq!(config.loaded(), LOADED_DEFAULT);
+        assert_eq!(check(&["lab", "--stages", "lookup", "--ops", "7"]).unwrap().loaded(), 7);
+        assert_eq!(check(&["lab", "--ops", "7"]).unwrap().loaded(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_is_said_before_anything_happens() {
+        for (words, part) in [
+            (&[][..], "which project"),
+            (&["a/b"], "'/'"),
+            (&["p", "--clients", "0"], "1..=256"),
+            (&["p", "--clients", "1,x"], "x"),
+            (&["p", "--seconds", "0"], "0.05"),
+            (&["p", "--seconds", "NaN"], "0.05"),
+            (&["p", "--seconds", "1", "--ops", "1"], "cannot be used with"),
+            (&["p", "--stages", "mixed"], "mixed"),
+            (&["p", "--batch", "4097"], "4097"),
+            (&["p", "--batch", "4096", "--value-bytes", "5000"], "smaller"),
+            (&["p", "--key-bytes", "14"], "15"),
+            (&["p", "--json", "--csv"], "cannot be used with"),
+            (&["p", "--clean", "user/"], "kp4f09z/"),
+            (&["p", "--broker", "7"], "--broker 7"),
+        ] {
+            let error = check(words).unwrap_err();
+            assert!(error.contains(part), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn clap_is_satisfied() {
+        use clap::CommandFactory;
+        Words::command().debug_assert();
+    }
+}

@@ -1,0 +1,216 @@
+//! Figures: latencies, what one client did in one stage, and what follows from all of them.
+//!
+//! - A latency is from just before a request is made to just after its reply was read, in nanoseconds, to three digits. The
+//!   operations of one request all have the request's latency: none is done for its client before the reply is there.
+//! - A client's rate is its operations by its own time. The sum's rate is all operations by the time from the first client's
+//!   start to the last one's end: it is at most the rates' sum, and less where some end earlier.
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// Longest latency that is told from longer ones: an hour.
+const LATENCY_NS_MAX: u64 = 3_600 * 1_000_000_000;
+/// Digits of a latency that are kept.
+const DIGITS: u8 = 3;
+/// More clients have levelled out where they bring less than this on top.
+const GROWTH_MIN: f64 = 1.10;
+
+/// Latencies of many operations.
+#[derive(Clone, Debug)]
+pub(crate) struct Latencies {
+    histogram: Histogram<u64>,
+    sum_ns: u64,
+    max_ns: u64,
+}
+
+impl Latencies {
+    pub(crate) fn new() -> Latencies {
+        let histogram =
+            Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("1 < an hour, and 3 digits are within 0 to 5");
+        Latencies { histogram, sum_ns: 0, max_ns: 0 }
+    }
+
+    /// Notes that `operations` took this long, each.
+    pub(crate) fn record(&mut self, latency_ns: u64, operations: u64) {
+        self.histogram.saturating_record_n(latency_ns, operations);
+        self.sum_ns = self.sum_ns.saturating_add(latency_ns.saturating_mul(operations));
+        self.max_ns = self.max_ns.max(latency_ns);
+    }
+
+    fn add(&mut self, other: &Latencies) {
+        for step in other.histogram.iter_recorded() {
+            self.histogram.saturating_record_n(step.value_iterated_to(), step.count_at_value());
+        }
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+        self.max_ns = self.max_ns.max(other.max_ns);
+    }
+}
+
+/// What one client did in one stage. Times are of the monotonic clock, which all processes of a machine share.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(into = "Sent", from = "Sent")]
+pub(crate) struct Measured {
+    pub(crate) operations: u64,
+    pub(crate) rows: u64,
+    pub(crate) started_ns: u64,
+    pub(crate) ended_ns: u64,
+    pub(crate) latencies: Latencies,
+}
+
+/// The form in which it goes from process to process.
+#[derive(Serialize, Deserialize)]
+struct Sent {
+    operations: u64,
+    rows: u64,
+    started_ns: u64,
+    ended_ns: u64,
+    sum_ns: u64,
+    max_ns: u64,
+    /// Latency and count.
+    counts: Vec<(u64, u64)>,
+}
+
+impl From<Measured> for Sent {
+    fn from(measured: Measured) -> Sent {
+        let Latencies { histogram, sum_ns, max_ns } = measured.latencies;
+        let counts = histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
+        let Measured { operations, rows, started_ns, ended_ns, .. } = measured;
+        Sent { operations, rows, started_ns, ended_ns, sum_ns, max_ns, counts }
+    }
+}
+
+impl From<Sent> for Measured {
+    fn from(sent: Sent) -> Measured {
+        let mut latencies = Latencies::new();
+        for (latency_ns, count) in sent.counts {
+            latencies.histogram.saturating_record_n(latency_ns, count);
+        }
+        (latencies.sum_ns, latencies.max_ns) = (sent.sum_ns, sent.max_ns);
+        let Sent { operations, rows, started_ns, ended_ns, .. } = sent;
+        Measured { operations, rows, started_ns, ended_ns, latencies }
+    }
+}
+
+/// The figures that are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Summary {
+    /// Operations done, each with a right answer.
+    pub(crate) operations: u64,
+    /// Rows that scans and queries brought.
+    pub(crate) rows: u64,
+    /// From start to end.
+    pub(crate) seconds: f64,
+    pub(crate) ops_per_s: f64,
+    pub(crate) mean_us: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) max_us: f64,
+}
+
+impl Summary {
+    fn new(operations: u64, rows: u64, elapsed_ns: u64, latencies: &Latencies) -> Summary {
+        let seconds = elapsed_ns as f64 / 1e9;
+        let per = |amount: u64, by: f64| if by > 0.0 { amount as f64 / by } else { 0.0 };
+        // A bucket's upper end is at most the true maximum's bucket, never beyond the maximum itself.
+        let quantile_us = |quantile| latencies.histogram.value_at_quantile(quantile).min(latencies.max_ns) as f64 / 1e3;
+        Summary {
+            operations,
+            rows,
+            seconds,
+            ops_per_s: per(operations, seconds),
+            mean_us: per(latencies.sum_ns, latencies.histogram.len() as f64) / 1e3,
+            p50_us: quantile_us(0.5),
+            p99_us: quantile_us(0.99),
+            max_us: latencies.max_ns as f64 / 1e3,
+        }
+    }
+
+    /// One client's.
+    pub(crate) fn of(measured: &Measured) -> Summary {
+        let elapsed_ns = measured.ended_ns.saturating_sub(measured.started_ns);
+        Summary::new(measured.operations, measured.rows, elapsed_ns, &measured.latencies)
+    }
+
+    /// All clients' together.
+    pub(crate) fn of_all(all: &[Measured]) -> Summary {
+        let mut latencies = Latencies::new();
+        all.iter().for_each(|measured| latencies.add(&measured.latencies));
+        let started_ns = all.iter().map(|measured| measured.started_ns).min().unwrap_or_default();
+        let ended_ns = all.iter().map(|measured| measured.ended_ns).max().unwrap_or_default();
+        let total = |count: fn(&Measured) -> u64| all.iter().map(count).sum();
+        let elapsed_ns = ended_ns.saturating_sub(started_ns);
+        Summary::new(total(|measured| measured.operations), total(|measured| measured.rows), elapsed_ns, &latencies)
+    }
+}
+
+/// The number of clients at which the sum levels out: the smallest one that no larger one exceeds by a tenth. None where that
+/// is the largest one (more clients might bring more), or where there is nothing to compare.
+pub(crate) fn levels_out_at(rates: &[(usize, f64)]) -> Option<usize> {
+    let mut rates = rates.to_vec();
+    rates.sort_by_key(|(clients, _)| *clients);
+    let (largest, _) = *rates.last()?;
+    let level = |(clients, rate): &(usize, f64)| rates.iter().all(|(more, other)| more <= clients || *other < rate * GROWTH_MIN);
+    rates.iter().find(|rate| level(rate)).map(|(clients, _)| *clients).filter(|clients| *clients < largest)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn measured(started_ns: u64, ended_ns: u64, latencies_us: &[u64]) -> Measured {
+        let mut latencies = Latencies::new();
+        latencies_us.iter().for_each(|us| latencies.record(us * 1_000, 1));
+        Measured { operations: latencies_us.len() as u64, rows: 0, started_ns, ended_ns, latencies }
+    }
+
+    fn near(found: f64, wanted: f64) -> bool {
+        (found - wanted).abs() <= wanted * 0.001
+    }
+
+    #[test]
+    fn a_summary_says_what_was_recorded() {
+        let hundred: Vec<u64> = (1..=100).collect();
+        let summary = Summary::of(&measured(5_000_000_000, 7_000_000_000, &hundred));
+        assert_eq!((summary.operations, summary.seconds, summary.ops_per_s), (100, 2.0, 50.0));
+        assert!(near(summary.mean_us, 50.5) && near(summary.p50_us, 50.0) && near(summary.p99_us, 99.0), "{summary:?}");
+        assert_eq!(summary.max_us, 100.0, "the largest is exact");
+        let nothing = Summary::of(&measured(1, 1, &[]));
+        assert_eq!((nothing.ops_per_s, nothing.mean_us, nothing.max_us), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn operations_of_one_request_share_its_latency() {
+        let mut latencies = Latencies::new();
+        latencies.record(1_000_000, 256);
+        latencies.record(3_000_000, 256);
+        let summary = Summary::new(512, 0, 4_000_000, &latencies);
+        assert!(near(summary.mean_us, 2_000.0) && near(summary.p99_us, 3_000.0) && near(summary.ops_per_s, 128_000.0));
+    }
+
+    #[test]
+    fn the_sum_runs_from_the_first_start_to_the_last_end() {
+        let all = [measured(0, 1_000_000_000, &[10; 100]), measured(0, 2_000_000_000, &[30; 100])];
+        let sum = Summary::of_all(&all);
+        assert_eq!((sum.operations, sum.ops_per_s), (200, 100.0));
+        assert!(near(sum.mean_us, 20.0) && near(sum.max_us, 30.0) && near(sum.p50_us, 10.0));
+    }
+
+    #[test]
+    fn nothing_is_lost_between_processes() {
+        let before = measured(3, 9, &[1, 2, 3, 70_000, 70_001, 1_234_567]);
+        let text = serde_json::to_string(&before).unwrap();
+        let after: Measured = serde_json::from_str(&text).unwrap();
+        assert_eq!(Summary::of(&before), Summary::of(&after));
+    }
+
+    #[test]
+    fn a_level_is_where_more_clients_bring_less_than_a_tenth() {
+        assert_eq!(levels_out_at(&[(1, 100.0), (2, 190.0), (4, 200.0), (8, 198.0)]), Some(2));
+        assert_eq!(levels_out_at(&[(1, 100.0), (2, 105.0), (4, 112.0)]), Some(2));
+        assert_eq!(levels_out_at(&[(1, 100.0), (2, 200.0), (4, 400.0)]), None);
+        assert_eq!(levels_out_at(&[(8, 90.0), (1, 100.0)]), Some(1));
+        assert_eq!(levels_out_at(&[(1, 100.0)]), None);
+        assert_eq!(levels_out_at(&[]), None);
+    }
+}

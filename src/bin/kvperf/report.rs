@@ -1,0 +1,242 @@
+//! Results as people and programs read them: tables, JSON, CSV.
+//!
+//! - A block of text is one string, so that two runs at once don't mix their lines.
+//! - Names in JSON and CSV are stable.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::args::{Amount, Config};
+use crate::facts::Facts;
+use crate::measure::{Summary, levels_out_at};
+use crate::stages::Stage;
+
+/// One stage with one number of clients.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Run {
+    pub(crate) clients: usize,
+    pub(crate) stage: Stage,
+    /// Operations of one request.
+    pub(crate) batch: usize,
+    /// All clients together.
+    pub(crate) sum: Summary,
+    /// Each client.
+    pub(crate) each: Vec<Summary>,
+}
+
+/// Where one stage levels out.
+#[derive(Serialize)]
+struct Level {
+    stage: Stage,
+    /// Null: not up to the largest number of clients.
+    clients: Option<usize>,
+}
+
+/// The settings and facts as lines of text.
+pub(crate) fn head(config: &Config, facts: &Facts) -> String {
+    let shape = &config.shape;
+    let amount = match config.amount {
+        Amount::Operations(operations) => format!("{} operations a stage and client", grouped(operations as f64)),
+        Amount::Time(time) => format!("{} s a stage", time.as_secs_f64()),
+    };
+    let operations = if shape.batch == 1 { "1 operation".to_owned() } else { format!("{} operations", shape.batch) };
+    let clients: Vec<String> = config.clients.iter().map(usize::to_string).collect();
+    let lines = [
+        ("broker", format!("{} {}, --sync {}", facts.project, facts.broker_version, facts.sync)),
+        ("endpoint", facts.endpoint.clone()),
+        ("kvperf", format!("{} (git {}), libzmq {}", facts.kvperf_version, facts.kvperf_commit, facts.libzmq)),
+        ("machine", format!("{} processors, {}", facts.processors, facts.system)),
+        ("keys", format!("{} bytes, values {} bytes", shape.key_bytes, shape.value_bytes)),
+        ("requests", format!("{operations} each, one outstanding; pages of {} keys", shape.page_rows())),
+        ("clients", format!("{}; {amount}", clients.join(", "))),
+    ];
+    let mut text = String::new();
+    for (name, value) in lines {
+        // What a broker says is printed without its control characters.
+        let value: String = value.chars().filter(|c| !c.is_control()).collect();
+        let _ = writeln!(text, "{name:<10}{value}"); // a string takes everything
+    }
+    if facts.is_debug_build {
+        text.push_str("          kvperf is a debug build: these are no measurements\n");
+    }
+    text
+}
+
+/// The table of one number of clients.
+pub(crate) fn table(runs: &[Run]) -> String {
+    let Some(first) = runs.first() else { return String::new() };
+    let noun = if first.clients == 1 { "client" } else { "clients" };
+    let mut text = format!("\n{} {noun}\n", first.clients);
+    let columns = ["ops", "ops/s", "mean µs", "p50 µs", "p99 µs", "max µs"];
+    let _ = write!(text, "{:<8}{:>6}", "stage", "client");
+    cells(&mut text, columns.map(str::to_owned));
+    text.push_str("    rows/s\n");
+    for run in runs {
+        for (number, summary) in run.each.iter().enumerate() {
+            line(&mut text, run, &(number + 1).to_string(), summary);
+        }
+        if run.each.len() > 1 {
+            line(&mut text, run, "sum", &run.sum);
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, run: &Run, client: &str, summary: &Summary) {
+    let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us } = *summary;
+    let _ = write!(text, "{:<8}{client:>6}{:>12}", run.stage, grouped(operations as f64));
+    cells(text, [ops_per_s, mean_us, p50_us, p99_us, max_us].map(grouped));
+    let rows_per_s = if rows > 0 && seconds > 0.0 { grouped(rows as f64 / seconds) } else { String::new() };
+    let _ = writeln!(text, "{rows_per_s:>10}");
+}
+
+/// Appends cells of one width.
+fn cells(text: &mut String, cells: impl IntoIterator<Item = String>) {
+    cells.into_iter().for_each(|cell| text.push_str(&format!("{cell:>12}")));
+}
+
+/// The sums side by side, and where they level out. Nothing where there is only one number of clients.
+pub(crate) fn growth(config: &Config, runs: &[Run]) -> String {
+    if config.clients.len() < 2 {
+        return String::new();
+    }
+    let mut text = format!("\nSum of all clients, operations per second\n{:<8}", "clients");
+    cells(&mut text, config.stages.iter().map(|stage| stage.name().to_owned()));
+    text.push('\n');
+    for clients in &config.clients {
+        let _ = write!(text, "{clients:<8}");
+        cells(
+            &mut text,
+            config.stages.iter().map(|stage| {
+                let run = runs.iter().find(|run| run.clients == *clients && run.stage == *stage);
+                run.map_or("-".to_owned(), |run| grouped(run.sum.ops_per_s))
+            }),
+        );
+        text.push('\n');
+    }
+    let largest = config.clients.iter().max().copied().unwrap_or_default();
+    for Level { stage, clients } in levels(config, runs) {
+        let _ = match clients {
+            Some(clients) => writeln!(text, "{stage:<8}levels out at {clients}: more clients bring less than a tenth"),
+            None => writeln!(text, "{stage:<8}has not levelled out at {largest}"),
+        };
+    }
+    text
+}
+
+fn levels(config: &Config, runs: &[Run]) -> Vec<Level> {
+    let level = |stage: &Stage| {
+        let of_stage = runs.iter().filter(|run| run.stage == *stage);
+        let rates: Vec<(usize, f64)> = of_stage.map(|run| (run.clients, run.sum.ops_per_s)).collect();
+        Level { stage: *stage, clients: levels_out_at(&rates) }
+    };
+    config.stages.iter().map(level).collect()
+}
+
+/// Everything as one JSON document.
+pub(crate) fn json(config: &Config, facts: &Facts, runs: &[Run]) -> serde_json::Value {
+    serde_json::json!({
+        "facts": facts,
+        "settings": {
+            "clients": config.clients,
+            "stages": config.stages,
+            "amount": config.amount,
+            "shape": config.shape,
+        },
+        "runs": runs,
+        "levels_out": levels(config, runs),
+    })
+}
+
+/// The first line of CSV.
+pub(crate) const CSV_HEAD: &str = "clients,stage,batch,client,operations,rows,seconds,ops_per_s,mean_us,p50_us,p99_us,max_us\n";
+
+/// The lines of some runs; the sum's client is `sum`.
+pub(crate) fn csv(runs: &[Run]) -> String {
+    let mut text = String::new();
+    for run in runs {
+        let numbers = (1..=run.each.len()).map(|number| number.to_string()).chain(["sum".to_owned()]);
+        for (client, summary) in numbers.zip(run.each.iter().chain([&run.sum])) {
+            let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us } = *summary;
+            let Run { clients, stage, batch, .. } = run;
+            let _ = writeln!(
+                text,
+                "{clients},{stage},{batch},{client},{operations},{rows},{seconds:.6},{ops_per_s:.1},{mean_us:.1},{p50_us:.1},{p99_us:.1},{max_us:.1}"
+            );
+        }
+    }
+    text
+}
+
+/// A number with commas between thousands; one decimal below a hundred.
+pub(crate) fn grouped(value: f64) -> String {
+    if value < 99.95 && value.fract() != 0.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Words;
+
+    fn config(words: &[&str]) -> Config {
+        Words::try_parse_from(["kvperf", "lab", "--catalog", "none"].iter().chain(words)).unwrap().check().unwrap()
+    }
+
+    fn summary(operations: u64, ops_per_s: f64) -> Summary {
+        Summary { operations, rows: 0, seconds: 2.0, ops_per_s, mean_us: 1_234.56, p50_us: 9.95, p99_us: 3.0, max_us: 5_000.0 }
+    }
+
+    fn run(clients: usize, rate: f64) -> Run {
+        let each = vec![summary(10, rate / clients as f64); clients];
+        Run { clients, stage: Stage::Insert, batch: 1, sum: summary(10 * clients as u64, rate), each }
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        let shown: Vec<String> = [0.0, 7.0, 7.25, 99.9, 99.96, 999.4, 1_000.0, 1_234_567.8].into_iter().map(grouped).collect();
+        assert_eq!(shown, ["0", "7", "7.2", "99.9", "100", "999", "1,000", "1,234,568"]);
+    }
+
+    #[test]
+    fn each_client_has_a_line_and_so_has_the_sum() {
+        let text = table(&[run(2, 5_000.0)]);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["2", "clients"]);
+        assert_eq!(lines[3][..4], ["insert", "1", "10", "2,500"]);
+        assert_eq!(lines[5][..5], ["insert", "sum", "20", "5,000", "1,235"]);
+        assert_eq!(table(&[run(1, 5_000.0)]).lines().count(), 4, "one client is its own sum");
+    }
+
+    #[test]
+    fn growth_says_where_it_ends() {
+        let config = config(&["--clients", "1,2,4", "--stages", "insert"]);
+        let text = growth(&config, &[run(1, 100.0), run(2, 190.0), run(4, 191.0)]);
+        assert!(text.contains("insert  levels out at 2"), "{text}");
+        let text = growth(&config, &[run(1, 100.0), run(2, 190.0), run(4, 380.0)]);
+        assert!(text.contains("insert  has not levelled out at 4"), "{text}");
+    }
+
+    #[test]
+    fn csv_has_as_many_fields_as_its_head() {
+        let text = csv(&[run(2, 5_000.0)]);
+        let fields = |line: &str| line.split(',').count();
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().all(|line| fields(line) == fields(CSV_HEAD.trim_end())), "{text}");
+        assert!(text.lines().last().unwrap().starts_with("2,insert,1,sum,20,0,2.000000,5000.0,"), "{text}");
+    }
+}

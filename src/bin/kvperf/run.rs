@@ -1,0 +1,170 @@
+//! A whole run: for each number of clients the stages, the result, and the keys removed.
+//!
+//! - Keys are removed after each number of clients, whether its stages ended well, badly or were interrupted. Where that fails,
+//!   what is left is named together with the command that removes it.
+//! - Text and CSV appear as soon as a number of clients is through; JSON at the end.
+
+use std::io::{self, Write};
+
+use kvbroker::client::Client;
+use kvbroker::exit::Exit;
+
+use crate::args::{Aim, Config, Format};
+use crate::clean::{draw_prefix, remove_keys};
+use crate::facts::Facts;
+use crate::fleet::Fleet;
+use crate::interrupt;
+use crate::keyspace::RunPrefix;
+use crate::measure::Summary;
+use crate::orders::Task;
+use crate::progress::Progress;
+use crate::report::{self, Run};
+use crate::trouble::Trouble;
+
+/// Why a run ends early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The broker, a client or the user.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+    /// Stdout.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// As [`RunError`] says; the keys are removed, or named on stderr.
+pub(crate) fn run(config: &Config) -> Result<(), RunError> {
+    interrupt::install()?;
+    let quiet = config.quiet;
+    let options = config.finding.options().map_err(|error| Trouble::new(Exit::Usage, error))?;
+    let options = options.notices(move |doing| {
+        if !quiet {
+            eprintln!("kvperf: {doing}");
+        }
+    });
+    let client = Client::connect(&config.target, options).map_err(Trouble::from)?;
+    let facts = Facts::of(&client);
+    match &config.aim {
+        Aim::Measure => measure(config, &client, &facts),
+        Aim::Info if config.format == Format::Json => Ok(print(&format!("{:#}\n", report::json(config, &facts, &[])))?),
+        Aim::Info => Ok(print(&report::head(config, &facts))?),
+        Aim::Clean(prefix) => {
+            let removed = remove_keys(&client, prefix.as_bytes()).map_err(Trouble::from)?;
+            Ok(print(&format!("{removed} keys removed\n"))?)
+        }
+    }
+}
+
+fn measure(config: &Config, client: &Client, facts: &Facts) -> Result<(), RunError> {
+    let prefix = draw_prefix(client)?;
+    let mut progress = Progress::new(config.quiet);
+    let head = report::head(config, facts);
+    match config.format {
+        Format::Text => print(&head)?,
+        Format::Csv => print(report::CSV_HEAD)?,
+        Format::Json => {}
+    }
+    if config.format != Format::Text && !config.quiet {
+        eprint!("{head}");
+    }
+    let mut all = Vec::new();
+    for clients in &config.clients {
+        let runs = measure_and_clean(config, client, facts, &prefix, *clients, &mut progress)?;
+        match config.format {
+            Format::Text => print(&report::table(&runs))?,
+            Format::Csv => print(&report::csv(&runs))?,
+            Format::Json => {}
+        }
+        all.extend(runs);
+    }
+    match config.format {
+        Format::Text => print(&report::growth(config, &all))?,
+        Format::Json => print(&format!("{:#}\n", report::json(config, facts, &all)))?,
+        Format::Csv => {}
+    }
+    Ok(())
+}
+
+fn measure_and_clean(
+    config: &Config,
+    client: &Client,
+    facts: &Facts,
+    prefix: &RunPrefix,
+    clients: usize,
+    progress: &mut Progress,
+) -> Result<Vec<Run>, Trouble> {
+    let project = &facts.project;
+    let left = format!("keys that start with {prefix} may be left in {project}");
+    let hint = format!("kvperf {} --clean {prefix}", config.target);
+    interrupt::set_left(Some(format!("{left}; remove them with: {hint}")));
+    // The clients have ended when this returns, so nothing is written any more.
+    let measured = stages(config, facts, prefix, clients, progress);
+    if measured.is_ok() {
+        progress.cleaning();
+    }
+    let cleaned = remove_keys(client, prefix.as_bytes());
+    progress.clear();
+    match (measured, cleaned) {
+        (measured, Ok(removed)) => {
+            interrupt::set_left(None);
+            let interrupted = interrupt::is_asked();
+            if interrupted && !config.quiet {
+                eprintln!("kvperf: {removed} keys removed");
+            }
+            if interrupted { Err(Trouble::interrupted()) } else { measured }
+        }
+        (measured, Err(error)) => {
+            let cleaning = Trouble::from(error);
+            let why = format!("{left}: {cleaning}");
+            let hint = Some(format!("once the broker answers again: {hint}"));
+            match measured {
+                Ok(_) => Err(Trouble { sentence: why, hint, ..cleaning }),
+                Err(trouble) => {
+                    // Why it ended comes first, what it left behind after it.
+                    let first = trouble.hint.map_or(trouble.sentence.clone(), |hint| format!("{} ({hint})", trouble.sentence));
+                    Err(Trouble { code: trouble.code, sentence: format!("{first}\nkvperf: {why}"), hint })
+                }
+            }
+        }
+    }
+}
+
+fn stages(
+    config: &Config,
+    facts: &Facts,
+    prefix: &RunPrefix,
+    clients: usize,
+    progress: &mut Progress,
+) -> Result<Vec<Run>, Trouble> {
+    let mut finding = config.finding.clone();
+    // All clients measure the broker that this process has met.
+    finding.broker = Some(facts.broker.clone());
+    let task = Task {
+        target: config.target.clone(),
+        finding,
+        run: prefix.to_string(),
+        client: 0,
+        shape: config.shape.clone(),
+        amount: config.amount,
+        load: config.loaded(),
+        progress: progress.is_shown(),
+    };
+    let mut fleet = Fleet::start(clients, &task, progress)?;
+    let mut runs = Vec::new();
+    for stage in &config.stages {
+        let measured = fleet.run(*stage, progress)?;
+        let each = measured.iter().map(Summary::of).collect();
+        let batch = config.shape.batch_of(*stage);
+        runs.push(Run { clients, stage: *stage, batch, sum: Summary::of_all(&measured), each });
+    }
+    Ok(runs)
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
