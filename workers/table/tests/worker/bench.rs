@@ -1,0 +1,299 @@
+//! What the tests of the worker stand on: a worker over a log that watches it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvbroker_core::State;
+use kvbroker_log::{BatchBuilder, Log, LogError, LogStats, MemoryLog, Persisted};
+use kvbroker_protocol::{
+    Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
+};
+use kvbroker_table::{
+    Call, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper, Stopped, Worker, WorkerCounters,
+};
+
+pub const WALL_MS: u64 = 1_700_000_000_000;
+
+/// What the log has seen, shared with the test.
+#[derive(Default)]
+pub struct Seen {
+    pub log: MemoryLog,
+    /// Stamp and last revision of each append that succeeded.
+    pub appends: Vec<(u64, u64)>,
+    pub marks: usize,
+    pub marker_questions: usize,
+    pub ticks: usize,
+    /// The worker waits inside of an append.
+    pub is_held: bool,
+    /// Appends wait while this is set.
+    pub hold: bool,
+    /// Nothing is taken out at appends, as if nobody were there.
+    pub leaves_all: bool,
+    /// Everything that has left the worker, in order.
+    pub replies: Vec<ReplyOut>,
+    pub events: Vec<(Vec<Event>, u64)>,
+}
+
+#[derive(Default)]
+pub struct Shared {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+impl Shared {
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap()
+    }
+
+    /// Waits until the log has seen something.
+    pub fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut seen = self.seen();
+        while !holds(&seen) {
+            let left = deadline.checked_duration_since(Instant::now()).unwrap_or_else(|| panic!("not within 30 s: {what}"));
+            seen = self.changed.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+
+    pub fn let_go(&self) {
+        self.seen().hold = false;
+        self.changed.notify_all();
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Seen)) {
+        note(&mut self.seen());
+        self.changed.notify_all();
+    }
+}
+
+/// A log in memory that looks, at each append, whether the worker has spoken too soon.
+pub struct WatchedLog {
+    shared: Arc<Shared>,
+    replies: Arc<Outbox<Vec<ReplyOut>>>,
+    events: Arc<Outbox<(Vec<Event>, u64)>>,
+}
+
+/// Takes out what has left the worker, and checks that it tells nothing beyond what the log has.
+pub fn collect_said(seen: &mut Seen, replies: &Outbox<Vec<ReplyOut>>, events: &Outbox<(Vec<Event>, u64)>) {
+    let durable = seen.log.persisted().revision();
+    while let Some(batch) = replies.pop() {
+        for out in &batch {
+            let told = out.reply.outcomes.as_slice().iter().filter_map(|outcome| outcome.revision).max();
+            assert!(told <= Some(durable), "a reply tells of revision {told:?}, the log has {durable}");
+        }
+        seen.replies.extend(batch);
+    }
+    while let Some((batch, revision)) = events.pop() {
+        assert!(revision <= durable, "events tell of revision {revision}, the log has {durable}");
+        assert!(batch.iter().all(|event| event.revision <= revision));
+        seen.events.push((batch, revision));
+    }
+}
+
+impl Log for WatchedLog {
+    fn append(&mut self, batch: &mut BatchBuilder) -> Result<Persisted, LogError> {
+        let mut seen = self.shared.seen();
+        seen.is_held = seen.hold;
+        self.shared.changed.notify_all();
+        while seen.hold {
+            seen = self.shared.changed.wait(seen).unwrap();
+        }
+        seen.is_held = false;
+        // Now, before the batch is in the log.
+        if !seen.leaves_all {
+            collect_said(&mut seen, &self.replies, &self.events);
+        }
+        let (stamp_ms, revision) = (batch.stamp_ms(), batch.last_revision().expect("the worker appends no empty batch"));
+        let proof = seen.log.append(batch)?;
+        seen.appends.push((stamp_ms, revision));
+        self.shared.changed.notify_all();
+        Ok(proof)
+    }
+
+    fn persisted(&self) -> Persisted {
+        self.shared.seen().log.persisted()
+    }
+
+    fn needs_marker(&self) -> bool {
+        self.shared.note(|seen| seen.marker_questions += 1);
+        self.shared.seen().log.needs_marker()
+    }
+
+    fn mark(&mut self, stamp_ms: u64) -> Result<(), LogError> {
+        self.shared.note(|seen| seen.marks += 1);
+        self.shared.seen().log.mark(stamp_ms)
+    }
+
+    fn tick(&mut self, now_ms: u64) -> Result<Persisted, LogError> {
+        self.shared.note(|seen| seen.ticks += 1);
+        self.shared.seen().log.tick(now_ms)
+    }
+
+    fn close(&mut self, stamp_ms: u64) -> Result<(), LogError> {
+        self.shared.seen().log.close(stamp_ms)
+    }
+
+    fn stats(&self) -> LogStats {
+        self.shared.seen().log.stats()
+    }
+}
+
+/// A worker and everything around it.
+pub struct Bench {
+    pub shared: Arc<Shared>,
+    pub intake: Arc<Intake>,
+    pub replies: Arc<Outbox<Vec<ReplyOut>>>,
+    pub events: Arc<Outbox<(Vec<Event>, u64)>>,
+    pub events_wanted: Arc<AtomicBool>,
+    pub events_dropped: Arc<AtomicU64>,
+    pub counters: Arc<WorkerCounters>,
+    pub clock: Arc<SimClock>,
+    pub sync_interval: Option<Duration>,
+    next_id: u64,
+}
+
+impl Bench {
+    pub fn new() -> Bench {
+        Bench::with_room(limits::RELEASE_BYTES_MAX, limits::PUBLISH_BYTES_MAX)
+    }
+
+    /// With so many bytes of replies and of events that may wait.
+    pub fn with_room(reply_bytes: usize, event_bytes: usize) -> Bench {
+        Bench {
+            shared: Arc::default(),
+            intake: Arc::default(),
+            replies: Arc::new(Outbox::new(reply_bytes, Arc::new(NoDoorbell))),
+            events: Arc::new(Outbox::new(event_bytes, Arc::new(NoDoorbell))),
+            events_wanted: Arc::new(AtomicBool::new(true)),
+            events_dropped: Arc::default(),
+            counters: Arc::default(),
+            clock: Arc::new(SimClock::new(WALL_MS * 1_000)),
+            sync_interval: None,
+            next_id: 0,
+        }
+    }
+
+    fn worker(&self) -> Worker<WatchedLog> {
+        let (stamper, _) = Stamper::start(0, self.clock.now());
+        Worker {
+            state: State::new(),
+            log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
+            clock: Box::new(self.clock.clone()),
+            stamper,
+            intake: self.intake.clone(),
+            replies: self.replies.clone(),
+            events: self.events.clone(),
+            events_wanted: self.events_wanted.clone(),
+            events_dropped: self.events_dropped.clone(),
+            counters: self.counters.clone(),
+            facts: Facts {
+                project: "NETID-a5".into(),
+                owner: "netid".into(),
+                version: "0.0.0".into(),
+                broker: BrokerId([1; 16]),
+                epoch: 0xe0,
+                instance: BrokerId([2; 16]),
+                pub_port: 4_711,
+                durability: "always".into(),
+                stats: Arc::new(|stats| stats.push(("of_others".into(), StatValue::Number(7)))),
+            },
+            sync_interval: self.sync_interval,
+            entropy: Box::new(|| 0xabcd),
+        }
+    }
+
+    /// Puts a message into the intake; its id counts the messages.
+    pub fn ask(&mut self, header: Header, operations: Operations) -> u64 {
+        self.next_id += 1;
+        let header = Header { id: Some(self.next_id), ..header };
+        let call = Call {
+            client: self.next_id % 3,
+            envelope: Envelope { routing_id: self.next_id.to_be_bytes().to_vec(), frames: vec![Vec::new()] },
+            request: Request { header, form: Form::Compact, operations },
+            bytes: 100,
+        };
+        assert_eq!(self.intake.push(&mut VecDeque::from([call])), Ok(()));
+        self.next_id
+    }
+
+    pub fn one(&mut self, operation: Operation) -> u64 {
+        self.ask(Header::default(), Operations::One(operation))
+    }
+
+    /// Runs the worker on what is in the intake, to its end.
+    pub fn run_to_end(&self) -> Result<(), Stopped> {
+        self.intake.close();
+        let result = self.worker().run();
+        self.collect();
+        result
+    }
+
+    /// Runs the worker beside the test.
+    pub fn start(&self) -> JoinHandle<Result<(), Stopped>> {
+        let worker = self.worker();
+        std::thread::spawn(move || worker.run())
+    }
+
+    pub fn collect(&self) {
+        collect_said(&mut self.shared.seen(), &self.replies, &self.events);
+    }
+
+    /// Waits until the reply with this id has left.
+    pub fn until_answered(&self, id: u64) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            self.collect();
+            if self.shared.seen().replies.iter().any(|out| out.reply.id == Some(id)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no reply to {id} within 30 s");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The outcomes of the message with this id.
+    pub fn outcomes(&self, id: u64) -> Vec<Outcome> {
+        let seen = self.shared.seen();
+        let out = seen.replies.iter().find(|out| out.reply.id == Some(id)).unwrap_or_else(|| panic!("no reply to {id}"));
+        out.reply.outcomes.as_slice().to_vec()
+    }
+
+    /// The state that a recovery from the log gives.
+    pub fn recovered(&self) -> State {
+        let mut state = State::new();
+        self.shared.seen().log.replay(&mut |group| kvbroker_table::replay_into(&mut state, &group).unwrap());
+        state
+    }
+
+    /// Revision, session and sequence of every logged group.
+    pub fn groups(&self) -> Vec<(u64, Option<(SessionId, u64)>)> {
+        let mut groups = Vec::new();
+        self.shared.seen().log.replay(&mut |group| {
+            groups.push((group.revision, group.session.map(|session| (SessionId(session.id), session.sequence))));
+        });
+        groups
+    }
+}
+
+pub fn key(name: &str) -> Key {
+    name.as_bytes().to_vec()
+}
+
+pub fn put(name: &str, value: &str) -> Operation {
+    Operation::Put { key: key(name), value: Stored::text(value).unwrap() }
+}
+
+pub fn get(name: &str) -> Operation {
+    Operation::Get { key: key(name) }
+}
+
+pub fn del(name: &str) -> Operation {
+    Operation::Del { key: key(name), return_old: false }
+}
+
+pub fn is_value(outcome: &Outcome, text: &str) -> bool {
+    matches!(&outcome.result, Ok(Answer::Value { value, .. }) if value.as_text().as_deref() == Some(text))
+}

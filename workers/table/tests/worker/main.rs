@@ -1,0 +1,414 @@
+//! The worker against a log that watches it: nothing leaves before it is durable, and all that is promised about order, numbers,
+//! bounds and ends.
+//!
+//! Caveat: a panic while deciding can't be provoked from outside, because no operation is known that makes the core panic; that it
+//! is caught, answered and counted is not tested here.
+
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bench::{Bench, WALL_MS, del, get, is_value, key, put};
+use kvbroker_core::{ChangeError, Stamp, State, Turn, decide};
+use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
+use kvbroker_protocol::{
+    Answer, BrokerId, ErrorCode, Header, Operation, Operations, Outcome, Outcomes, Scan, SessionId, StatValue, Stored, limits,
+};
+use kvbroker_table::{EventKind, Stopped, replay_into};
+
+fn code(outcome: &Outcome) -> Option<ErrorCode> {
+    outcome.result.as_ref().err().map(|failure| failure.code)
+}
+
+fn repeat(times: usize, mut ask: impl FnMut() -> u64) {
+    for _ in 0..times {
+        ask();
+    }
+}
+
+#[test]
+fn nothing_leaves_before_it_is_durable_and_replies_keep_their_order() {
+    // The log checks at each append what has left so far.
+    let mut bench = Bench::new();
+    let mut ids = Vec::new();
+    let mut state = State::new();
+    for at in 0..3 * limits::BATCH_CALLS_MAX {
+        let name = format!("k{}", at % 97);
+        let operations = match at % 5 {
+            0 | 1 => vec![put(&name, &at.to_string())],
+            2 => vec![get(&name)],
+            3 => vec![del(&name), put(&name, "again"), Operation::Size],
+            _ => vec![Operation::Scan(Scan { limit: Some(3), ..Scan::default() })],
+        };
+        for operation in &operations {
+            let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
+            let decision = decide(&state, operation.clone(), stamp, &mut Turn::many());
+            decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
+        }
+        ids.push(Some(bench.ask(Header::default(), Operations::Many(operations))));
+    }
+    bench.run_to_end().unwrap();
+    let seen = bench.shared.seen();
+    assert_eq!(seen.appends.len(), 3, "calls are appended a batch at a time");
+    assert_eq!(seen.replies.iter().map(|out| out.reply.id).collect::<Vec<_>>(), ids);
+    for out in &seen.replies {
+        assert_eq!(out.envelope.routing_id, out.reply.id.unwrap().to_be_bytes());
+        assert_eq!((out.client, out.request_bytes), (out.reply.id.unwrap() % 3, 100));
+    }
+    assert_eq!(seen.events.iter().map(|(_, revision)| *revision).max(), Some(state.revision()));
+    assert!(seen.log.is_closed());
+    drop(seen);
+    assert!(bench.recovered() == state, "a recovery from the log leads to another state");
+}
+
+#[test]
+fn while_one_batch_syncs_the_next_collects_and_nothing_is_said() {
+    let mut bench = Bench::new();
+    bench.shared.seen().hold = true;
+    let worker = bench.start();
+    let first = bench.one(put("a", "1"));
+    bench.shared.until("the worker appends", |seen| seen.is_held);
+    let later: Vec<u64> = (0..100).map(|at| bench.one(put("b", &at.to_string()))).collect();
+    let read = bench.one(get("a"));
+    bench.collect();
+    assert!(bench.shared.seen().replies.is_empty() && bench.shared.seen().events.is_empty());
+    bench.shared.let_go();
+    bench.until_answered(read);
+    assert_eq!(
+        bench.shared.seen().appends.iter().map(|append| append.1).collect::<Vec<_>>(),
+        [1, 101],
+        "one sync for all that came"
+    );
+    assert_eq!(bench.outcomes(first)[0].revision, Some(1));
+    assert_eq!(bench.outcomes(later[99])[0].revision, Some(101));
+    assert!(is_value(&bench.outcomes(read)[0], "1"));
+    assert_eq!(bench.outcomes(read)[0].revision, Some(101));
+    bench.intake.close();
+    worker.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_log_that_fails_ends_the_worker_and_nothing_of_its_batch_is_said() {
+    let mut bench = Bench::new();
+    bench.shared.seen().log.fail_after(1);
+    for at in 0..limits::BATCH_CALLS_MAX {
+        bench.one(put("a", &at.to_string()));
+    }
+    // The second batch: a read before the write that fails, the write, and a read that would see it.
+    bench.one(get("a"));
+    bench.one(put("a", "lost"));
+    bench.one(get("a"));
+    let stopped = bench.run_to_end().unwrap_err();
+    assert!(matches!(stopped, Stopped::Log(LogError::Full { .. })), "{stopped}");
+    let seen = bench.shared.seen();
+    assert_eq!(seen.replies.len(), limits::BATCH_CALLS_MAX);
+    assert_eq!(seen.events.len(), 1);
+    assert!(!seen.log.is_closed(), "a log that failed is not marked as closed");
+}
+
+#[test]
+fn reads_need_no_append() {
+    let mut bench = Bench::new();
+    let absent = bench.one(get("a"));
+    let size = bench.one(Operation::Size);
+    let removed = bench.one(del("a"));
+    bench.run_to_end().unwrap();
+    assert_eq!(code(&bench.outcomes(absent)[0]), Some(ErrorCode::NotFound));
+    assert_eq!(bench.outcomes(size), [Outcome { revision: Some(0), result: Ok(Answer::Size(0)) }]);
+    assert_eq!(code(&bench.outcomes(removed)[0]), Some(ErrorCode::NotFound));
+    let seen = bench.shared.seen();
+    assert_eq!((seen.appends.len(), seen.log.stats().batches), (0, 0));
+    // Also without events it is told how far it went.
+    assert_eq!(seen.events, [(vec![], 0)]);
+}
+
+#[test]
+fn the_operations_of_an_array_see_each_other_and_share_one_turn() {
+    let mut bench = Bench::new();
+    let array = bench.ask(
+        Header::default(),
+        Operations::Many(vec![put("a", "1"), get("a"), del("none"), del("a"), get("a"), Operation::Ping]),
+    );
+    let all = || Operation::Scan(Scan::default());
+    let many_puts = (0..limits::ARRAY_OPERATIONS_MAX).map(|at| put(&format!("k{at:05}"), "v"));
+    for _ in 0..3 {
+        bench.ask(Header::default(), Operations::Many(many_puts.clone().collect()));
+    }
+    let scans = bench.ask(Header::default(), Operations::Many(vec![all(), all(), all()]));
+    let alone = bench.one(all());
+    bench.run_to_end().unwrap();
+
+    let outcomes = bench.outcomes(array);
+    assert_eq!(outcomes.iter().map(|outcome| outcome.revision).collect::<Vec<_>>(), [1, 1, 1, 2, 2, 2].map(Some));
+    assert!(is_value(&outcomes[1], "1"));
+    assert_eq!([2, 4].map(|at| code(&outcomes[at])), [Some(ErrorCode::NotFound); 2]);
+
+    let rows = |outcome: &Outcome| match &outcome.result {
+        Ok(Answer::Rows { rows, .. }) => rows.len(),
+        Ok(other) => panic!("{other:?}"),
+        Err(failure) => panic!("{failure}"),
+    };
+    let outcomes = bench.outcomes(scans);
+    assert_eq!((rows(&outcomes[0]), rows(&outcomes[1])), (4_096, 4_096));
+    assert_eq!(rows(&outcomes[2]), limits::EXAMINED_KEYS_MAX - 2 * 4_096, "cut short where the turn was used up");
+    assert_eq!(rows(&bench.outcomes(alone)[0]), 4_096);
+}
+
+#[test]
+fn replies_to_mutations_are_not_safe_to_retry_and_others_do_not_say() {
+    let mut bench = Bench::new();
+    bench.one(put("a", "1"));
+    bench.one(del("none"));
+    bench.one(get("a"));
+    bench.ask(Header::default(), Operations::Many(vec![get("a"), put("a", "2")]));
+    bench.run_to_end().unwrap();
+    let seen = bench.shared.seen();
+    assert_eq!(
+        seen.replies.iter().map(|out| out.reply.retry_safe).collect::<Vec<_>>(),
+        [Some(false), Some(false), None, Some(false)]
+    );
+    assert!(matches!(seen.replies[0].reply.outcomes, Outcomes::One(_)));
+    assert!(matches!(seen.replies[3].reply.outcomes, Outcomes::Many(_)));
+}
+
+#[test]
+fn only_mutations_have_numbers_and_each_its_own() {
+    let session = SessionId::new(WALL_MS, 1);
+    let mut bench = Bench::new();
+    let numbered = |seq| Header { session: Some(session), seq: Some(seq), ..Header::default() };
+    // 7 is the put, 8 the del that finds nothing and logs nothing, 9 the last put; the reads have none.
+    bench.ask(numbered(7), Operations::Many(vec![put("a", "1"), get("a"), del("none"), Operation::Size, put("b", "2")]));
+    bench.ask(numbered(10), Operations::One(del("a")));
+    bench.ask(Header::default(), Operations::One(put("c", "3")));
+    bench.ask(Header { session: Some(session), ..Header::default() }, Operations::One(put("d", "4")));
+    bench.ask(Header { seq: Some(1), ..Header::default() }, Operations::One(put("e", "5")));
+    // After the last number there is none: it does not begin again.
+    bench.ask(numbered(u64::MAX), Operations::Many(vec![put("f", "6"), put("g", "7")]));
+    bench.run_to_end().unwrap();
+    let number = |at| Some((session, at));
+    assert_eq!(
+        bench.groups(),
+        [(1, number(7)), (2, number(9)), (3, number(10)), (4, None), (5, None), (6, None), (7, number(u64::MAX)), (8, None)]
+    );
+}
+
+#[test]
+fn stamps_follow_the_clock_and_never_go_back() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    for jump_ms in [0, 3_600_000, -7_200_000_i64, -i64::try_from(WALL_MS).unwrap(), 0] {
+        bench.clock.advance(1_000_000);
+        bench.clock.set_wall(WALL_MS.saturating_add_signed(jump_ms) * 1_000);
+        let id = bench.one(put("a", "1"));
+        bench.until_answered(id);
+    }
+    bench.intake.close();
+    worker.join().unwrap().unwrap();
+    let stamps: Vec<u64> = bench.shared.seen().appends.iter().map(|append| append.0 - WALL_MS).collect();
+    // A second each, with at most 1 % towards wherever the wall clock has gone.
+    assert_eq!(stamps, [990, 2_000, 2_990, 3_980, 4_970]);
+}
+
+#[test]
+fn one_marker_vouches_for_the_last_write() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let id = bench.one(put("a", "1"));
+    bench.until_answered(id);
+    assert_eq!(bench.shared.seen().marks, 0);
+    bench.shared.until("a marker after a second of idleness", |seen| seen.marks > 0);
+    let asked = bench.shared.seen().marker_questions;
+    bench.shared.until("idleness goes on", |seen| seen.marker_questions >= asked + 2);
+    assert_eq!(bench.shared.seen().marks, 1, "nothing new to vouch for");
+    bench.intake.close();
+    worker.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_marker_also_comes_while_others_read() {
+    // The time since the last *call* was counted: a client that looked twice a second kept the last write from being vouched for.
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    bench.one(put("a", "1"));
+    for _ in 0..10_000 {
+        let id = bench.one(Operation::Ping);
+        bench.until_answered(id);
+        if bench.shared.seen().marks > 0 {
+            break;
+        }
+        // Never a second of idleness, whatever the machine does beside.
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    assert_eq!(bench.shared.seen().marks, 1);
+    bench.intake.close();
+    worker.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_worker_in_interval_mode_ticks_the_log() {
+    let mut bench = Bench::new();
+    // Also an interval of nothing is one.
+    bench.sync_interval = Some(Duration::ZERO);
+    let worker = bench.start();
+    bench.shared.until("ticks while idle", |seen| seen.ticks >= 3);
+    bench.intake.close();
+    worker.join().unwrap().unwrap();
+}
+
+#[test]
+fn what_was_taken_is_answered_before_a_clean_end() {
+    let mut bench = Bench::new();
+    let ids: Vec<u64> = (0..10).map(|at| bench.one(put("a", &at.to_string()))).collect();
+    bench.run_to_end().unwrap();
+    assert!(ids.iter().all(|id| bench.outcomes(*id)[0].result == Ok(Answer::Done)));
+    let seen = bench.shared.seen();
+    assert!(seen.log.is_closed());
+    assert_eq!(seen.log.persisted().revision(), 10);
+}
+
+#[test]
+fn hello_tells_who_this_is_and_refuses_another_project() {
+    let mut bench = Bench::new();
+    let mine = bench.one(Operation::Hello { project: Some("NETID-a5".into()) });
+    let any = bench.one(Operation::Hello { project: None });
+    let other = bench.one(Operation::Hello { project: Some("NETID-a6".into()) });
+    bench.run_to_end().unwrap();
+    for id in [mine, any] {
+        let Ok(Answer::Hello(hello)) = bench.outcomes(id)[0].result.clone() else { panic!("no hello") };
+        assert_eq!((hello.project.as_str(), hello.owner.as_str(), hello.durability.as_str()), ("NETID-a5", "netid", "always"));
+        assert_eq!((hello.broker, hello.instance, hello.epoch), (BrokerId([1; 16]), BrokerId([2; 16]), 0xe0));
+        assert_eq!((hello.pub_port, hello.shard, hello.prefixes.len()), (4_711, 0, 0));
+        assert_eq!(hello.session, SessionId::new(WALL_MS, 0xabcd), "born at the broker's stamp");
+        assert!(hello.limits.contains(&("value_bytes".into(), limits::VALUE_BYTES_MAX as u64)));
+    }
+    let refused = &bench.outcomes(other)[0];
+    assert_eq!(code(refused), Some(ErrorCode::WrongProject));
+    let message = &refused.result.as_ref().unwrap_err().message;
+    assert!(message.contains("NETID-a5") && message.contains("NETID-a6"), "{message}");
+}
+
+#[test]
+fn stats_count_what_happened() {
+    let mut bench = Bench::new();
+    bench.one(put("a", "1"));
+    bench.one(get("a"));
+    let id = bench.one(Operation::Stats);
+    bench.run_to_end().unwrap();
+    let Ok(Answer::Stats(stats)) = bench.outcomes(id)[0].result.clone() else { panic!("no stats") };
+    let stat = |name: &str| stats.iter().find(|stat| stat.0 == name).unwrap_or_else(|| panic!("no {name}")).1.clone();
+    for (name, number) in
+        [("revision", 1), ("keys", 1), ("operations", 3), ("internal_errors", 0), ("intake_calls", 0), ("of_others", 7)]
+    {
+        assert_eq!(stat(name), StatValue::Number(number), "{name}");
+    }
+    assert_eq!(stat("project"), StatValue::Text("NETID-a5".into()));
+    assert_eq!(stat("epoch"), StatValue::Text("00000000000000e0".into()));
+    let mut names: Vec<&String> = stats.iter().map(|stat| &stat.0).collect();
+    names.sort();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name twice: {names:?}");
+    assert_eq!(bench.counters.operations.load(Ordering::Relaxed), 3);
+    assert_eq!(bench.counters.batches.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn events_tell_every_change_in_order_and_only_when_somebody_listens() {
+    let mut bench = Bench::new();
+    bench.one(put("a", "1"));
+    bench.one(get("a"));
+    bench.one(del("none"));
+    bench.ask(Header::default(), Operations::Many(vec![put("b", "2"), del("a")]));
+    bench.run_to_end().unwrap();
+    let (events, revision) = bench.shared.seen().events[0].clone();
+    let told: Vec<_> = events.iter().map(|event| (event.revision, event.key.clone(), event.kind.clone())).collect();
+    let value = |text| EventKind::Put(Stored::text(text).unwrap());
+    assert_eq!(told, [(1, key("a"), value("1")), (2, key("b"), value("2")), (3, key("a"), EventKind::Remove)]);
+    assert_eq!(revision, 3);
+
+    let mut alone = Bench::new();
+    alone.events_wanted.store(false, Ordering::Relaxed);
+    alone.one(put("a", "1"));
+    alone.run_to_end().unwrap();
+    assert_eq!(alone.shared.seen().events, [(vec![], 1)], "how far it went is told all the same");
+    assert_eq!(alone.events_dropped.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_publisher_that_is_behind_loses_whole_batches_and_they_are_counted() {
+    // Room for the first batch, which has no events, and for one with one.
+    let mut bench = Bench::with_room(limits::RELEASE_BYTES_MAX, 200);
+    bench.shared.seen().leaves_all = true;
+    for _ in 0..3 {
+        repeat(limits::BATCH_CALLS_MAX, || bench.one(Operation::Ping));
+        bench.one(put("a", "1"));
+    }
+    bench.run_to_end().unwrap();
+    let seen = bench.shared.seen();
+    let told: Vec<usize> = seen.events.iter().map(|(events, _)| events.len()).collect();
+    assert_eq!(told, [0, 1]);
+    assert_eq!(bench.events_dropped.load(Ordering::Relaxed), 2);
+    assert_eq!(seen.replies.len(), 3 * limits::BATCH_CALLS_MAX + 3, "replies are never dropped");
+}
+
+#[test]
+fn batches_without_events_do_not_pile_up_before_a_publisher_that_is_gone() {
+    // They counted as no bytes at all, so the bound of the queue never held.
+    let mut bench = Bench::with_room(limits::RELEASE_BYTES_MAX, 1_000);
+    let worker = bench.start();
+    for _ in 0..200 {
+        let id = bench.one(Operation::Ping);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        // Only the replies are taken: the publisher takes nothing.
+        while !bench.replies.pop().is_some_and(|batch| batch.iter().any(|out| out.reply.id == Some(id))) {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    }
+    bench.intake.close();
+    worker.join().unwrap().unwrap();
+    let waiting = std::iter::from_fn(|| bench.events.pop()).count();
+    assert!((1..=1_000 / 64 + 1).contains(&waiting), "{waiting} batches wait");
+    assert_eq!(bench.events_dropped.load(Ordering::Relaxed), 0, "nothing was lost that anybody wants");
+}
+
+#[test]
+fn many_reads_of_large_values_do_not_gather_in_one_batch() {
+    // A batch of 8,192 gets of 8 MiB was answered whole before anything of it left: 64 GiB.
+    let mut bench = Bench::with_room(40 << 20, limits::PUBLISH_BYTES_MAX);
+    let value = Stored::text(&"v".repeat(4 << 20)).unwrap();
+    bench.one(Operation::Put { key: key("large"), value });
+    repeat(40, || bench.one(get("large")));
+    repeat(200, || bench.ask(Header::default(), Operations::Many(vec![Operation::Stats; 500])));
+    bench.intake.close();
+    let worker = bench.start();
+    let (mut answered, mut largest_reads, mut largest_stats) = (0, 0, 0);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while answered < 241 {
+        assert!(std::time::Instant::now() < deadline);
+        let Some(batch) = bench.replies.pop() else {
+            std::thread::yield_now();
+            continue;
+        };
+        answered += batch.len();
+        let outcomes = || batch.iter().flat_map(|out| out.reply.outcomes.as_slice());
+        largest_reads = largest_reads.max(outcomes().filter(|one| matches!(one.result, Ok(Answer::Value { .. }))).count());
+        largest_stats = largest_stats.max(outcomes().filter(|one| matches!(one.result, Ok(Answer::Stats(_)))).count());
+    }
+    worker.join().unwrap().unwrap();
+    assert!(largest_reads <= limits::BATCH_BYTES_MAX / (4 << 20) + 1, "{largest_reads} values of 4 MiB at once");
+    assert!(largest_stats <= 200 * 500 / 2, "{largest_stats} answers to stats at once");
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_refused_at_recovery() {
+    let mut log = MemoryLog::new();
+    let mut batch = BatchBuilder::new();
+    batch.group(1, Cause::Request, None);
+    batch.put(b"?queue", b"x");
+    log.append(&mut batch).unwrap();
+    let mut results = Vec::new();
+    log.replay(&mut |group| results.push(replay_into(&mut State::new(), &group)));
+    assert_eq!(results, [Err(ChangeError::UnknownSpace(b'?'))]);
+}
