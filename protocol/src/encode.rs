@@ -3,7 +3,7 @@
 use crate::PROTOCOL_VERSION;
 use crate::header::Header;
 use crate::msgpack::write;
-use crate::operation::{Operation, Operations, Scan};
+use crate::operation::{Condition, Operation, Operations, Scan};
 
 /// Appends the compact form of a message.
 pub fn encode_request(header: &Header, operations: &Operations, out: &mut Vec<u8>) {
@@ -39,22 +39,46 @@ fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
                 write::text(out, project);
             }
         }
-        Operation::Put { key, value } => {
-            head(out, 3);
+        Operation::Put { key, value, condition } => {
+            head(out, if condition.is_some() { 4 } else { 3 });
             write::key(out, key);
             value.write_msgpack(out);
+            if let Some(condition) = condition {
+                write::map(out, 1);
+                write_condition(condition, out);
+            }
         }
-        Operation::Get { key } => {
+        Operation::Get { key } | Operation::Exists { key } => {
             head(out, 2);
             write::key(out, key);
         }
-        Operation::Del { key, return_old } => {
-            head(out, if *return_old { 3 } else { 2 });
+        Operation::Mget { keys } => {
+            head(out, 2);
+            write::array(out, keys.len());
+            keys.iter().for_each(|key| write::key(out, key));
+        }
+        Operation::Incr { key, by } => {
+            head(out, if *by == 1 { 2 } else { 3 });
             write::key(out, key);
-            if *return_old {
+            if *by != 1 {
                 write::map(out, 1);
+                write::text(out, "by");
+                write::int(out, *by);
+            }
+        }
+        Operation::Del { key, return_old, condition } => {
+            let options = usize::from(*return_old) + usize::from(condition.is_some());
+            head(out, if options > 0 { 3 } else { 2 });
+            write::key(out, key);
+            if options > 0 {
+                write::map(out, options);
+            }
+            if *return_old {
                 write::text(out, "return");
                 write::boolean(out, true);
+            }
+            if let Some(condition) = condition {
+                write_condition(condition, out);
             }
         }
         Operation::Scan(scan) => {
@@ -70,21 +94,43 @@ fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
     }
 }
 
+fn write_condition(condition: &Condition, out: &mut Vec<u8>) {
+    match condition {
+        Condition::Absent => {
+            write::text(out, "if_absent");
+            write::boolean(out, true);
+        }
+        Condition::Revision(revision) => {
+            write::text(out, "if_rev");
+            write::uint(out, *revision);
+        }
+        Condition::Value(value) => {
+            write::text(out, "if_value");
+            value.write_msgpack(out);
+        }
+    }
+}
+
 fn write_scan(scan: &Scan, out: &mut Vec<u8>) {
-    let Scan { prefix, pattern, cursor, limit } = scan;
-    let given = [!prefix.is_empty(), pattern.is_some(), cursor.is_some(), limit.is_some()];
-    write::map(out, given.iter().filter(|given| **given).count());
-    if !prefix.is_empty() {
-        write::text(out, "prefix");
-        write::key(out, prefix);
+    let Scan { prefix, from, to, reverse, keys_only, pattern, cursor, limit } = scan;
+    let prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
+    let keys = [("prefix", prefix), ("from", from.as_ref()), ("to", to.as_ref()), ("cursor", cursor.as_ref())];
+    let flags = [("reverse", *reverse), ("keys_only", *keys_only)];
+    let given = keys.iter().filter(|(_, key)| key.is_some()).count() + flags.iter().filter(|(_, flag)| *flag).count();
+    write::map(out, given + usize::from(pattern.is_some()) + usize::from(limit.is_some()));
+    for (name, key) in keys {
+        if let Some(key) = key {
+            write::text(out, name);
+            write::key(out, key);
+        }
+    }
+    for (name, _) in flags.into_iter().filter(|(_, flag)| *flag) {
+        write::text(out, name);
+        write::boolean(out, true);
     }
     if let Some(pattern) = pattern {
         write::text(out, "regex");
         write::text(out, pattern.as_str());
-    }
-    if let Some(cursor) = cursor {
-        write::text(out, "cursor");
-        write::key(out, cursor);
     }
     if let Some(limit) = limit {
         write::text(out, "limit");
@@ -113,10 +159,18 @@ mod tests {
             Operation::Ping,
             Operation::Stats,
             Operation::Size,
-            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap() },
+            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None },
+            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Absent) },
+            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Revision(7)) },
+            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Value(nil)) },
             Operation::Get { key: key.clone() },
-            Operation::Del { key: key.clone(), return_old: true },
-            Operation::Del { key, return_old: false },
+            Operation::Mget { keys: vec![key.clone(), b"a".to_vec()] },
+            Operation::Exists { key: key.clone() },
+            Operation::Incr { key: key.clone(), by: 1 },
+            Operation::Incr { key: key.clone(), by: i64::MIN },
+            Operation::Del { key: key.clone(), return_old: true, condition: Some(Condition::Revision(0)) },
+            Operation::Del { key: key.clone(), return_old: true, condition: None },
+            Operation::Del { key, return_old: false, condition: None },
             Operation::Scan(scan.clone()),
             Operation::Scan(Scan::default()),
             Operation::Query { subkey: "w".into(), subvalue: Scalar::Float(1.5), scan },

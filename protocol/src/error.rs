@@ -89,6 +89,8 @@ codes! {
     Conflict = "conflict", Failed;
     /// The value has another type than the operation needs.
     WrongType = "wrong_type", Failed;
+    /// The result would lie outside the integers of MessagePack, -2^63 to 2^64-1.
+    OutOfRange = "out_of_range", Failed;
     /// The array's reply or its share of a turn is used up; ask for this operation again by itself.
     ReplyFull = "reply_full", Failed;
     /// A bound on work in progress is reached; try again after the given time.

@@ -74,6 +74,52 @@ impl<'a> Raw<'a> {
         number.ok_or_else(|| Failure::invalid(format!("`{name}` must be a whole number from 0 to 2^64-1")))
     }
 
+    pub(crate) fn int(self, name: &str) -> Result<i64, Failure> {
+        let number = match self {
+            Raw::Pack(bytes) => match Self::pack_token(bytes)? {
+                Pack::UInt(value) => i64::try_from(value).ok(),
+                Pack::Int(value) => Some(value),
+                _ => None,
+            },
+            Raw::Json(text) => text.parse().ok(),
+        };
+        number.ok_or_else(|| Failure::invalid(format!("`{name}` must be a whole number from -2^63 to 2^63-1")))
+    }
+
+    /// An array of keys, at least one.
+    pub(crate) fn keys(self, name: &str) -> Result<Vec<Key>, Failure> {
+        let mut keys = Vec::new();
+        let mut take = |raw: Raw<'_>| {
+            if keys.len() == limits::ARRAY_OPERATIONS_MAX {
+                return Err(Failure::limit(format!("`{name}` holds at most {} keys", limits::ARRAY_OPERATIONS_MAX)));
+            }
+            keys.push(raw.key(name)?);
+            Ok(())
+        };
+        match self {
+            Raw::Pack(bytes) => {
+                let mut cursor = Cursor::new(bytes);
+                if let Pack::Array(length) = cursor.token()? {
+                    for _ in 0..length {
+                        take(Raw::Pack(cursor.raw()?))?;
+                    }
+                }
+            }
+            Raw::Json(text) => {
+                let mut walker = Walker::new(text);
+                if walker.token()? == Json::Array {
+                    while walker.more_elements() {
+                        take(Raw::Json(walker.raw()?))?;
+                    }
+                }
+            }
+        }
+        if keys.is_empty() {
+            return Err(Failure::invalid(format!("`{name}` must be an array of at least one key")));
+        }
+        Ok(keys)
+    }
+
     pub(crate) fn boolean(self, name: &str) -> Result<bool, Failure> {
         let value = match self {
             Raw::Pack(bytes) => match Self::pack_token(bytes)? {

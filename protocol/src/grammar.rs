@@ -2,10 +2,10 @@
 
 use crate::error::Failure;
 use crate::field::Raw;
-use crate::operation::{Operation, Scan};
+use crate::operation::{Condition, Operation, Scan};
 
 /// Most fields of any verb.
-pub(crate) const FIELDS_MAX: usize = 8;
+pub(crate) const FIELDS_MAX: usize = 10;
 
 /// One verb: its names (the first is ours, others are taken too), the fields that a compact array gives by position, and those
 /// it gives in a trailing map of options. A map or object names them all.
@@ -26,29 +26,55 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["put", "insert"],
         positional: &["key", "value"],
+        options: &["if_absent", "if_rev", "if_value"],
+        build: |fields| {
+            let (key, value) = (fields.needed(0)?.key("key")?, fields.needed(1)?.stored()?);
+            let condition = one_of(&[absent(fields, 2)?, revision(fields, 3)?, value_is(fields, 4)?])?;
+            Ok(Operation::Put { key, value, condition })
+        },
+    },
+    Verb {
+        names: &["mget"],
+        positional: &["keys"],
         options: &[],
-        build: |fields| Ok(Operation::Put { key: fields.needed(0)?.key("key")?, value: fields.needed(1)?.stored()? }),
+        build: |fields| Ok(Operation::Mget { keys: fields.needed(0)?.keys("keys")? }),
+    },
+    Verb {
+        names: &["exists"],
+        positional: &["key"],
+        options: &[],
+        build: |fields| Ok(Operation::Exists { key: fields.needed(0)?.key("key")? }),
+    },
+    Verb {
+        names: &["incr"],
+        positional: &["key"],
+        options: &["by"],
+        build: |fields| {
+            let by = fields.given(1).map(|raw| raw.int("by")).transpose()?.unwrap_or(1);
+            Ok(Operation::Incr { key: fields.needed(0)?.key("key")?, by })
+        },
     },
     Verb {
         names: &["del", "remove"],
         positional: &["key"],
-        options: &["return"],
+        options: &["return", "if_rev", "if_value"],
         build: |fields| {
             let return_old = fields.given(1).map(|raw| raw.boolean("return")).transpose()?.unwrap_or(false);
-            Ok(Operation::Del { key: fields.needed(0)?.key("key")?, return_old })
+            let condition = one_of(&[revision(fields, 2)?, value_is(fields, 3)?])?;
+            Ok(Operation::Del { key: fields.needed(0)?.key("key")?, return_old, condition })
         },
     },
     Verb { names: &["size"], positional: &[], options: &[], build: |_| Ok(Operation::Size) },
     Verb {
         names: &["scan"],
         positional: &[],
-        options: &["prefix", "regex", "cursor", "limit"],
+        options: SCAN_OPTIONS,
         build: |fields| Ok(Operation::Scan(scan(fields, 0)?)),
     },
     Verb {
         names: &["query"],
         positional: &["subkey", "subvalue"],
-        options: &["prefix", "regex", "cursor", "limit"],
+        options: SCAN_OPTIONS,
         build: |fields| {
             Ok(Operation::Query {
                 subkey: fields.needed(0)?.text("subkey")?,
@@ -67,11 +93,42 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb { names: &["stats"], positional: &[], options: &[], build: |_| Ok(Operation::Stats) },
 ];
 
+const SCAN_OPTIONS: &[&str] = &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only"];
+
+fn absent(fields: &Fields<'_>, at: usize) -> Result<Option<Condition>, Failure> {
+    match fields.given(at).map(|raw| raw.boolean("if_absent")).transpose()? {
+        Some(false) => Err(Failure::invalid("`if_absent` is true or left out; a key that must be there is asked for by `if_rev`")),
+        given => Ok(given.map(|_| Condition::Absent)),
+    }
+}
+
+fn revision(fields: &Fields<'_>, at: usize) -> Result<Option<Condition>, Failure> {
+    Ok(fields.given(at).map(|raw| raw.uint("if_rev")).transpose()?.map(Condition::Revision))
+}
+
+/// A value may be null: here only a field that is not there counts as absent.
+fn value_is(fields: &Fields<'_>, at: usize) -> Result<Option<Condition>, Failure> {
+    Ok(fields.values[at].map(Raw::stored).transpose()?.map(Condition::Value))
+}
+
+fn one_of(conditions: &[Option<Condition>]) -> Result<Option<Condition>, Failure> {
+    let mut given = conditions.iter().flatten();
+    match (given.next(), given.next()) {
+        (first, None) => Ok(first.cloned()),
+        _ => Err(Failure::invalid("an operation takes one of `if_absent`, `if_rev` and `if_value`")),
+    }
+}
+
 fn scan(fields: &Fields<'_>, at: usize) -> Result<Scan, Failure> {
+    let flag = |at: usize, name| fields.given(at).map(|raw| raw.boolean(name)).transpose().map(Option::unwrap_or_default);
     Ok(Scan {
         prefix: fields.given(at).map(|raw| raw.key("prefix")).transpose()?.unwrap_or_default(),
         pattern: fields.given(at + 1).map(|raw| raw.pattern("regex")).transpose()?,
         cursor: fields.given(at + 2).map(|raw| raw.key("cursor")).transpose()?,
+        from: fields.given(at + 4).map(|raw| raw.key("from")).transpose()?,
+        to: fields.given(at + 5).map(|raw| raw.key("to")).transpose()?,
+        reverse: flag(at + 6, "reverse")?,
+        keys_only: flag(at + 7, "keys_only")?,
         limit: match fields.given(at + 3).map(|raw| raw.uint("limit")).transpose()? {
             Some(0) => return Err(Failure::invalid("`limit` is at least 1")),
             limit => limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),

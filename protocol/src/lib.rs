@@ -5,6 +5,7 @@
 //! - A message is decoded and checked whole before any of its operations may run.
 //! - Nothing here allocates more than a constant factor of the bytes it was given.
 
+mod compare;
 mod convert;
 mod decode;
 mod encode;
@@ -23,15 +24,16 @@ mod reply_decode;
 mod reply_encode;
 mod value;
 
+pub use compare::{integer_of, same_value};
 pub use convert::{json_to_msgpack, msgpack_to_json};
 pub use decode::{Rejected, decode_request};
 pub use encode::encode_request;
 pub use error::{ErrorCode, Failure, Status};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
-pub use operation::{Matcher, Operation, Operations, Pattern, Request, Scan};
+pub use operation::{Condition, Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Scalar, field_equals};
-pub use reply::{Answer, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, reported_limits};
+pub use reply::{Answer, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, reported_limits};
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
 pub use reply_encode::encode_reply;
 pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text};

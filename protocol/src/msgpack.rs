@@ -264,6 +264,14 @@ pub(crate) mod write {
     pub(crate) fn int(out: &mut Vec<u8>, value: i64) {
         encode::write_sint(out, value).expect(VEC);
     }
+    /// An integer of 64 bits, signed or not. Anything beyond becomes the nearest float: callers check the range.
+    pub(crate) fn integer(out: &mut Vec<u8>, value: i128) {
+        match (u64::try_from(value), i64::try_from(value)) {
+            (Ok(value), _) => uint(out, value),
+            (_, Ok(value)) => int(out, value),
+            _ => float(out, value as f64),
+        }
+    }
     pub(crate) fn float(out: &mut Vec<u8>, value: f64) {
         encode::write_f64(out, value).expect(VEC);
     }

@@ -54,9 +54,21 @@ pub enum Operation {
         key: Key,
         /// The value as written.
         value: Stored,
+        /// What must hold; otherwise `conflict`.
+        condition: Option<Condition>,
     },
     /// Reads a key's value.
     Get {
+        /// The key.
+        key: Key,
+    },
+    /// Reads the values of several keys at one revision.
+    Mget {
+        /// The keys, in the order of the answer.
+        keys: Vec<Key>,
+    },
+    /// Tells whether a key is there.
+    Exists {
         /// The key.
         key: Key,
     },
@@ -66,6 +78,15 @@ pub enum Operation {
         key: Key,
         /// Answer with the value that was removed.
         return_old: bool,
+        /// What must hold; otherwise `conflict`.
+        condition: Option<Condition>,
+    },
+    /// Adds to an integer; a key that is not there counts as 0.
+    Incr {
+        /// The key.
+        key: Key,
+        /// What to add; may be negative.
+        by: i64,
     },
     /// Counts the keys.
     Size,
@@ -85,7 +106,7 @@ pub enum Operation {
 impl Operation {
     /// True for operations that change durable state.
     pub fn is_mutation(&self) -> bool {
-        matches!(self, Operation::Put { .. } | Operation::Del { .. })
+        matches!(self, Operation::Put { .. } | Operation::Del { .. } | Operation::Incr { .. })
     }
 
     /// The verb's first name in the grammar.
@@ -96,6 +117,9 @@ impl Operation {
             Operation::Stats => "stats",
             Operation::Put { .. } => "put",
             Operation::Get { .. } => "get",
+            Operation::Mget { .. } => "mget",
+            Operation::Exists { .. } => "exists",
+            Operation::Incr { .. } => "incr",
             Operation::Del { .. } => "del",
             Operation::Size => "size",
             Operation::Scan(_) => "scan",
@@ -104,11 +128,30 @@ impl Operation {
     }
 }
 
+/// What must hold of a key for an operation to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// It is not there.
+    Absent,
+    /// Its last change was made by this revision.
+    Revision(u64),
+    /// Its value equals this one, in whichever encoding either was written (see [`crate::same_value`]).
+    Value(Stored),
+}
+
 /// Which keys a scan or query looks at.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scan {
     /// Only keys that start with these bytes.
     pub prefix: Vec<u8>,
+    /// Only this key and those behind it.
+    pub from: Option<Key>,
+    /// Only keys before this one.
+    pub to: Option<Key>,
+    /// From the last key to the first.
+    pub reverse: bool,
+    /// Answer with keys alone.
+    pub keys_only: bool,
     /// Only keys in which this pattern is found (anywhere, unless it is anchored).
     pub pattern: Option<Pattern>,
     /// Go on behind this key: the `cursor` of the page before.

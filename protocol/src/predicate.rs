@@ -70,12 +70,7 @@ impl Scalar {
         match self {
             Scalar::Null => write::nil(out),
             Scalar::Bool(value) => write::boolean(out, *value),
-            Scalar::Int(value) => match (u64::try_from(*value), i64::try_from(*value)) {
-                (Ok(value), _) => write::uint(out, value),
-                (_, Ok(value)) => write::int(out, value),
-                // Only constructed from 64-bit integers.
-                _ => write::float(out, *value as f64),
-            },
+            Scalar::Int(value) => write::integer(out, *value),
             Scalar::Float(value) => write::float(out, *value),
             Scalar::Text(text) => write::text(out, text),
             Scalar::Bytes(bytes) => write::bytes(out, bytes),
@@ -84,7 +79,7 @@ impl Scalar {
 }
 
 /// Exact: a double of 2^53 and the integer 2^53 + 1 differ.
-fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
+pub(crate) fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
     if float.is_nan() {
         return None;
     }

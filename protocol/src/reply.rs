@@ -61,8 +61,21 @@ pub enum Answer {
         /// The revision at which the key came into being.
         created: u64,
     },
+    /// Several keys' values, in the order asked; None: there is no such key.
+    Values(Vec<Option<Found>>),
+    /// Whether the key is there.
+    Exists(bool),
+    /// The integer that is now there.
+    Integer(i128),
     /// A number of keys.
     Size(u64),
+    /// A page of keys alone.
+    Keys {
+        /// The keys, in the order asked for.
+        keys: Vec<Key>,
+        /// Where to go on; None at the end.
+        cursor: Option<Key>,
+    },
     /// A page of keys and values, in key order.
     Rows {
         /// The rows.
@@ -74,6 +87,17 @@ pub enum Answer {
     Hello(Box<HelloAnswer>),
     /// Counters and settings by name.
     Stats(Vec<(String, StatValue)>),
+}
+
+/// A value with its key's revisions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// As it was written.
+    pub value: Stored,
+    /// The revision of the key's last change.
+    pub modified: u64,
+    /// The revision at which the key came into being.
+    pub created: u64,
 }
 
 /// One key and its value.

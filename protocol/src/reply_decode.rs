@@ -5,7 +5,7 @@ use crate::header::Form;
 use crate::limits::DEPTH_MAX;
 use crate::msgpack::{self, Cursor, Malformed, Token};
 use crate::operation::{Operation, Operations};
-use crate::reply::{Answer, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue};
+use crate::reply::{Answer, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue};
 use crate::value::{Key, Stored, ValueKind};
 
 /// A reply that does not follow the protocol.
@@ -28,8 +28,16 @@ pub enum Expect {
     Value,
     /// A number of keys.
     Size,
+    /// Several values.
+    Values,
+    /// True or false.
+    Exists,
+    /// An integer.
+    Integer,
     /// A page.
     Rows,
+    /// A page of keys.
+    Keys,
     /// Who the broker is.
     Hello,
     /// Counters.
@@ -43,6 +51,10 @@ impl Operation {
             Operation::Ping | Operation::Put { .. } | Operation::Del { .. } => Expect::Done,
             Operation::Get { .. } => Expect::Value,
             Operation::Size => Expect::Size,
+            Operation::Mget { .. } => Expect::Values,
+            Operation::Exists { .. } => Expect::Exists,
+            Operation::Incr { .. } => Expect::Integer,
+            Operation::Scan(scan) | Operation::Query { scan, .. } if scan.keys_only => Expect::Keys,
             Operation::Scan(_) | Operation::Query { .. } => Expect::Rows,
             Operation::Hello { .. } => Expect::Hello,
             Operation::Stats => Expect::Stats,
@@ -141,6 +153,10 @@ fn key(cursor: &mut Cursor<'_>) -> Result<Option<Key>, ReplyError> {
     }
 }
 
+fn needed_key(cursor: &mut Cursor<'_>) -> Result<Key, ReplyError> {
+    key(cursor)?.ok_or_else(|| ReplyError("nil where a key was expected".into()))
+}
+
 fn stored(cursor: &mut Cursor<'_>) -> Result<Stored, ReplyError> {
     // A JSON value of the largest size may be larger as MessagePack: the length is the broker's to bound.
     let raw = cursor.raw()?;
@@ -189,9 +205,34 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: Expect) -> Result<
             end_of(3)?;
             Answer::Size(uint(cursor)?)
         }
+        Expect::Values => {
+            end_of(3)?;
+            values(cursor)?
+        }
+        Expect::Exists => {
+            end_of(3)?;
+            match cursor.token()? {
+                Token::Bool(exists) => Answer::Exists(exists),
+                other => return Err(ReplyError(format!("{other:?} where true or false was expected"))),
+            }
+        }
+        Expect::Integer => {
+            end_of(3)?;
+            match cursor.token()? {
+                Token::UInt(value) => Answer::Integer(i128::from(value)),
+                Token::Int(value) => Answer::Integer(i128::from(value)),
+                other => return Err(ReplyError(format!("{other:?} where an integer was expected"))),
+            }
+        }
         Expect::Rows => {
             end_of(4)?;
             rows(cursor)?
+        }
+        Expect::Keys => {
+            end_of(4)?;
+            let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no keys".into())) };
+            let keys: Result<Vec<_>, ReplyError> = (0..count).map(|_| needed_key(cursor)).collect();
+            Answer::Keys { keys: keys?, cursor: key(cursor)? }
         }
         Expect::Hello => {
             end_of(3)?;
@@ -205,6 +246,19 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: Expect) -> Result<
     Ok(Outcome { revision, result: Ok(answer) })
 }
 
+fn values(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
+    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no values".into())) };
+    let mut values = Vec::new();
+    for _ in 0..count {
+        values.push(match cursor.token()? {
+            Token::Nil => None,
+            Token::Array(3) => Some(Found { value: stored(cursor)?, modified: uint(cursor)?, created: uint(cursor)? }),
+            other => return Err(ReplyError(format!("{other:?} where a value with its revisions was expected"))),
+        });
+    }
+    Ok(Answer::Values(values))
+}
+
 fn rows(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
     let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no rows".into())) };
     let mut rows = Vec::new();
@@ -212,7 +266,7 @@ fn rows(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
         if cursor.token()? != Token::Array(3) {
             return Err(ReplyError("a row is not an array of 3".into()));
         }
-        let key = key(cursor)?.ok_or_else(|| ReplyError("a row without a key".into()))?;
+        let key = needed_key(cursor)?;
         rows.push(Row { key, value: stored(cursor)?, modified: uint(cursor)? });
     }
     Ok(Answer::Rows { rows, cursor: key(cursor)? })
@@ -304,8 +358,13 @@ mod tests {
         vec![
             (Expect::Done, ok(Answer::Done)),
             (Expect::Done, ok(Answer::Removed(value.clone()))),
-            (Expect::Value, ok(Answer::Value { value, modified: 2, created: 1 })),
+            (Expect::Value, ok(Answer::Value { value: value.clone(), modified: 2, created: 1 })),
             (Expect::Size, ok(Answer::Size(u64::MAX))),
+            (Expect::Exists, ok(Answer::Exists(false))),
+            (Expect::Integer, ok(Answer::Integer(i128::from(u64::MAX)))),
+            (Expect::Integer, ok(Answer::Integer(i128::from(i64::MIN)))),
+            (Expect::Values, ok(Answer::Values(vec![None, Some(Found { value: value.clone(), modified: 2, created: 1 })]))),
+            (Expect::Keys, ok(Answer::Keys { keys: vec![b"a".to_vec(), vec![0xff]], cursor: None })),
             (Expect::Rows, ok(Answer::Rows { rows, cursor: Some(b"k".to_vec()) })),
             (Expect::Rows, ok(Answer::Rows { rows: vec![], cursor: None })),
             (Expect::Hello, ok(Answer::Hello(Box::new(hello)))),

@@ -8,7 +8,7 @@ use crate::error::{Failure, Status};
 use crate::header::Form;
 use crate::json;
 use crate::msgpack::write;
-use crate::reply::{Answer, HelloAnswer, Outcome, Outcomes, Reply, StatValue};
+use crate::reply::{Answer, Found, HelloAnswer, Outcome, Outcomes, Reply, StatValue};
 use crate::value::{Stored, key_to_json_text};
 
 /// Appends a reply in its request's shape.
@@ -69,6 +69,24 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
         Answer::Size(size) => {
             head(out, 1);
             write::uint(out, *size);
+        }
+        Answer::Exists(exists) => {
+            head(out, 1);
+            write::boolean(out, *exists);
+        }
+        Answer::Integer(integer) => {
+            head(out, 1);
+            write::integer(out, *integer);
+        }
+        Answer::Values(values) => {
+            head(out, 1);
+            found_values(values, &mut Sink { json: false, comma: false, out });
+        }
+        Answer::Keys { keys, cursor } => {
+            head(out, 2);
+            write::array(out, keys.len());
+            keys.iter().for_each(|key| write::key(out, key));
+            write::optional(out, cursor.as_deref(), write::key);
         }
         Answer::Rows { rows, cursor } => {
             head(out, 2);
@@ -137,9 +155,16 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
         + match &outcome.result {
             Err(_) => 1,
             Ok(Answer::Done) => 0,
-            Ok(Answer::Removed(_) | Answer::Size(_) | Answer::Stats(_)) => 1,
+            Ok(
+                Answer::Removed(_)
+                | Answer::Size(_)
+                | Answer::Exists(_)
+                | Answer::Integer(_)
+                | Answer::Values(_)
+                | Answer::Stats(_),
+            ) => 1,
             Ok(Answer::Value { .. }) => 3,
-            Ok(Answer::Rows { cursor, .. }) => 1 + usize::from(cursor.is_some()),
+            Ok(Answer::Rows { cursor, .. } | Answer::Keys { cursor, .. }) => 1 + usize::from(cursor.is_some()),
             Ok(Answer::Hello(_)) => HELLO_FIELDS,
         }
 }
@@ -170,6 +195,28 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             sink.name("size");
             sink.uint(*size);
         }
+        Ok(Answer::Exists(exists)) => {
+            sink.name("exists");
+            sink.boolean(*exists);
+        }
+        Ok(Answer::Integer(integer)) => {
+            sink.name("value");
+            sink.integer(*integer);
+        }
+        Ok(Answer::Values(values)) => {
+            sink.name("values");
+            found_values(values, sink);
+        }
+        Ok(Answer::Keys { keys, cursor }) => {
+            sink.name("keys");
+            sink.array(keys.len());
+            keys.iter().for_each(|key| sink.key(key));
+            sink.end_array();
+            if let Some(cursor) = cursor {
+                sink.name("cursor");
+                sink.key(cursor);
+            }
+        }
         Ok(Answer::Rows { rows, cursor }) => {
             sink.name("rows");
             sink.array(rows.len());
@@ -192,6 +239,24 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             stats_map(stats, sink);
         }
     }
+}
+
+/// `[value, modified, created]` or nil for each key asked for.
+fn found_values(values: &[Option<Found>], sink: &mut Sink<'_>) {
+    sink.array(values.len());
+    for value in values {
+        match value {
+            None => sink.nil(),
+            Some(Found { value, modified, created }) => {
+                sink.array(3);
+                sink.stored(value);
+                sink.uint(*modified);
+                sink.uint(*created);
+                sink.end_array();
+            }
+        }
+    }
+    sink.end_array();
 }
 
 fn failure_field(failure: &Failure, sink: &mut Sink<'_>) {
@@ -326,6 +391,16 @@ impl Sink<'_> {
     fn uint(&mut self, value: u64) {
         self.separate();
         if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::uint(self.out, value) }
+    }
+
+    fn integer(&mut self, value: i128) {
+        self.separate();
+        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::integer(self.out, value) }
+    }
+
+    fn nil(&mut self) {
+        self.separate();
+        if self.json { self.out.extend_from_slice(b"null") } else { write::nil(self.out) }
     }
 
     fn boolean(&mut self, value: bool) {
