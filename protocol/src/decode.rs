@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(request.form, Form::Json);
         assert_eq!(request.header, Header::default());
         let value = Stored::from_json(br#"{"weight":100}"#).unwrap();
-        assert_eq!(request.operations, Operations::One(Operation::Put { key: b"zebra".to_vec(), value }));
+        assert_eq!(request.operations, Operations::One(Operation::Put { key: b"zebra".to_vec(), value, condition: None }));
         for (text, verb) in [
             (r#"{"method":"lookup","key":"zebra"}"#, "get"),
             (r#"{"method":"remove","key":"zebra"}"#, "del"),
@@ -400,7 +400,7 @@ mod tests {
         assert_eq!(request.header.id, Some(7));
         assert_eq!((request.header.seq, request.header.ack, request.header.got), (Some(3), Some(2), Some(6)));
         assert_eq!(request.header.session.unwrap().born_ms(), 1);
-        assert_eq!(request.operations, Operations::One(Operation::Del { key: b"k".to_vec(), return_old: true }));
+        assert_eq!(request.operations, Operations::One(Operation::Del { key: b"k".to_vec(), return_old: true, condition: None }));
         let many =
             pack(r#"[1,7,null,null,null,null,null,[["get","a"],{"op":"get","key":"b"},["scan",{"prefix":"c","limit":3}]]]"#)
                 .unwrap();

@@ -152,7 +152,17 @@ mod tests {
     fn every_operation_reads_back() {
         let key = vec![0xff, 0x00];
         let scan =
-            Scan { prefix: b"p".to_vec(), pattern: Some(Pattern::new("a+").unwrap()), cursor: Some(key.clone()), limit: Some(5) };
+            Scan {
+                prefix: b"p".to_vec(),
+                from: Some(b"a".to_vec()),
+                to: Some(vec![0xff, 0xff]),
+                reverse: true,
+                keys_only: true,
+                pattern: Some(Pattern::new("a+").unwrap()),
+                cursor: Some(key.clone()),
+                limit: Some(5),
+            };
+        let nil = Stored::from_msgpack(&[0xc0]).unwrap();
         let operations = vec![
             Operation::Hello { project: Some("p".into()) },
             Operation::Hello { project: None },

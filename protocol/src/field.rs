@@ -93,7 +93,7 @@ impl<'a> Raw<'a> {
             if keys.len() == limits::ARRAY_OPERATIONS_MAX {
                 return Err(Failure::limit(format!("`{name}` holds at most {} keys", limits::ARRAY_OPERATIONS_MAX)));
             }
-            keys.push(raw.key(name)?);
+            keys.push(raw.key(&format!("{name}[{}]", keys.len()))?);
             Ok(())
         };
         match self {

@@ -59,6 +59,13 @@ impl Stored {
         Stored::checked(ValueKind::MessagePack, &document)
     }
 
+    /// An integer value from -2^63 to 2^64-1.
+    pub fn integer(value: i128) -> Stored {
+        let mut document = Vec::with_capacity(9);
+        msgpack::write::integer(&mut document, value);
+        Stored::unbounded(ValueKind::MessagePack, &document)
+    }
+
     /// Joins a kind and a document that was checked before; only the length is checked here.
     pub(crate) fn checked(kind: ValueKind, document: &[u8]) -> Result<Stored, Failure> {
         if document.len() > limits::VALUE_BYTES_MAX {

@@ -40,7 +40,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; [`ClientError::Unknown`] if it may have been done.
     pub fn put(&self, key: impl AsRef<[u8]>, value: Stored) -> Result<u64, ClientError> {
-        let (_, revision) = self.one(Operation::Put { key: key.as_ref().to_vec(), value })?;
+        let (_, revision) = self.one(Operation::Put { key: key.as_ref().to_vec(), value, condition: None })?;
         Ok(revision)
     }
 
@@ -86,7 +86,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; [`ClientError::Unknown`] if it may have been done.
     pub fn del(&self, key: impl AsRef<[u8]>) -> Result<bool, ClientError> {
-        match self.one(Operation::Del { key: key.as_ref().to_vec(), return_old: false }) {
+        match self.one(Operation::Del { key: key.as_ref().to_vec(), return_old: false, condition: None }) {
             Ok(_) => Ok(true),
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(false),
             Err(error) => Err(error),
@@ -98,7 +98,7 @@ impl Client {
     /// # Errors
     /// As [`Client::del`].
     pub fn take(&self, key: impl AsRef<[u8]>) -> Result<Option<Stored>, ClientError> {
-        match self.one(Operation::Del { key: key.as_ref().to_vec(), return_old: true }) {
+        match self.one(Operation::Del { key: key.as_ref().to_vec(), return_old: true, condition: None }) {
             Ok((Answer::Removed(value), _)) => Ok(Some(value)),
             Ok(_) => Err(unexpected()),
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(None),

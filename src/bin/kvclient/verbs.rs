@@ -75,10 +75,10 @@ impl Asked {
                     (Some(text), None) => stored(bytes(&text), Kind::of_text(global.json))?,
                     (None, None) => return Err(Trouble::misuse("put needs a value, `-` or --file")),
                 };
-                Asked::One(Operation::Put { key: bytes(&key), value })
+                Asked::One(Operation::Put { key: bytes(&key), value, condition: None })
             }
             Verb::Get { key } => Asked::One(Operation::Get { key: bytes(&key) }),
-            Verb::Del { key, return_old } => Asked::One(Operation::Del { key: bytes(&key), return_old }),
+            Verb::Del { key, return_old } => Asked::One(Operation::Del { key: bytes(&key), return_old, condition: None }),
             Verb::Size => Asked::One(Operation::Size),
             Verb::Stats => Asked::One(Operation::Stats),
             Verb::Scan { prefix, pages } => {

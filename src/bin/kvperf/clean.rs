@@ -48,7 +48,7 @@ pub(crate) fn remove_keys(client: &Client, prefix: &[u8]) -> Result<u64, ClientE
         if rows.is_empty() {
             return Ok(removed);
         }
-        let operations = rows.into_iter().map(|row| Operation::Del { key: row.key, return_old: false }).collect();
+        let operations = rows.into_iter().map(|row| Operation::Del { key: row.key, return_old: false, condition: None }).collect();
         match client.batch(operations) {
             Ok(outcomes) => {
                 for outcome in outcomes {

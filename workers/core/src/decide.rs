@@ -1,11 +1,11 @@
 //! What an operation answers and changes.
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, Row, field_equals, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, field_equals, limits};
 
 use crate::change::Change;
 use crate::overlay::Overlay;
-use crate::record::table_record;
-use crate::scan::{Page, scan};
+use crate::point;
+use crate::scan::scan;
 use crate::state::State;
 
 /// The core's only source of order and time for one decision.
@@ -86,16 +86,15 @@ pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn
     let result = match operation {
         Operation::Ping => Ok(Answer::Done),
         Operation::Size => Ok(Answer::Size(state.keys() as u64)),
-        Operation::Get { key } => get(&overlay, &key, turn),
-        Operation::Put { key, value } => {
-            let created = overlay.get(&key).map(|seen| seen.created());
-            overlay.put(key, table_record(value, created));
-            Ok(Answer::Done)
-        }
-        Operation::Del { key, return_old } => del(&mut overlay, key, return_old, turn),
-        Operation::Scan(wanted) => scan(state, &wanted, None, turn).map(rows),
+        Operation::Get { key } => point::get(&overlay, &key, turn),
+        Operation::Mget { keys } => point::mget(&overlay, &keys, turn),
+        Operation::Exists { key } => Ok(Answer::Exists(overlay.get(&key).is_some())),
+        Operation::Put { key, value, condition } => point::put(&mut overlay, key, value, condition.as_ref()),
+        Operation::Del { key, return_old, condition } => point::del(&mut overlay, key, return_old, condition.as_ref(), turn),
+        Operation::Incr { key, by } => point::incr(&mut overlay, key, by),
+        Operation::Scan(wanted) => scan(state, &wanted, None, turn),
         Operation::Query { subkey, subvalue, scan: wanted } => {
-            scan(state, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn).map(rows)
+            scan(state, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn)
         }
         Operation::Hello { .. } | Operation::Stats => {
             Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
@@ -109,44 +108,4 @@ pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn
         return Decision::read(state, result);
     }
     Decision { outcome: Outcome { revision: Some(stamp.revision), result }, changes }
-}
-
-fn not_found() -> Failure {
-    Failure::new(ErrorCode::NotFound, "there is no such key")
-}
-
-fn reply_full() -> Failure {
-    Failure::new(ErrorCode::ReplyFull, "this array's reply is full; ask for this operation in a message of its own")
-}
-
-fn get(overlay: &Overlay<'_>, key: &[u8], turn: &mut Turn) -> Result<Answer, Failure> {
-    let seen = overlay.get(key).ok_or_else(not_found)?;
-    if !turn.take_reply_bytes(seen.record.stored.len()) {
-        return Err(reply_full());
-    }
-    Ok(Answer::Value { value: seen.record.value(), modified: seen.modified, created: seen.created() })
-}
-
-fn del(overlay: &mut Overlay<'_>, key: Vec<u8>, return_old: bool, turn: &mut Turn) -> Result<Answer, Failure> {
-    let seen = overlay.get(&key).ok_or_else(not_found)?;
-    let answer = if return_old {
-        // Refused before anything changes: a removed value must not get lost with a reply that is full.
-        if !turn.take_reply_bytes(seen.record.stored.len()) {
-            return Err(reply_full());
-        }
-        Answer::Removed(seen.record.value())
-    } else {
-        Answer::Done
-    };
-    overlay.delete(key);
-    Ok(answer)
-}
-
-fn rows(page: Page) -> Answer {
-    Answer::Rows { rows: page.rows, cursor: page.cursor }
-}
-
-/// Bytes that a row takes of its page and of an array's reply.
-pub(crate) fn row_bytes(row: &Row) -> usize {
-    row.key.len() + row.value.as_bytes().len()
 }

@@ -8,6 +8,7 @@
 mod change;
 mod decide;
 mod overlay;
+mod point;
 mod record;
 mod scan;
 mod state;

@@ -1,19 +1,33 @@
 //! One page of keys and values in key order.
 //!
 //! - A page ends at its row limit, its byte limit, or when the message's share of examined keys or of work is used up; its cursor
-//!   is the last key examined, so the next page goes on behind it, whatever has changed meanwhile.
+//!   is the last key examined, so the next page goes on behind it (before it in reverse), whatever has changed meanwhile.
 //! - A message of its own always gets on by at least one key, however long the key and dear the pattern.
 
-use kvbroker_protocol::{ErrorCode, Failure, Key, Matcher, Row, Scan, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Matcher, Row, Scan, Stored, limits};
 
-use crate::decide::{Turn, row_bytes};
+use crate::decide::Turn;
 use crate::record::split_table_record;
 use crate::state::State;
-use crate::table::Entry;
+use crate::table::{Entry, KeyRange};
 
-pub(crate) struct Page {
-    pub(crate) rows: Vec<Row>,
-    pub(crate) cursor: Option<Key>,
+/// The rows found; only one of the two lists is filled.
+#[derive(Default)]
+struct Page {
+    rows: Vec<Row>,
+    keys: Vec<Key>,
+    bytes: usize,
+}
+
+impl Page {
+    fn len(&self) -> usize {
+        self.rows.len() + self.keys.len()
+    }
+
+    /// True if there is room for so many bytes more; one row always fits.
+    fn fits(&self, bytes: usize) -> bool {
+        self.len() == 0 || self.bytes + bytes <= limits::PAGE_BYTES_MAX
+    }
 }
 
 /// What a query demands of a stored value.
@@ -25,38 +39,71 @@ struct Filter<'a> {
     accepts: Option<Accepts<'a>>,
 }
 
-pub(crate) fn scan(state: &State, wanted: &Scan, accepts: Option<Accepts<'_>>, turn: &mut Turn) -> Result<Page, Failure> {
+/// Makes one page.
+///
+/// # Errors
+/// `reply_full` if the array of this operation has used up its turn.
+pub(crate) fn scan(state: &State, wanted: &Scan, accepts: Option<Accepts<'_>>, turn: &mut Turn) -> Result<Answer, Failure> {
+    let range = range(wanted);
+    if wanted.reverse {
+        page(state.table.range(&range).rev(), wanted, accepts, turn)
+    } else {
+        page(state.table.range(&range), wanted, accepts, turn)
+    }
+}
+
+fn range(wanted: &Scan) -> KeyRange {
+    let mut range = KeyRange::prefix(&wanted.prefix);
+    if let Some(from) = &wanted.from {
+        range.starting_at(from);
+    }
+    if let Some(to) = &wanted.to {
+        range.ending_before(to);
+    }
+    match &wanted.cursor {
+        Some(cursor) if wanted.reverse => range.ending_before(cursor),
+        Some(cursor) => range.starting_behind(cursor),
+        None => {}
+    }
+    range
+}
+
+fn page<'a>(
+    entries: impl Iterator<Item = (&'a [u8], &'a Entry)>,
+    wanted: &Scan,
+    accepts: Option<Accepts<'_>>,
+    turn: &mut Turn,
+) -> Result<Answer, Failure> {
     let full =
         || Failure::new(ErrorCode::ReplyFull, "this array has used up its turn; ask for this operation in a message of its own");
     let filter = Filter::new(wanted, accepts)?;
     let rows_max = wanted.limit.unwrap_or(usize::MAX).min(limits::PAGE_ROWS_MAX);
-    let (from, behind) = match &wanted.cursor {
-        Some(cursor) if *cursor >= wanted.prefix => (cursor, true),
-        _ => (&wanted.prefix, false),
-    };
-    let mut page = Page { rows: Vec::new(), cursor: None };
-    let mut page_bytes = 0;
+    let mut page = Page::default();
+    let mut cursor = None;
     let mut last: Option<&[u8]> = None;
-    for (key, entry) in state.table.range_from(from, behind).take_while(|(key, _)| key.starts_with(&wanted.prefix)) {
-        if page.rows.len() == rows_max || turn.is_used_up() {
-            // Without a key examined here there is nowhere to go on from: the array's turn was used up before.
-            page.cursor = Some(last.ok_or_else(full)?.to_vec());
+    for (key, entry) in entries {
+        // Without a key examined here there is nowhere to go on from: the array's turn was used up before.
+        if page.len() == rows_max || turn.is_used_up() {
+            cursor = Some(last.ok_or_else(full)?.to_vec());
             break;
         }
         turn.examine(filter.work(key, entry));
-        if let Some(row) = filter.row(key, entry) {
-            let bytes = row_bytes(&row);
-            let fits_page = page.rows.is_empty() || page_bytes + bytes <= limits::PAGE_BYTES_MAX;
-            if !fits_page || !turn.take_reply_bytes(bytes) {
-                page.cursor = Some(last.ok_or_else(full)?.to_vec());
+        if let Some(stored) = filter.accepted(key, entry) {
+            let bytes = if wanted.keys_only { key.len() } else { key.len() + stored.len() };
+            if !page.fits(bytes) || !turn.take_reply_bytes(bytes) {
+                cursor = Some(last.ok_or_else(full)?.to_vec());
                 break;
             }
-            page_bytes += bytes;
-            page.rows.push(row);
+            page.bytes += bytes;
+            if wanted.keys_only {
+                page.keys.push(key.to_vec());
+            } else if let Some(value) = Stored::from_bytes(stored.to_vec()) {
+                page.rows.push(Row { key: key.to_vec(), value, modified: entry.modified });
+            }
         }
         last = Some(key);
     }
-    Ok(page)
+    Ok(if wanted.keys_only { Answer::Keys { keys: page.keys, cursor } } else { Answer::Rows { rows: page.rows, cursor } })
 }
 
 impl<'a> Filter<'a> {
@@ -73,12 +120,12 @@ impl<'a> Filter<'a> {
         matching.saturating_add(looking)
     }
 
-    fn row(&self, key: &[u8], entry: &Entry) -> Option<Row> {
+    /// The stored value if this key belongs on the page.
+    fn accepted<'e>(&self, key: &[u8], entry: &'e Entry) -> Option<&'e [u8]> {
         if self.matcher.as_ref().is_some_and(|matcher| !matcher.is_match(key)) {
             return None;
         }
-        let record = split_table_record(&entry.record)?;
-        let accepted = self.accepts.is_none_or(|accepts| accepts(record.stored));
-        accepted.then(|| Row { key: key.to_vec(), value: record.value(), modified: entry.modified })
+        let stored = split_table_record(&entry.record)?.stored;
+        self.accepts.is_none_or(|accepts| accepts(stored)).then_some(stored)
     }
 }

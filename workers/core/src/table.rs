@@ -14,6 +14,66 @@ pub(crate) struct Entry {
     pub(crate) record: Box<[u8]>,
 }
 
+/// A range of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyRange {
+    from: Bound<Vec<u8>>,
+    to: Bound<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// All keys with a prefix.
+    pub(crate) fn prefix(prefix: &[u8]) -> KeyRange {
+        // The first key behind all that start with the prefix: its last byte that can grow, grown. All 0xff: there is none.
+        let end = prefix.iter().rposition(|byte| *byte < u8::MAX).map(|at| {
+            let mut end = prefix[..=at].to_vec();
+            end[at] += 1;
+            end
+        });
+        KeyRange { from: Bound::Included(prefix.to_vec()), to: end.map_or(Bound::Unbounded, Bound::Excluded) }
+    }
+
+    /// Leaves out keys before `from`.
+    pub(crate) fn starting_at(&mut self, from: &[u8]) {
+        if self.lowest().is_none_or(|lowest| lowest < from) {
+            self.from = Bound::Included(from.to_vec());
+        }
+    }
+
+    /// Leaves out `key` and those before it.
+    pub(crate) fn starting_behind(&mut self, key: &[u8]) {
+        if self.lowest().is_none_or(|lowest| lowest <= key) {
+            self.from = Bound::Excluded(key.to_vec());
+        }
+    }
+
+    /// Leaves out `to` and keys behind it.
+    pub(crate) fn ending_before(&mut self, to: &[u8]) {
+        let ends_later = match &self.to {
+            Bound::Unbounded => true,
+            Bound::Included(end) | Bound::Excluded(end) => end.as_slice() > to,
+        };
+        if ends_later {
+            self.to = Bound::Excluded(to.to_vec());
+        }
+    }
+
+    fn lowest(&self) -> Option<&[u8]> {
+        match &self.from {
+            Bound::Unbounded => None,
+            Bound::Included(from) | Bound::Excluded(from) => Some(from),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match (&self.from, &self.to) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {
     entries: BTreeMap<Box<[u8]>, Entry>,
@@ -49,9 +109,53 @@ impl Table {
         self.bytes
     }
 
-    /// Entries from `from` on, in key order; `behind` leaves out `from` itself.
-    pub(crate) fn range_from(&self, from: &[u8], behind: bool) -> impl Iterator<Item = (&[u8], &Entry)> {
-        let from = if behind { Bound::Excluded(from) } else { Bound::Included(from) };
-        self.entries.range::<[u8], _>((from, Bound::Unbounded)).map(|(key, entry)| (&**key, entry))
+    /// Entries between two bounds, in key order; nothing if the bounds leave no room.
+    pub(crate) fn range<'a>(&'a self, range: &KeyRange) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a Entry)> + use<'a> {
+        let bounds = (range.from.as_ref().map(Vec::as_slice), range.to.as_ref().map(Vec::as_slice));
+        // An empty range must not reach the map, which would take it for a fault.
+        let entries = (!range.is_empty()).then(|| self.entries.range::<[u8], _>(bounds));
+        entries.into_iter().flatten().map(|(key, entry)| (&**key, entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(table: &Table, range: &KeyRange) -> Vec<Vec<u8>> {
+        let forward: Vec<Vec<u8>> = table.range(range).map(|(key, _)| key.to_vec()).collect();
+        let mut backward: Vec<Vec<u8>> = table.range(range).rev().map(|(key, _)| key.to_vec()).collect();
+        backward.reverse();
+        assert_eq!(forward, backward);
+        forward
+    }
+
+    #[test]
+    fn ranges_are_the_keys_that_a_filter_would_find() {
+        let mut table = Table::default();
+        let names: &[&[u8]] = &[b"", b"a", b"a\xff", b"a\xff\xff", b"a\xff\xffb", b"b", b"\xff", b"\xff\xff", b"\xff\xff\xff"];
+        for name in names {
+            table.put(name.to_vec(), vec![1, 0], 1);
+        }
+        for prefix in names {
+            for from in names {
+                for to in names {
+                    let mut range = KeyRange::prefix(prefix);
+                    range.starting_at(from);
+                    range.ending_before(to);
+                    let expected = |behind: bool| -> Vec<Vec<u8>> {
+                        let inside = |key: &&&[u8]| key.starts_with(prefix) && *key < to && if behind { *key > from } else { *key >= from };
+                        names.iter().filter(inside).map(|key| key.to_vec()).collect()
+                    };
+                    let mut sorted = expected(false);
+                    sorted.sort();
+                    assert_eq!(keys(&table, &range), sorted);
+                    range.starting_behind(from);
+                    let mut sorted = expected(true);
+                    sorted.sort();
+                    assert_eq!(keys(&table, &range), sorted);
+                }
+            }
+        }
     }
 }

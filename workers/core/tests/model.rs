@@ -9,7 +9,9 @@
 use std::collections::BTreeMap;
 
 use kvbroker_core::{Change, Decision, Stamp, State, Turn, decide};
-use kvbroker_protocol::{Answer, ErrorCode, Key, Operation, Pattern, Row, Scalar, Scan, Stored, field_equals, limits};
+use kvbroker_protocol::{
+    Answer, Condition, ErrorCode, Found, Key, Operation, Pattern, Row, Scalar, Scan, Stored, field_equals, limits,
+};
 use serde_json::{Value, json};
 
 /// splitmix64: small, and the same everywhere.
@@ -70,11 +72,18 @@ impl Model {
         let matcher = wanted.pattern.as_ref().map(|pattern| pattern.matcher().unwrap());
         let selected = self.keys.iter().filter(|(key, held)| {
             key.starts_with(&wanted.prefix)
-                && wanted.cursor.as_ref().is_none_or(|cursor| *key > cursor)
+                && wanted.from.as_ref().is_none_or(|from| *key >= from)
+                && wanted.to.as_ref().is_none_or(|to| *key < to)
+                && wanted.cursor.as_ref().is_none_or(|cursor| if wanted.reverse { *key < cursor } else { *key > cursor })
                 && matcher.as_ref().is_none_or(|matcher| matcher.is_match(key))
                 && accepts(&held.value)
         });
-        selected.map(|(key, held)| Row { key: key.clone(), value: held.stored.clone(), modified: held.modified }).collect()
+        let mut rows: Vec<Row> =
+            selected.map(|(key, held)| Row { key: key.clone(), value: held.stored.clone(), modified: held.modified }).collect();
+        if wanted.reverse {
+            rows.reverse();
+        }
+        rows
     }
 }
 
@@ -132,7 +141,31 @@ impl Walk {
         let pattern = self.dice.one_in(3).then(|| Pattern::new(self.dice.pick::<&str>(&patterns)).unwrap());
         let cursor = self.dice.one_in(3).then(|| self.key());
         let limit = self.dice.one_in(2).then(|| self.dice.below(30) + 1);
-        Scan { prefix, pattern, cursor, limit }
+        let from = self.dice.one_in(4).then(|| self.key());
+        let to = self.dice.one_in(4).then(|| self.key());
+        let (reverse, keys_only) = (self.dice.one_in(3), self.dice.one_in(4));
+        Scan { prefix, pattern, cursor, limit, from, to, reverse, keys_only }
+    }
+
+    /// A condition on this key, and whether it holds.
+    fn condition(&mut self, key: &[u8]) -> (Option<Condition>, bool) {
+        let held = self.model.keys.get(key).cloned();
+        match self.dice.below(8) {
+            0 => (Some(Condition::Absent), held.is_none()),
+            1 => {
+                let modified = held.as_ref().map_or(0, |held| held.modified);
+                (Some(Condition::Revision(modified)), true)
+            }
+            2 => {
+                let wrong = held.as_ref().map_or(7, |held| held.modified - 1);
+                (Some(Condition::Revision(wrong)), false)
+            }
+            3 => {
+                let (value, stored) = self.value();
+                (Some(Condition::Value(stored)), held.is_some_and(|held| is_same(&held.value, &value)))
+            }
+            _ => (None, true),
+        }
     }
 
     /// Decides and applies, and checks what holds for every operation.
@@ -160,21 +193,64 @@ impl Walk {
 
     /// One operation of any kind, compared with the model.
     fn step(&mut self, turn: &mut Turn) {
-        match self.dice.below(12) {
+        match self.dice.below(14) {
             0..4 => {
                 let (key, (value, stored)) = (self.key(), self.value());
-                let decision = self.decide(&Operation::Put { key: key.clone(), value: stored.clone() }, turn);
-                assert_eq!(decision.outcome.result, Ok(Answer::Done));
-                self.model.put(&key, value, stored);
+                let (condition, holds) = self.condition(&key);
+                let operation = Operation::Put { key: key.clone(), value: stored.clone(), condition };
+                let result = self.decide(&operation, turn).outcome.result;
+                if holds {
+                    assert_eq!(result, Ok(Answer::Done), "{operation:?}");
+                    self.model.put(&key, value, stored);
+                } else {
+                    assert_eq!(result.unwrap_err().code, ErrorCode::Conflict, "{operation:?}");
+                }
             }
             4..6 => {
                 let (key, return_old) = (self.key(), self.dice.one_in(2));
-                let decision = self.decide(&Operation::Del { key: key.clone(), return_old }, turn);
-                match self.model.del(&key) {
-                    None => assert_eq!(decision.outcome.result.unwrap_err().code, ErrorCode::NotFound),
-                    Some(held) if return_old => assert_eq!(decision.outcome.result, Ok(Answer::Removed(held.stored))),
-                    Some(_) => assert_eq!(decision.outcome.result, Ok(Answer::Done)),
+                let (condition, holds) = self.condition(&key);
+                // Of a key that is not there nothing can be demanded that a removal would fulfil.
+                let condition = condition.filter(|condition| *condition != Condition::Absent);
+                let holds = holds || condition.is_none();
+                let operation = Operation::Del { key: key.clone(), return_old, condition };
+                let result = self.decide(&operation, turn).outcome.result;
+                match self.model.keys.get(&key).cloned() {
+                    None => assert_eq!(result.unwrap_err().code, ErrorCode::NotFound),
+                    Some(_) if !holds => assert_eq!(result.unwrap_err().code, ErrorCode::Conflict, "{operation:?}"),
+                    Some(held) => {
+                        self.model.del(&key);
+                        assert_eq!(result, Ok(if return_old { Answer::Removed(held.stored) } else { Answer::Done }));
+                    }
                 }
+            }
+            11 => {
+                let (key, by) = (self.key(), *self.dice.pick(&[1, -1, 1_000_000, i64::MIN, i64::MAX]));
+                let result = self.decide(&Operation::Incr { key: key.clone(), by }, turn).outcome.result;
+                let before = match self.model.keys.get(&key).map(|held| &held.value) {
+                    None => Some(0),
+                    Some(Value::Number(number)) if !number.is_f64() => number.as_i128(),
+                    Some(_) => None,
+                };
+                match before.map(|before| before + i128::from(by)) {
+                    None => assert_eq!(result.unwrap_err().code, ErrorCode::WrongType),
+                    Some(after) if (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&after) => {
+                        assert_eq!(result, Ok(Answer::Integer(after)));
+                        self.model.put(&key, serde_json::from_str(&after.to_string()).unwrap(), Stored::integer(after));
+                    }
+                    Some(_) => assert_eq!(result.unwrap_err().code, ErrorCode::OutOfRange),
+                }
+            }
+            12 => {
+                let key = self.key();
+                let result = self.decide(&Operation::Exists { key: key.clone() }, turn).outcome.result;
+                assert_eq!(result, Ok(Answer::Exists(self.model.keys.contains_key(&key))));
+                let keys: Vec<Key> = (0..=self.dice.below(5)).map(|_| self.key()).collect();
+                let result = self.decide(&Operation::Mget { keys: keys.clone() }, turn).outcome.result;
+                let held = |key: &Key| {
+                    let held = self.model.keys.get(key)?;
+                    Some(Found { value: held.stored.clone(), modified: held.modified, created: held.created })
+                };
+                assert_eq!(result, Ok(Answer::Values(keys.iter().map(held).collect())));
             }
             6..8 => {
                 let key = self.key();
@@ -243,6 +319,20 @@ fn is_equal(found: Option<&Value>, wanted: &Value) -> bool {
     }
 }
 
+/// As [`is_equal`] all the way down.
+fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one.as_f64() == other.as_f64(),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len() && one.iter().all(|(name, value)| other.get(name).is_some_and(|other| is_same(value, other)))
+        }
+        _ => one == other,
+    }
+}
+
 /// The change as a recovery reads it from the log.
 fn through_the_log(change: &Change) -> Change {
     let mut record_key = Vec::new();
@@ -254,16 +344,27 @@ fn through_the_log(change: &Change) -> Change {
 
 /// A page is the beginning of all rows; it is short only at its limit, and then its cursor leads to the rest.
 fn check_page(answer: Answer, wanted: &Scan, all: Vec<Row>) {
-    let Answer::Rows { rows, cursor } = answer else { panic!("{answer:?}") };
     let limit = wanted.limit.unwrap_or(usize::MAX);
+    let (rows, cursor) = match answer {
+        Answer::Rows { rows, cursor } if !wanted.keys_only => (rows, cursor),
+        Answer::Keys { keys, cursor } if wanted.keys_only => {
+            assert!(keys.iter().eq(all.iter().map(|row| &row.key).take(keys.len())), "{wanted:?}");
+            (all[..keys.len()].to_vec(), cursor)
+        }
+        other => panic!("{other:?}"),
+    };
     assert_eq!(rows.len(), all.len().min(limit), "{wanted:?}");
     assert_eq!(rows[..], all[..rows.len()]);
     match cursor {
         None => assert_eq!(rows.len(), all.len()),
         Some(cursor) => {
             assert_eq!(rows.len(), limit, "only the limit ends a page of so few keys");
-            assert!(rows.last().is_some_and(|row| row.key <= cursor));
-            assert!(all.get(rows.len()).is_none_or(|next| next.key > cursor));
+            let (last, next) = (rows.last(), all.get(rows.len()));
+            if wanted.reverse {
+                assert!(last.is_some_and(|row| row.key >= cursor) && next.is_none_or(|next| next.key < cursor));
+            } else {
+                assert!(last.is_some_and(|row| row.key <= cursor) && next.is_none_or(|next| next.key > cursor));
+            }
         }
     }
 }
@@ -323,7 +424,7 @@ fn filled(count: usize, key_bytes: usize, value_bytes: usize) -> State {
 
 fn put(state: &mut State, key: Key, value: Stored) {
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-    let decision = decide(state, Operation::Put { key, value }, stamp, &mut Turn::one());
+    let decision = decide(state, Operation::Put { key, value, condition: None }, stamp, &mut Turn::one());
     decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
 }
 
@@ -418,7 +519,7 @@ fn the_reply_to_an_array_is_bounded_and_a_full_one_changes_nothing() {
     assert_eq!(read(&state, get(2), &mut turn), Err(ErrorCode::ReplyFull));
     // A removal that could not tell what it removed does not remove; one that need not tell does.
     let before = state.clone();
-    let del = |return_old| Operation::Del { key: b"00000002".to_vec(), return_old };
+    let del = |return_old| Operation::Del { key: b"00000002".to_vec(), return_old, condition: None };
     assert_eq!(read(&state, del(true), &mut turn), Err(ErrorCode::ReplyFull));
     assert!(state == before);
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
