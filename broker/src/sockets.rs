@@ -29,14 +29,24 @@ pub(crate) struct Place<'a> {
     pub(crate) flag: &'static str,
 }
 
-fn options() -> ServerOptions {
-    ServerOptions { max_frame_bytes: limits::MESSAGE_BYTES_MAX as i64, ..ServerOptions::default() }
+/// What stands around a message in a frame: CURVE's 33 bytes, the name of a SUBSCRIBE command. Also so much room over the limit of a
+/// body that one which is a little too large gets an answer instead of a closed connection.
+const FRAME_OVERHEAD_BYTES: usize = 4_096;
+
+fn router_options() -> ServerOptions {
+    ServerOptions { max_frame_bytes: (limits::MESSAGE_BYTES_MAX + FRAME_OVERHEAD_BYTES) as i64, ..ServerOptions::default() }
+}
+
+/// libzmq keeps a subscription as a chain of nodes, some fifty bytes for each byte of the topic: a topic has no reason to be longer
+/// than a key.
+fn publisher_options() -> ServerOptions {
+    ServerOptions { max_frame_bytes: (limits::KEY_BYTES_MAX + FRAME_OVERHEAD_BYTES) as i64, ..ServerOptions::default() }
 }
 
 /// Binds the ROUTER and starts to watch its connections.
 pub(crate) fn router(policy: Policy, keys: &KeyPair, place: &Place<'_>) -> Result<Bound, Failure> {
     let context = context(policy)?;
-    let mut socket = context.router(&options()).map_err(unreachable())?;
+    let mut socket = context.router(&router_options()).map_err(unreachable())?;
     socket.watch(context.context()).map_err(unreachable())?;
     bind(socket, context, keys, place)
 }
@@ -44,7 +54,7 @@ pub(crate) fn router(policy: Policy, keys: &KeyPair, place: &Place<'_>) -> Resul
 /// Binds the XPUB.
 pub(crate) fn publisher(policy: Policy, keys: &KeyPair, place: &Place<'_>) -> Result<Bound, Failure> {
     let context = context(policy)?;
-    let socket = context.xpub(&options()).map_err(unreachable())?;
+    let socket = context.xpub(&publisher_options()).map_err(unreachable())?;
     bind(socket, context, keys, place)
 }
 

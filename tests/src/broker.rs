@@ -1,13 +1,18 @@
 //! A broker process of a test's own.
+//!
+//! Caveat: a broker also ends with the *thread* that started it (Linux ties the parent's death signal to threads), so that a test
+//! which crashes leaves nothing behind. Start it in the test's own thread.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use kvbroker::keys::{KeyPair, SecretKey};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -267,6 +272,19 @@ impl Broker {
         RawClient::req(&self.router_socket())
     }
 
+    /// A DEALER to it over TCP with the owner's key.
+    ///
+    /// # Panics
+    /// If there is no key file.
+    pub fn dealer_on_tcp(&self) -> RawClient {
+        let text = fs::read_to_string(self.options.home.path().join("config/id")).expect("a broker's owner has a key");
+        let secret = text.lines().find_map(|line| SecretKey::from_text(line).ok()).expect("the key file has a secret key");
+        let owner = KeyPair::from_secret(secret).expect("libzmq has CURVE");
+        let broker = self.endpoint["public_key"].as_str().and_then(|key| key.parse().ok());
+        let port = self.endpoint["tcp"]["port"].as_u64().expect("the endpoint file names the TCP port");
+        RawClient::on_tcp(&format!("tcp://127.0.0.1:{port}"), &owner, &broker.expect("the endpoint file has the broker's key"))
+    }
+
     /// A SUB to it.
     pub fn subscriber(&self, topics: &[&[u8]]) -> RawSubscriber {
         RawSubscriber::new(&self.pub_socket(), topics)
@@ -388,5 +406,7 @@ fn spawn(options: &BrokerOptions, output: &Path, start: u32) -> Child {
     }
     command.env("KVBROKER_HOME", options.home.path()).envs(options.env.iter().cloned());
     command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
+    // SAFETY: between fork and exec this only makes one system call, prctl, which is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
     command.spawn().expect("the program can be started")
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kvbroker::keys::{KeyPair, PublicKey};
 use serde_json::Value;
 
 use crate::PATIENCE;
@@ -17,12 +18,17 @@ pub struct RawClient {
 /// A SUB on a broker's unix socket.
 pub struct RawSubscriber(zmq::Socket);
 
-fn connect(context: &zmq::Context, kind: zmq::SocketType, path: &Path) -> zmq::Socket {
+fn new_socket(context: &zmq::Context, kind: zmq::SocketType) -> zmq::Socket {
     let socket = context.socket(kind).expect("a test has free descriptors");
     socket.set_linger(0).expect("every socket has a linger");
     // A test that wants to send much must not be told to slow down.
     socket.set_sndhwm(0).expect("every socket has a high-water mark");
     socket.set_rcvhwm(0).expect("every socket has a high-water mark");
+    socket
+}
+
+fn connect(context: &zmq::Context, kind: zmq::SocketType, path: &Path) -> zmq::Socket {
+    let socket = new_socket(context, kind);
     socket.connect(&format!("ipc://{}", path.display())).expect("a path of a broker is a good address");
     socket
 }
@@ -54,6 +60,25 @@ impl RawClient {
     fn new(kind: zmq::SocketType, router_socket: &Path) -> RawClient {
         let context = zmq::Context::new();
         RawClient { socket: connect(&context, kind, router_socket), context, is_dealer: kind == zmq::DEALER }
+    }
+
+    /// A DEALER with CURVE: who the client is, and who the broker must be.
+    ///
+    /// # Panics
+    /// If this is no address.
+    pub fn on_tcp(address: &str, own: &KeyPair, broker: &PublicKey) -> RawClient {
+        let context = zmq::Context::new();
+        let socket = new_socket(&context, zmq::DEALER);
+        socket.set_curve_secretkey(own.secret().expose_bytes()).expect("32 bytes are a key");
+        socket.set_curve_publickey(own.public().as_bytes()).expect("32 bytes are a key");
+        socket.set_curve_serverkey(broker.as_bytes()).expect("32 bytes are a key");
+        socket.connect(address).expect("a broker's address is a good one");
+        RawClient { socket, context, is_dealer: true }
+    }
+
+    /// The socket, for options.
+    pub fn socket(&self) -> &zmq::Socket {
+        &self.socket
     }
 
     /// A socket that receives a message when the connection has ended.

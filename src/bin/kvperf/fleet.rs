@@ -86,12 +86,16 @@ impl Fleet {
         progress.stage(stage, clients);
         let mut measured: Vec<Option<Measured>> = vec![None; clients];
         let shown = &mut *progress;
-        let mut operations = vec![0; clients];
+        let (mut operations, mut notes) = (vec![0; clients], 0);
         let result = listen(&self.notes, &mut self.members, |client, note| {
             match note {
                 Note::Progress { operations: so_far } => {
                     operations[client] = so_far;
-                    shown.operations(operations.iter().sum());
+                    notes += 1;
+                    // Once all have told anew: otherwise the rate would flicker.
+                    if notes % clients == 0 {
+                        shown.operations(operations.iter().sum());
+                    }
                 }
                 Note::Done(done) => measured[client] = Some(done),
                 Note::Ready | Note::Failed(_) => {}

@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) stage: Stage,
     /// Operations of one request.
     pub(crate) batch: usize,
+    /// Syncs of the broker's log meanwhile, whoever wrote; null if it doesn't tell.
+    pub(crate) syncs: Option<u64>,
     /// All clients together.
     pub(crate) sum: Summary,
     /// Each client.
@@ -71,24 +73,29 @@ pub(crate) fn table(runs: &[Run]) -> String {
     let columns = ["ops", "ops/s", "mean µs", "p50 µs", "p99 µs", "max µs"];
     let _ = write!(text, "{:<8}{:>6}", "stage", "client");
     cells(&mut text, columns.map(str::to_owned));
-    text.push_str("    rows/s\n");
+    text.push_str("    rows/s  ops/sync\n");
     for run in runs {
         for (number, summary) in run.each.iter().enumerate() {
-            line(&mut text, run, &(number + 1).to_string(), summary);
+            let is_all = run.each.len() == 1;
+            line(&mut text, run, &(number + 1).to_string(), summary, is_all);
         }
         if run.each.len() > 1 {
-            line(&mut text, run, "sum", &run.sum);
+            line(&mut text, run, "sum", &run.sum, true);
         }
     }
     text
 }
 
-fn line(text: &mut String, run: &Run, client: &str, summary: &Summary) {
+fn line(text: &mut String, run: &Run, client: &str, summary: &Summary, is_all: bool) {
     let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us } = *summary;
     let _ = write!(text, "{:<8}{client:>6}{:>12}", run.stage, grouped(operations as f64));
     cells(text, [ops_per_s, mean_us, p50_us, p99_us, max_us].map(grouped));
     let rows_per_s = if rows > 0 && seconds > 0.0 { grouped(rows as f64 / seconds) } else { String::new() };
-    let _ = writeln!(text, "{rows_per_s:>10}");
+    // Reads are not synced: what is, is others' or a sign of life of the log.
+    let syncs = run.syncs.filter(|syncs| is_all && run.stage.is_mutation() && *syncs > 0);
+    let ops_per_sync = syncs.map_or(String::new(), |syncs| grouped(operations as f64 / syncs as f64));
+    let cells = format!("{rows_per_s:>10}{ops_per_sync:>10}");
+    let _ = writeln!(text, "{}", cells.trim_end());
 }
 
 /// Appends cells of one width.
@@ -150,9 +157,10 @@ pub(crate) fn json(config: &Config, facts: &Facts, runs: &[Run]) -> serde_json::
 }
 
 /// The first line of CSV.
-pub(crate) const CSV_HEAD: &str = "clients,stage,batch,client,operations,rows,seconds,ops_per_s,mean_us,p50_us,p99_us,max_us\n";
+pub(crate) const CSV_HEAD: &str =
+    "clients,stage,batch,client,operations,rows,seconds,ops_per_s,mean_us,p50_us,p99_us,max_us,syncs\n";
 
-/// The lines of some runs; the sum's client is `sum`.
+/// The lines of some runs; the sum's client is `sum`, and only it has syncs.
 pub(crate) fn csv(runs: &[Run]) -> String {
     let mut text = String::new();
     for run in runs {
@@ -160,9 +168,10 @@ pub(crate) fn csv(runs: &[Run]) -> String {
         for (client, summary) in numbers.zip(run.each.iter().chain([&run.sum])) {
             let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us } = *summary;
             let Run { clients, stage, batch, .. } = run;
+            let syncs = run.syncs.filter(|_| client == "sum").map_or(String::new(), |syncs| syncs.to_string());
             let _ = writeln!(
                 text,
-                "{clients},{stage},{batch},{client},{operations},{rows},{seconds:.6},{ops_per_s:.1},{mean_us:.1},{p50_us:.1},{p99_us:.1},{max_us:.1}"
+                "{clients},{stage},{batch},{client},{operations},{rows},{seconds:.6},{ops_per_s:.1},{mean_us:.1},{p50_us:.1},{p99_us:.1},{max_us:.1},{syncs}"
             );
         }
     }
@@ -203,7 +212,7 @@ mod tests {
 
     fn run(clients: usize, rate: f64) -> Run {
         let each = vec![summary(10, rate / clients as f64); clients];
-        Run { clients, stage: Stage::Insert, batch: 1, sum: summary(10 * clients as u64, rate), each }
+        Run { clients, stage: Stage::Insert, batch: 1, syncs: Some(4), sum: summary(10 * clients as u64, rate), each }
     }
 
     #[test]
@@ -219,6 +228,7 @@ mod tests {
         assert_eq!(lines[1], ["2", "clients"]);
         assert_eq!(lines[3][..4], ["insert", "1", "10", "2,500"]);
         assert_eq!(lines[5][..5], ["insert", "sum", "20", "5,000", "1,235"]);
+        assert_eq!((lines[4].len(), lines[5].last()), (8, Some(&"5")), "operations per sync are of all clients together");
         assert_eq!(table(&[run(1, 5_000.0)]).lines().count(), 4, "one client is its own sum");
     }
 

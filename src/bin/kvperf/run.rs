@@ -8,6 +8,7 @@ use std::io::{self, Write};
 
 use kvbroker::client::Client;
 use kvbroker::exit::Exit;
+use kvbroker_protocol::StatValue;
 
 use crate::args::{Aim, Config, Format};
 use crate::clean::{draw_prefix, remove_keys};
@@ -101,7 +102,7 @@ fn measure_and_clean(
     let hint = format!("kvperf {} --clean {prefix}", config.target);
     interrupt::set_left(Some(format!("{left}; remove them with: {hint}")));
     // The clients have ended when this returns, so nothing is written any more.
-    let measured = stages(config, facts, prefix, clients, progress);
+    let measured = stages(config, client, facts, prefix, clients, progress);
     if measured.is_ok() {
         progress.cleaning();
     }
@@ -134,6 +135,7 @@ fn measure_and_clean(
 
 fn stages(
     config: &Config,
+    client: &Client,
     facts: &Facts,
     prefix: &RunPrefix,
     clients: usize,
@@ -155,12 +157,23 @@ fn stages(
     let mut fleet = Fleet::start(clients, &task, progress)?;
     let mut runs = Vec::new();
     for stage in &config.stages {
+        let syncs_before = syncs(client)?;
         let measured = fleet.run(*stage, progress)?;
+        let syncs = syncs(client)?.zip(syncs_before).map(|(after, before)| after.saturating_sub(before));
         let each = measured.iter().map(Summary::of).collect();
         let batch = config.shape.batch_of(*stage);
-        runs.push(Run { clients, stage: *stage, batch, sum: Summary::of_all(&measured), each });
+        runs.push(Run { clients, stage: *stage, batch, syncs, sum: Summary::of_all(&measured), each });
     }
     Ok(runs)
+}
+
+/// Syncs of the log since the broker's start.
+fn syncs(client: &Client) -> Result<Option<u64>, Trouble> {
+    let stats = client.stats()?;
+    Ok(stats.into_iter().find_map(|stat| match stat {
+        (name, StatValue::Number(syncs)) if name == "log_syncs" => Some(syncs),
+        _ => None,
+    }))
 }
 
 fn print(text: &str) -> io::Result<()> {
