@@ -93,7 +93,10 @@ impl<'a> Raw<'a> {
             if keys.len() == limits::ARRAY_OPERATIONS_MAX {
                 return Err(Failure::limit(format!("`{name}` holds at most {} keys", limits::ARRAY_OPERATIONS_MAX)));
             }
-            keys.push(raw.key(&format!("{name}[{}]", keys.len()))?);
+            keys.push(raw.key(name).map_err(|failure| {
+                let place = format!("`{name}[{}]`", keys.len());
+                Failure::new(failure.code, failure.message.replacen(&format!("`{name}`"), &place, 1))
+            })?);
             Ok(())
         };
         match self {
