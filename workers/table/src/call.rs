@@ -26,3 +26,10 @@ pub struct Call {
     /// Bytes of the message, for the bounds.
     pub bytes: usize,
 }
+
+impl Call {
+    /// Rough bytes of the call in memory: decoded, a short operation takes many times its bytes.
+    pub fn weight(&self) -> usize {
+        self.bytes.max(size_of_val(self.request.operations.as_slice()))
+    }
+}

@@ -69,11 +69,11 @@ impl Intake {
                 refusal = Err(Refusal::Closed);
                 break;
             }
-            if inner.calls.len() >= limits::INTAKE_CALLS_MAX || inner.bytes + call.bytes > limits::INTAKE_BYTES_MAX {
+            if inner.calls.len() >= limits::INTAKE_CALLS_MAX || inner.bytes + call.weight() > limits::INTAKE_BYTES_MAX {
                 refusal = Err(Refusal::Full);
                 break;
             }
-            inner.bytes += call.bytes;
+            inner.bytes += call.weight();
             inner.calls.extend(calls.pop_front());
         }
         let wake = inner.worker_waits && !inner.calls.is_empty();
@@ -101,11 +101,12 @@ impl Intake {
         }
         let mut bytes = 0;
         while let Some(call) = inner.calls.front() {
-            if !out.is_empty() && (out.len() == limits::BATCH_CALLS_MAX || bytes + call.bytes > limits::BATCH_BYTES_MAX) {
+            if !out.is_empty() && (out.len() == limits::BATCH_CALLS_MAX || bytes + call.weight() > limits::BATCH_BYTES_MAX) {
                 break;
             }
-            bytes += call.bytes;
-            inner.bytes -= call.bytes;
+            let weight = call.weight();
+            bytes += weight;
+            inner.bytes -= weight;
             out.extend(inner.calls.pop_front());
         }
         Collected::Calls
@@ -168,6 +169,29 @@ mod tests {
         assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Calls);
         assert_eq!(out.len(), limits::BATCH_BYTES_MAX / limits::MESSAGE_BYTES_MAX);
         assert_eq!(intake.push(&mut calls), Ok(()));
+    }
+
+    #[test]
+    fn short_operations_count_with_what_they_take_in_memory() {
+        // Arrays of `["size"]` were counted with their 28 KB and took 650: the bound of 256 MiB let 6 GB in.
+        let intake = Intake::new();
+        let many = limits::ARRAY_OPERATIONS_MAX;
+        let array = || {
+            let mut call = call(7 * many);
+            call.request.operations = Operations::Many(vec![Operation::Size; many]);
+            call
+        };
+        let held = limits::INTAKE_BYTES_MAX / (many * size_of::<Operation>());
+        let mut calls: VecDeque<Call> = (0..=held).map(|_| array()).collect();
+        assert_eq!(intake.push(&mut calls), Err(Refusal::Full));
+        assert_eq!(intake.len(), held);
+        let mut out = Vec::new();
+        while !intake.is_empty() {
+            out.clear();
+            assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Calls);
+            assert!(out.len() <= limits::BATCH_BYTES_MAX / (many * size_of::<Operation>()));
+        }
+        assert_eq!(intake.lock().bytes, 0);
     }
 
     #[test]

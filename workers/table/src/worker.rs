@@ -116,6 +116,24 @@ struct Saying {
     /// Rough bytes of the replies in memory.
     reply_bytes: usize,
     events: Vec<Event>,
+    /// Keys that its scans and queries examined, and their work.
+    examined: usize,
+    work: usize,
+}
+
+impl Saying {
+    /// What fits into a batch of requests may ask for far more than a batch of replies: a few bytes for a value of megabytes, or for
+    /// ten thousand keys to be looked at. Whoever came before should not wait for all of it.
+    fn is_enough(&self) -> bool {
+        self.reply_bytes >= limits::BATCH_BYTES_MAX
+            || self.examined >= limits::EXAMINED_KEYS_MAX
+            || self.work >= limits::TURN_WORK_MAX
+    }
+
+    fn count(&mut self, turn: &Turn) {
+        self.examined += limits::EXAMINED_KEYS_MAX - turn.examined_left;
+        self.work += limits::TURN_WORK_MAX - turn.work_left;
+    }
 }
 
 /// Applies one group of the log to the state: what recovery does with each.
@@ -179,12 +197,10 @@ impl<L: Log> Worker<L> {
         let mut saying = Saying::default();
         tracing::debug!(calls = calls.len(), "collected a batch");
         for call in calls.drain(..) {
-            let reply = self.answer(call, time_ms, batch, &mut saying.events);
+            let reply = self.answer(call, time_ms, batch, &mut saying);
             saying.reply_bytes += reply_bytes(&reply);
             saying.replies.push(reply);
-            // Both have bounds of their own: records are larger than the smallest requests that make them, and what a few bytes ask
-            // for may have megabytes.
-            if batch.bytes() >= limits::BATCH_BYTES_MAX || saying.reply_bytes >= limits::BATCH_BYTES_MAX {
+            if batch.bytes() >= limits::BATCH_BYTES_MAX || saying.is_enough() {
                 appended |= self.persist(std::mem::take(&mut saying), batch)?;
                 batch.begin(time_ms);
             }
@@ -215,22 +231,21 @@ impl<L: Log> Worker<L> {
         }
     }
 
-    fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, events: &mut Vec<Event>) -> ReplyOut {
+    fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, saying: &mut Saying) -> ReplyOut {
         let Call { client, envelope, request, bytes } = call;
         let header = request.header;
         let mut sequence = Sequence { client, session: header.session, next: header.seq };
         let mutates = request.operations.as_slice().iter().any(Operation::is_mutation);
-        let outcomes = match request.operations {
-            Operations::One(operation) => {
-                Outcomes::One(self.operation(operation, time_ms, &mut Turn::one(), &mut sequence, batch, events))
-            }
-            Operations::Many(operations) => {
-                let mut turn = Turn::many();
-                let each =
-                    operations.into_iter().map(|one| self.operation(one, time_ms, &mut turn, &mut sequence, batch, events));
-                Outcomes::Many(each.collect())
-            }
+        let mut turn = match &request.operations {
+            Operations::One(_) => Turn::one(),
+            Operations::Many(_) => Turn::many(),
         };
+        let mut run = |operation| self.operation(operation, time_ms, &mut turn, &mut sequence, batch, &mut saying.events);
+        let outcomes = match request.operations {
+            Operations::One(operation) => Outcomes::One(run(operation)),
+            Operations::Many(operations) => Outcomes::Many(operations.into_iter().map(run).collect()),
+        };
+        saying.count(&turn);
         // Sessions do not remember replies yet: a mutation sent again would be done again.
         let retry_safe = mutates.then_some(false);
         let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };

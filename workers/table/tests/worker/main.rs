@@ -15,7 +15,8 @@ use bench::{Bench, WALL_MS, del, get, is_value, key, put};
 use kvbroker_core::{ChangeError, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Header, Operation, Operations, Outcome, Outcomes, Scan, SessionId, StatValue, Stored, limits,
+    Answer, BrokerId, ErrorCode, Header, Operation, Operations, Outcome, Outcomes, Scalar, Scan, SessionId, StatValue, Stored,
+    limits,
 };
 use kvbroker_table::{EventKind, Stopped, replay_into};
 
@@ -233,7 +234,7 @@ fn a_marker_also_comes_while_others_read() {
     let mut bench = Bench::new();
     let worker = bench.start();
     bench.one(put("a", "1"));
-    for _ in 0..10_000 {
+    for _ in 0..500 {
         let id = bench.one(Operation::Ping);
         bench.until_answered(id);
         if bench.shared.seen().marks > 0 {
@@ -399,6 +400,26 @@ fn many_reads_of_large_values_do_not_gather_in_one_batch() {
     worker.join().unwrap().unwrap();
     assert!(largest_reads <= limits::BATCH_BYTES_MAX / (4 << 20) + 1, "{largest_reads} values of 4 MiB at once");
     assert!(largest_stats <= 200 * 500 / 2, "{largest_stats} answers to stats at once");
+}
+
+#[test]
+fn whoever_came_first_does_not_wait_for_all_the_scans_of_the_batch() {
+    // Thousands of scans of ten thousand keys each fit into one batch, and its first reply left after the last of them.
+    let mut bench = Bench::new();
+    for part in 0..3 {
+        let puts = (0..limits::ARRAY_OPERATIONS_MAX).map(|at| put(&format!("{part}/{at:05}"), "v"));
+        bench.ask(Header::default(), Operations::Many(puts.collect()));
+    }
+    bench.one(put("first", "1"));
+    let nobody = Scan { prefix: b"0".to_vec(), ..Scan::default() };
+    let looks = || Operation::Query { subkey: "x".into(), subvalue: Scalar::Null, scan: nobody.clone() };
+    repeat(9, || bench.one(looks()));
+    bench.intake.close();
+    let worker = bench.start();
+    worker.join().unwrap().unwrap();
+    let sizes: Vec<usize> = std::iter::from_fn(|| bench.replies.pop()).map(|batch| batch.len()).collect();
+    // Three scans of 4,096 keys are more than 10,000.
+    assert_eq!(sizes, [4 + 3, 3, 3]);
 }
 
 #[test]
