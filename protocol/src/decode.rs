@@ -127,7 +127,7 @@ fn check_count(length: usize) -> Result<(), Failure> {
     }
 }
 
-fn pack_entries<'a>(cursor: &mut Cursor<'a>, length: usize) -> Result<Vec<Entry<'a>>, Failure> {
+pub(crate) fn pack_entries<'a>(cursor: &mut Cursor<'a>, length: usize) -> Result<Vec<Entry<'a>>, Failure> {
     check_entries(length)?;
     let mut entries = Vec::with_capacity(length);
     for _ in 0..length {
@@ -166,7 +166,7 @@ fn json_operations(walker: &mut Walker<'_>) -> Result<Operations, Failure> {
     Ok(Operations::Many(many.operations))
 }
 
-fn json_entries<'a>(walker: &mut Walker<'a>) -> Result<Vec<Entry<'a>>, Failure> {
+pub(crate) fn json_entries<'a>(walker: &mut Walker<'a>) -> Result<Vec<Entry<'a>>, Failure> {
     let mut entries = Vec::new();
     while let Some(name) = walker.next_field()? {
         check_entries(entries.len())?;
@@ -182,25 +182,27 @@ fn json_entries<'a>(walker: &mut Walker<'a>) -> Result<Vec<Entry<'a>>, Failure> 
 struct Many {
     operations: Vec<Operation>,
     regexes: usize,
+    weight: usize,
 }
 
 impl Many {
     /// Refuses the array at the first regex too many: each was compiled to check it, and that is the dearest thing in a message.
     fn push(&mut self, operation: Operation) -> Result<(), Failure> {
-        if let Operation::Scan(scan) | Operation::Query { scan, .. } = &operation
-            && scan.pattern.is_some()
-        {
-            self.regexes += 1;
-            if self.regexes > ARRAY_REGEXES_MAX {
-                return Err(Failure::limit(format!("at most {ARRAY_REGEXES_MAX} operations of an array may have a `regex`")));
-            }
+        self.regexes += operation.regexes();
+        if self.regexes > ARRAY_REGEXES_MAX {
+            return Err(Failure::limit(format!("at most {ARRAY_REGEXES_MAX} operations of an array may have a `regex`")));
+        }
+        self.weight += operation.weight();
+        if self.weight > ARRAY_OPERATIONS_MAX {
+            let message = format!("an array holds at most {ARRAY_OPERATIONS_MAX} operations, those of its transactions included");
+            return Err(Failure::limit(message));
         }
         self.operations.push(operation);
         Ok(())
     }
 }
 
-type Entry<'a> = (Cow<'a, str>, Raw<'a>);
+pub(crate) type Entry<'a> = (Cow<'a, str>, Raw<'a>);
 
 fn check_entries(length: usize) -> Result<(), Failure> {
     /// More than any operation and the header have together.
@@ -288,7 +290,7 @@ fn op_or_ops(raw: Raw<'_>) -> Result<Operations, Failure> {
 }
 
 /// One operation: an object, a map, or an array that starts with its verb.
-fn operation(raw: Raw<'_>) -> Result<Operation, Failure> {
+pub(crate) fn operation(raw: Raw<'_>) -> Result<Operation, Failure> {
     match raw {
         Raw::Pack(bytes) => {
             let mut cursor = Cursor::new(bytes);

@@ -4,6 +4,7 @@ use crate::PROTOCOL_VERSION;
 use crate::header::Header;
 use crate::msgpack::write;
 use crate::operation::{Condition, Operation, Operations, Scan};
+use crate::txn::Compare;
 
 /// Appends the compact form of a message.
 pub fn encode_request(header: &Header, operations: &Operations, out: &mut Vec<u8>) {
@@ -17,11 +18,13 @@ pub fn encode_request(header: &Header, operations: &Operations, out: &mut Vec<u8
     write::optional_uint(out, header.got);
     match operations {
         Operations::One(operation) => write_operation(operation, out),
-        Operations::Many(operations) => {
-            write::array(out, operations.len());
-            operations.iter().for_each(|operation| write_operation(operation, out));
-        }
+        Operations::Many(operations) => write_operations(operations, out),
     }
+}
+
+fn write_operations(operations: &[Operation], out: &mut Vec<u8>) {
+    write::array(out, operations.len());
+    operations.iter().for_each(|operation| write_operation(operation, out));
 }
 
 fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
@@ -81,6 +84,22 @@ fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
                 write_condition(condition, out);
             }
         }
+        Operation::Txn(txn) => {
+            head(out, if txn.otherwise.is_empty() { 3 } else { 4 });
+            write::array(out, txn.compares.len());
+            for Compare { key, condition } in &txn.compares {
+                write::map(out, 2);
+                write::text(out, "key");
+                write::key(out, key);
+                write_condition(condition, out);
+            }
+            write_operations(&txn.then, out);
+            if !txn.otherwise.is_empty() {
+                write::map(out, 1);
+                write::text(out, "else");
+                write_operations(&txn.otherwise, out);
+            }
+        }
         Operation::Scan(scan) => {
             head(out, 2);
             write_scan(scan, out);
@@ -98,6 +117,10 @@ fn write_condition(condition: &Condition, out: &mut Vec<u8>) {
     match condition {
         Condition::Absent => {
             write::text(out, "if_absent");
+            write::boolean(out, true);
+        }
+        Condition::Exists => {
+            write::text(out, "if_exists");
             write::boolean(out, true);
         }
         Condition::Revision(revision) => {
@@ -146,22 +169,22 @@ mod tests {
     use crate::header::{BrokerId, Form, SessionId};
     use crate::operation::Pattern;
     use crate::predicate::Scalar;
+    use crate::txn::Txn;
     use crate::value::Stored;
 
     #[test]
     fn every_operation_reads_back() {
         let key = vec![0xff, 0x00];
-        let scan =
-            Scan {
-                prefix: b"p".to_vec(),
-                from: Some(b"a".to_vec()),
-                to: Some(vec![0xff, 0xff]),
-                reverse: true,
-                keys_only: true,
-                pattern: Some(Pattern::new("a+").unwrap()),
-                cursor: Some(key.clone()),
-                limit: Some(5),
-            };
+        let scan = Scan {
+            prefix: b"p".to_vec(),
+            from: Some(b"a".to_vec()),
+            to: Some(vec![0xff, 0xff]),
+            reverse: true,
+            keys_only: true,
+            pattern: Some(Pattern::new("a+").unwrap()),
+            cursor: Some(key.clone()),
+            limit: Some(5),
+        };
         let nil = Stored::from_msgpack(&[0xc0]).unwrap();
         let operations = vec![
             Operation::Hello { project: Some("p".into()) },
@@ -173,6 +196,15 @@ mod tests {
             Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Absent) },
             Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Revision(7)) },
             Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Value(nil)) },
+            Operation::Txn(Box::new(Txn {
+                compares: vec![
+                    Compare { key: key.clone(), condition: Condition::Exists },
+                    Compare { key: b"a".to_vec(), condition: Condition::Value(Stored::text("v").unwrap()) },
+                ],
+                then: vec![Operation::Incr { key: key.clone(), by: -5 }, Operation::Size],
+                otherwise: vec![Operation::Get { key: key.clone() }],
+            })),
+            Operation::Txn(Box::new(Txn { compares: vec![], then: vec![Operation::Size], otherwise: vec![] })),
             Operation::Get { key: key.clone() },
             Operation::Mget { keys: vec![key.clone(), b"a".to_vec()] },
             Operation::Exists { key: key.clone() },

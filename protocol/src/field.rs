@@ -99,28 +99,34 @@ impl<'a> Raw<'a> {
             })?);
             Ok(())
         };
-        match self {
-            Raw::Pack(bytes) => {
-                let mut cursor = Cursor::new(bytes);
-                if let Pack::Array(length) = cursor.token()? {
-                    for _ in 0..length {
-                        take(Raw::Pack(cursor.raw()?))?;
-                    }
-                }
-            }
-            Raw::Json(text) => {
-                let mut walker = Walker::new(text);
-                if walker.token()? == Json::Array {
-                    while walker.more_elements() {
-                        take(Raw::Json(walker.raw()?))?;
-                    }
-                }
-            }
-        }
+        self.each_element(&mut take)?;
         if keys.is_empty() {
             return Err(Failure::invalid(format!("`{name}` must be an array of at least one key")));
         }
         Ok(keys)
+    }
+
+    /// Calls `take` for each element of an array; false if this is none.
+    pub(crate) fn each_element(self, mut take: impl FnMut(Raw<'a>) -> Result<(), Failure>) -> Result<bool, Failure> {
+        match self {
+            Raw::Pack(bytes) => {
+                let mut cursor = Cursor::new(bytes);
+                let Pack::Array(length) = cursor.token()? else { return Ok(false) };
+                for _ in 0..length {
+                    take(Raw::Pack(cursor.raw()?))?;
+                }
+            }
+            Raw::Json(text) => {
+                let mut walker = Walker::new(text);
+                if walker.token()? != Json::Array {
+                    return Ok(false);
+                }
+                while walker.more_elements() {
+                    take(Raw::Json(walker.raw()?))?;
+                }
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn boolean(self, name: &str) -> Result<bool, Failure> {

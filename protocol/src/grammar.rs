@@ -1,8 +1,13 @@
 //! The verbs, their names and their fields: the one table that both encodings are read by and written from.
 
+use crate::decode::{json_entries, pack_entries};
 use crate::error::Failure;
 use crate::field::Raw;
+use crate::json::{Token as Json, Walker};
+use crate::msgpack::{Cursor, Token as Pack};
 use crate::operation::{Condition, Operation, Scan};
+use crate::txn::{Txn, compares_of, operations_of};
+use crate::value::Key;
 
 /// Most fields of any verb.
 pub(crate) const FIELDS_MAX: usize = 10;
@@ -26,10 +31,10 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["put", "insert"],
         positional: &["key", "value"],
-        options: &["if_absent", "if_rev", "if_value"],
+        options: &["if_absent", "if_rev", "if_value", "if_exists"],
         build: |fields| {
             let (key, value) = (fields.needed(0)?.key("key")?, fields.needed(1)?.stored()?);
-            let condition = one_of(&[absent(fields, 2)?, revision(fields, 3)?, value_is(fields, 4)?])?;
+            let condition = one_of(&[absent(fields, 2)?, revision(fields, 3)?, value_is(fields, 4)?, exists(fields, 5)?])?;
             Ok(Operation::Put { key, value, condition })
         },
     },
@@ -64,13 +69,22 @@ pub(crate) static VERBS: &[Verb] = &[
             Ok(Operation::Del { key: fields.needed(0)?.key("key")?, return_old, condition })
         },
     },
-    Verb { names: &["size"], positional: &[], options: &[], build: |_| Ok(Operation::Size) },
     Verb {
-        names: &["scan"],
-        positional: &[],
-        options: SCAN_OPTIONS,
-        build: |fields| Ok(Operation::Scan(scan(fields, 0)?)),
+        names: &["txn"],
+        positional: &["if", "then"],
+        options: &["else"],
+        build: |fields| {
+            let compares = compares_of(fields.given(0))?;
+            let txn = Txn {
+                compares,
+                then: operations_of(fields.given(1), "then")?,
+                otherwise: operations_of(fields.given(2), "else")?,
+            };
+            Ok(Operation::Txn(Box::new(txn.check()?)))
+        },
     },
+    Verb { names: &["size"], positional: &[], options: &[], build: |_| Ok(Operation::Size) },
+    Verb { names: &["scan"], positional: &[], options: SCAN_OPTIONS, build: |fields| Ok(Operation::Scan(scan(fields, 0)?)) },
     Verb {
         names: &["query"],
         positional: &["subkey", "subvalue"],
@@ -95,9 +109,51 @@ pub(crate) static VERBS: &[Verb] = &[
 
 const SCAN_OPTIONS: &[&str] = &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only"];
 
+/// Not a verb: one comparison of a transaction.
+static COMPARE: Verb = Verb {
+    names: &["if"],
+    positional: &["key", "if_absent", "if_rev", "if_value", "if_exists"],
+    options: &[],
+    build: |_| Err(Failure::invalid("`if` is part of `txn`")),
+};
+
+/// Reads one comparison: a map or object of `key` and one condition.
+pub(crate) fn condition_of(raw: Raw<'_>) -> Result<(Key, Condition), Failure> {
+    let entries = match raw {
+        Raw::Pack(bytes) => {
+            let mut cursor = Cursor::new(bytes);
+            match cursor.token()? {
+                Pack::Map(length) => Some(pack_entries(&mut cursor, length)?),
+                _ => None,
+            }
+        }
+        Raw::Json(text) => {
+            let mut walker = Walker::new(text);
+            if walker.token()? == Json::Object { Some(json_entries(&mut walker)?) } else { None }
+        }
+    };
+    let entries = entries.ok_or_else(|| Failure::invalid("a comparison is a map of `key` and one condition"))?;
+    let mut fields = Fields::new(&COMPARE);
+    for (name, raw) in &entries {
+        fields.set(COMPARE.field(name).ok_or_else(|| COMPARE.no_such_field(name))?, *raw);
+    }
+    let fields = &fields;
+    let condition = one_of(&[absent(fields, 1)?, revision(fields, 2)?, value_is(fields, 3)?, exists(fields, 4)?])?;
+    let condition =
+        condition.ok_or_else(|| Failure::invalid("a comparison has one of `if_absent`, `if_exists`, `if_rev` and `if_value`"))?;
+    Ok((fields.needed(0)?.key("key")?, condition))
+}
+
+fn exists(fields: &Fields<'_>, at: usize) -> Result<Option<Condition>, Failure> {
+    match fields.given(at).map(|raw| raw.boolean("if_exists")).transpose()? {
+        Some(false) => Err(Failure::invalid("`if_exists` is true or left out; for a key that must not be there use `if_absent`")),
+        given => Ok(given.map(|_| Condition::Exists)),
+    }
+}
+
 fn absent(fields: &Fields<'_>, at: usize) -> Result<Option<Condition>, Failure> {
     match fields.given(at).map(|raw| raw.boolean("if_absent")).transpose()? {
-        Some(false) => Err(Failure::invalid("`if_absent` is true or left out; a key that must be there is asked for by `if_rev`")),
+        Some(false) => Err(Failure::invalid("`if_absent` is true or left out; for a key that must be there use `if_exists`")),
         given => Ok(given.map(|_| Condition::Absent)),
     }
 }
@@ -115,7 +171,7 @@ fn one_of(conditions: &[Option<Condition>]) -> Result<Option<Condition>, Failure
     let mut given = conditions.iter().flatten();
     match (given.next(), given.next()) {
         (first, None) => Ok(first.cloned()),
-        _ => Err(Failure::invalid("an operation takes one of `if_absent`, `if_rev` and `if_value`")),
+        _ => Err(Failure::invalid("only one of `if_absent`, `if_exists`, `if_rev` and `if_value` can be given")),
     }
 }
 

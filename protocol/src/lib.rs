@@ -22,6 +22,7 @@ mod predicate;
 mod reply;
 mod reply_decode;
 mod reply_encode;
+mod txn;
 mod value;
 
 pub use compare::{integer_of, same_value};
@@ -36,6 +37,7 @@ pub use predicate::{Scalar, field_equals};
 pub use reply::{Answer, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, reported_limits};
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
 pub use reply_encode::encode_reply;
+pub use txn::{Compare, Txn};
 pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text};
 
 /// Version of the wire protocol: the first element of a compact message and what Hello reports.

@@ -16,6 +16,8 @@ pub const ENVELOPE_FRAMES_MAX: usize = 4;
 pub const DEPTH_MAX: usize = 100;
 /// Most operations of one array.
 pub const ARRAY_OPERATIONS_MAX: usize = 4_096;
+/// Most comparisons and operations of one transaction, both lists together.
+pub const TXN_OPERATIONS_MAX: usize = 1_024;
 /// Longest regular expression, bytes.
 pub const REGEX_BYTES_MAX: usize = 4 << 10;
 /// Largest compiled regular expression, bytes of the regex engine's program.
@@ -71,6 +73,7 @@ const _: () = {
     assert!(REGEX_PROGRAM_BYTES_MAX >= 1 << 10, "a regex costs at least one unit per byte");
     assert!(ENVELOPE_FRAMES_MAX < FRAMES_MAX, "an envelope leaves room for the body");
     assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");
+    assert!(TXN_OPERATIONS_MAX <= ARRAY_OPERATIONS_MAX, "an array holds at least one full transaction");
     assert!(MESSAGE_BYTES_MAX <= BATCH_BYTES_MAX, "the largest message fits into a batch");
     assert!(BATCH_BYTES_MAX <= INTAKE_BYTES_MAX, "a full batch fits into the intake queue");
     assert!(IN_FLIGHT_BYTES_MAX <= INTAKE_BYTES_MAX, "one client cannot need more than the queue holds");

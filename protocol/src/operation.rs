@@ -4,6 +4,7 @@ use crate::error::Failure;
 use crate::header::{Form, Header};
 use crate::limits;
 use crate::predicate::Scalar;
+use crate::txn::Txn;
 use crate::value::{Key, Stored};
 
 /// One message, decoded whole: its header, its shape and its operations.
@@ -88,6 +89,8 @@ pub enum Operation {
         /// What to add; may be negative.
         by: i64,
     },
+    /// Several operations at one revision, or none.
+    Txn(Box<Txn>),
     /// Counts the keys.
     Size,
     /// Lists keys and values in key order, a page at a time.
@@ -106,7 +109,28 @@ pub enum Operation {
 impl Operation {
     /// True for operations that change durable state.
     pub fn is_mutation(&self) -> bool {
-        matches!(self, Operation::Put { .. } | Operation::Del { .. } | Operation::Incr { .. })
+        match self {
+            Operation::Put { .. } | Operation::Del { .. } | Operation::Incr { .. } => true,
+            Operation::Txn(txn) => txn.operations().any(Operation::is_mutation),
+            _ => false,
+        }
+    }
+
+    /// Regular expressions in this operation.
+    pub(crate) fn regexes(&self) -> usize {
+        match self {
+            Operation::Scan(scan) | Operation::Query { scan, .. } => usize::from(scan.pattern.is_some()),
+            Operation::Txn(txn) => txn.operations().map(Operation::regexes).sum(),
+            _ => 0,
+        }
+    }
+
+    /// What this operation counts for in the bound of an array.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Operation::Txn(txn) => txn.weight(),
+            _ => 1,
+        }
     }
 
     /// The verb's first name in the grammar.
@@ -121,6 +145,7 @@ impl Operation {
             Operation::Exists { .. } => "exists",
             Operation::Incr { .. } => "incr",
             Operation::Del { .. } => "del",
+            Operation::Txn(_) => "txn",
             Operation::Size => "size",
             Operation::Scan(_) => "scan",
             Operation::Query { .. } => "query",
@@ -133,6 +158,8 @@ impl Operation {
 pub enum Condition {
     /// It is not there.
     Absent,
+    /// It is there.
+    Exists,
     /// Its last change was made by this revision.
     Revision(u64),
     /// Its value equals this one, in whichever encoding either was written (see [`crate::same_value`]).

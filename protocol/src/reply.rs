@@ -83,6 +83,13 @@ pub enum Answer {
         /// Where to go on; None at the end.
         cursor: Option<Key>,
     },
+    /// A transaction was done.
+    Txn {
+        /// True: `then` was done; false: `else`.
+        succeeded: bool,
+        /// The outcomes of its operations, in order.
+        results: Vec<Outcome>,
+    },
     /// Who the broker is.
     Hello(Box<HelloAnswer>),
     /// Counters and settings by name.
@@ -161,6 +168,7 @@ pub fn reported_limits() -> Vec<(String, u64)> {
         ("frames", FRAMES_MAX),
         ("depth", DEPTH_MAX),
         ("array_operations", ARRAY_OPERATIONS_MAX),
+        ("txn_operations", TXN_OPERATIONS_MAX),
         ("regex_bytes", REGEX_BYTES_MAX),
         ("array_regexes", ARRAY_REGEXES_MAX),
         ("page_rows", PAGE_ROWS_MAX),

@@ -20,7 +20,7 @@ impl From<Malformed> for ReplyError {
 }
 
 /// What the answer to an operation looks like; kept by the client until the reply arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// Done, or the removed value.
     Done,
@@ -38,6 +38,8 @@ pub enum Expect {
     Rows,
     /// A page of keys.
     Keys,
+    /// A transaction's results: those of `then`, or those of `else`.
+    Txn(Vec<Expect>, Vec<Expect>),
     /// Who the broker is.
     Hello,
     /// Counters.
@@ -56,6 +58,10 @@ impl Operation {
             Operation::Incr { .. } => Expect::Integer,
             Operation::Scan(scan) | Operation::Query { scan, .. } if scan.keys_only => Expect::Keys,
             Operation::Scan(_) | Operation::Query { .. } => Expect::Rows,
+            Operation::Txn(txn) => {
+                let expects = |operations: &[Operation]| operations.iter().map(Operation::expects).collect();
+                Expect::Txn(expects(&txn.then), expects(&txn.otherwise))
+            }
             Operation::Hello { .. } => Expect::Hello,
             Operation::Stats => Expect::Stats,
         }
@@ -106,21 +112,11 @@ pub fn decode_reply(body: &[u8], expects: &[Expect]) -> Result<Reply, ReplyError
     let outcomes = if matches!(cursor.token()?, Token::UInt(_)) {
         cursor.seek(first_at);
         // A refusal of the whole message answers an array with one result.
-        let expect = expects.first().copied().unwrap_or(Expect::Done);
+        let expect = expects.first().unwrap_or(&Expect::Done);
         Outcomes::One(outcome_of(&mut cursor, length, expect)?)
     } else {
         cursor.seek(first_at);
-        if length != expects.len() {
-            return Err(ReplyError(format!("{length} results for {} operations", expects.len())));
-        }
-        let outcomes: Result<Vec<_>, ReplyError> = expects
-            .iter()
-            .map(|expect| match cursor.token()? {
-                Token::Array(length) => outcome_of(&mut cursor, length, *expect),
-                other => Err(ReplyError(format!("a result is {other:?}"))),
-            })
-            .collect();
-        Outcomes::Many(outcomes?)
+        Outcomes::Many(outcomes_of(&mut cursor, length, expects)?)
     };
     Ok(Reply { id, form: Form::Compact, retry_safe, outcomes })
 }
@@ -135,6 +131,13 @@ fn optional_uint(cursor: &mut Cursor<'_>) -> Result<Option<u64>, ReplyError> {
 
 fn uint(cursor: &mut Cursor<'_>) -> Result<u64, ReplyError> {
     optional_uint(cursor)?.ok_or_else(|| ReplyError("nil where a number was expected".into()))
+}
+
+fn boolean(cursor: &mut Cursor<'_>) -> Result<bool, ReplyError> {
+    match cursor.token()? {
+        Token::Bool(value) => Ok(value),
+        other => Err(ReplyError(format!("{other:?} where true or false was expected"))),
+    }
 }
 
 fn text(cursor: &mut Cursor<'_>) -> Result<String, ReplyError> {
@@ -163,7 +166,18 @@ fn stored(cursor: &mut Cursor<'_>) -> Result<Stored, ReplyError> {
     Ok(Stored::unbounded(ValueKind::MessagePack, raw))
 }
 
-fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: Expect) -> Result<Outcome, ReplyError> {
+fn outcomes_of(cursor: &mut Cursor<'_>, length: usize, expects: &[Expect]) -> Result<Vec<Outcome>, ReplyError> {
+    if length != expects.len() {
+        return Err(ReplyError(format!("{length} results for {} operations", expects.len())));
+    }
+    let outcome = |expect| match cursor.token()? {
+        Token::Array(length) => outcome_of(cursor, length, expect),
+        other => Err(ReplyError(format!("a result is {other:?}"))),
+    };
+    expects.iter().map(outcome).collect()
+}
+
+fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result<Outcome, ReplyError> {
     let end_of = |wanted: usize| {
         if length == wanted {
             Ok(())
@@ -211,10 +225,7 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: Expect) -> Result<
         }
         Expect::Exists => {
             end_of(3)?;
-            match cursor.token()? {
-                Token::Bool(exists) => Answer::Exists(exists),
-                other => return Err(ReplyError(format!("{other:?} where true or false was expected"))),
-            }
+            Answer::Exists(boolean(cursor)?)
         }
         Expect::Integer => {
             end_of(3)?;
@@ -233,6 +244,12 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: Expect) -> Result<
             let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no keys".into())) };
             let keys: Result<Vec<_>, ReplyError> = (0..count).map(|_| needed_key(cursor)).collect();
             Answer::Keys { keys: keys?, cursor: key(cursor)? }
+        }
+        Expect::Txn(then, otherwise) => {
+            end_of(4)?;
+            let succeeded = boolean(cursor)?;
+            let Token::Array(length) = cursor.token()? else { return Err(ReplyError("no results".into())) };
+            Answer::Txn { succeeded, results: outcomes_of(cursor, length, if succeeded { then } else { otherwise })? }
         }
         Expect::Hello => {
             end_of(3)?;
@@ -360,6 +377,10 @@ mod tests {
             (Expect::Done, ok(Answer::Removed(value.clone()))),
             (Expect::Value, ok(Answer::Value { value: value.clone(), modified: 2, created: 1 })),
             (Expect::Size, ok(Answer::Size(u64::MAX))),
+            (
+                Expect::Txn(vec![Expect::Done, Expect::Size], vec![]),
+                ok(Answer::Txn { succeeded: true, results: vec![ok(Answer::Done), ok(Answer::Size(3))] }),
+            ),
             (Expect::Exists, ok(Answer::Exists(false))),
             (Expect::Integer, ok(Answer::Integer(i128::from(u64::MAX)))),
             (Expect::Integer, ok(Answer::Integer(i128::from(i64::MIN)))),
@@ -380,8 +401,11 @@ mod tests {
     fn every_reply_reads_back_and_no_truncation_panics() {
         let (expects, outcomes): (Vec<Expect>, Vec<Outcome>) = samples().into_iter().unzip();
         let many = Outcomes::Many(outcomes.clone());
-        for (expects, outcomes) in
-            expects.iter().zip(&outcomes).map(|(e, o)| (vec![*e], Outcomes::One(o.clone()))).chain([(expects.clone(), many)])
+        for (expects, outcomes) in expects
+            .iter()
+            .zip(&outcomes)
+            .map(|(e, o)| (vec![e.clone()], Outcomes::One(o.clone())))
+            .chain([(expects.clone(), many)])
         {
             let reply = Reply { id: Some(5), form: Form::Compact, retry_safe: Some(false), outcomes };
             let mut body = Vec::new();

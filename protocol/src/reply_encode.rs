@@ -99,6 +99,12 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             }
             write::optional(out, cursor.as_deref(), write::key);
         }
+        Answer::Txn { succeeded, results } => {
+            head(out, 2);
+            write::boolean(out, *succeeded);
+            write::array(out, results.len());
+            results.iter().for_each(|outcome| compact_outcome(outcome, out));
+        }
         Answer::Hello(hello) => {
             head(out, 1);
             let sink = &mut Sink { json: false, comma: false, out };
@@ -126,17 +132,21 @@ fn named(reply: &Reply, sink: &mut Sink<'_>) {
         Outcomes::Many(outcomes) => {
             sink.map(head + 1);
             named_head(reply, sink);
-            sink.name("results");
-            sink.array(outcomes.len());
-            for outcome in outcomes {
-                sink.map(outcome_field_count(outcome));
-                outcome_fields(outcome, sink);
-                sink.end_map();
-            }
-            sink.end_array();
+            results_field(outcomes, sink);
         }
     }
     sink.end_map();
+}
+
+fn results_field(outcomes: &[Outcome], sink: &mut Sink<'_>) {
+    sink.name("results");
+    sink.array(outcomes.len());
+    for outcome in outcomes {
+        sink.map(outcome_field_count(outcome));
+        outcome_fields(outcome, sink);
+        sink.end_map();
+    }
+    sink.end_array();
 }
 
 fn named_head(reply: &Reply, sink: &mut Sink<'_>) {
@@ -164,6 +174,7 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
                 | Answer::Stats(_),
             ) => 1,
             Ok(Answer::Value { .. }) => 3,
+            Ok(Answer::Txn { .. }) => 2,
             Ok(Answer::Rows { cursor, .. } | Answer::Keys { cursor, .. }) => 1 + usize::from(cursor.is_some()),
             Ok(Answer::Hello(_)) => HELLO_FIELDS,
         }
@@ -232,6 +243,11 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
                 sink.name("cursor");
                 sink.key(cursor);
             }
+        }
+        Ok(Answer::Txn { succeeded, results }) => {
+            sink.name("succeeded");
+            sink.boolean(*succeeded);
+            results_field(results, sink);
         }
         Ok(Answer::Hello(hello)) => hello_fields(hello, sink),
         Ok(Answer::Stats(stats)) => {
