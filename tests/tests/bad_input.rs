@@ -280,8 +280,9 @@ fn every_shape_of_envelope_is_understood_or_refused() {
     let bystander = Bystander::start(&broker);
     let size: &[u8] = br#"{"op":"size"}"#;
     let long: Vec<u8> = vec![7; 100_000];
+    type Frames<'a> = Vec<&'a [u8]>;
     // What is sent; what stands in front of the reply's body; status and code.
-    let cases: Vec<(Vec<&[u8]>, Vec<&[u8]>, (&str, &str))> = vec![
+    let cases: Vec<(Frames<'_>, Frames<'_>, (&str, &str))> = vec![
         (vec![size], vec![], ("ok", "")),
         (vec![b"", size], vec![b""], ("ok", "")),
         (vec![b"1", b"", size], vec![b"1", b""], ("ok", "")),
@@ -525,7 +526,7 @@ impl HandMadeSub {
     fn connect(pub_socket: &Path) -> HandMadeSub {
         let mut stream = UnixStream::connect(pub_socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut greeting = vec![0; 64];
+        let mut greeting = [0; 64];
         greeting[..16].copy_from_slice(b"\xff\0\0\0\0\0\0\0\0\x7f\x03\0NULL");
         let ready = b"\x05READY\x0bSocket-Type\0\0\0\x03SUB";
         stream.write_all(&[&greeting[..], &[4, ready.len() as u8], ready].concat()).unwrap();
