@@ -83,23 +83,7 @@ impl Decision {
 /// Decides one operation. `Hello` and `Stats` are the table worker's and answered `internal` here.
 pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
     let mut overlay = Overlay::new(state, stamp.revision);
-    let result = match operation {
-        Operation::Ping => Ok(Answer::Done),
-        Operation::Size => Ok(Answer::Size(state.keys() as u64)),
-        Operation::Get { key } => point::get(&overlay, &key, turn),
-        Operation::Mget { keys } => point::mget(&overlay, &keys, turn),
-        Operation::Exists { key } => Ok(Answer::Exists(overlay.get(&key).is_some())),
-        Operation::Put { key, value, condition } => point::put(&mut overlay, key, value, condition.as_ref()),
-        Operation::Del { key, return_old, condition } => point::del(&mut overlay, key, return_old, condition.as_ref(), turn),
-        Operation::Incr { key, by } => point::incr(&mut overlay, key, by),
-        Operation::Scan(wanted) => scan(state, &wanted, None, turn),
-        Operation::Query { subkey, subvalue, scan: wanted } => {
-            scan(state, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn)
-        }
-        Operation::Hello { .. } | Operation::Stats => {
-            Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
-        }
-    };
+    let result = operate(&mut overlay, operation, turn);
     if result.is_err() {
         return Decision::read(state, result);
     }
@@ -108,4 +92,26 @@ pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn
         return Decision::read(state, result);
     }
     Decision { outcome: Outcome { revision: Some(stamp.revision), result }, changes }
+}
+
+/// Does one operation on the overlay: alone, or as part of a transaction.
+pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mut Turn) -> Result<Answer, Failure> {
+    match operation {
+        Operation::Ping => Ok(Answer::Done),
+        Operation::Size => Ok(Answer::Size(overlay.keys() as u64)),
+        Operation::Get { key } => point::get(overlay, &key, turn),
+        Operation::Mget { keys } => point::mget(overlay, &keys, turn),
+        Operation::Exists { key } => Ok(Answer::Exists(overlay.get(&key).is_some())),
+        Operation::Put { key, value, condition } => point::put(overlay, key, value, condition.as_ref()),
+        Operation::Del { key, return_old, condition } => point::del(overlay, key, return_old, condition.as_ref(), turn),
+        Operation::Incr { key, by } => point::incr(overlay, key, by),
+        Operation::Txn(txn) => crate::txn::txn(overlay, *txn, turn),
+        Operation::Scan(wanted) => scan(overlay, &wanted, None, turn),
+        Operation::Query { subkey, subvalue, scan: wanted } => {
+            scan(overlay, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn)
+        }
+        Operation::Hello { .. } | Operation::Stats => {
+            Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
+        }
+    }
 }

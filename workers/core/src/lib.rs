@@ -13,6 +13,7 @@ mod record;
 mod scan;
 mod state;
 mod table;
+mod txn;
 
 pub use change::{Change, ChangeError, Space};
 pub use decide::{Decision, Stamp, Turn, decide};

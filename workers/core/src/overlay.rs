@@ -1,26 +1,40 @@
 //! A view of the state with the changes of one operation on top.
 //!
-//! An operation reads its own earlier effects here; if it fails, the overlay is dropped and no trace is left.
+//! - An operation reads its own earlier effects here, in reads, counts and scans alike; if it fails, the overlay is dropped and no
+//!   trace is left.
+//! - At the end there is at most one change of a key: its last.
+
+use std::cmp::Ordering;
+use std::iter::Peekable;
+
+use kvbroker_protocol::Stored;
 
 use crate::change::{Change, Space};
-use crate::record::{TableRecord, split_table_record};
+use crate::record::{TableRecord, split_table_record, table_record};
 use crate::state::State;
+use crate::table::KeyRange;
 
 pub(crate) struct Overlay<'a> {
     state: &'a State,
-    /// In the order made; the last one of a key counts.
-    changes: Vec<Change>,
+    /// In key order, each key once; None: deleted.
+    own: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// The revision that the changes will have.
     revision: u64,
 }
 
 /// A key's record as an operation sees it.
+#[derive(Clone, Copy)]
 pub(crate) struct Seen<'a> {
     pub(crate) record: TableRecord<'a>,
     pub(crate) modified: u64,
 }
 
-impl Seen<'_> {
+impl<'a> Seen<'a> {
+    fn of(record: &'a [u8], modified: u64) -> Option<Seen<'a>> {
+        // Only whole table records get into the table: `Change::from_record` and `table_record` see to it.
+        Some(Seen { record: split_table_record(record)?, modified })
+    }
+
     pub(crate) fn created(&self) -> u64 {
         self.record.created.unwrap_or(self.modified)
     }
@@ -28,29 +42,114 @@ impl Seen<'_> {
 
 impl<'a> Overlay<'a> {
     pub(crate) fn new(state: &'a State, revision: u64) -> Self {
-        Overlay { state, changes: Vec::new(), revision }
+        Overlay { state, own: Vec::new(), revision }
+    }
+
+    fn find(&self, key: &[u8]) -> Result<usize, usize> {
+        self.own.binary_search_by(|(own, _)| own.as_slice().cmp(key))
     }
 
     /// The key's record, own changes included.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Seen<'_>> {
-        let own = self.changes.iter().rev().find(|change| change.space == Space::Table && change.key == key);
-        let (record, modified) = match own {
-            Some(change) => (change.value.as_deref()?, self.revision),
-            None => self.state.table.get(key).map(|entry| (&*entry.record, entry.modified))?,
-        };
-        // Only whole table records get into the table: `Change::from_record` and `table_record` see to it.
-        Some(Seen { record: split_table_record(record)?, modified })
+        match self.find(key) {
+            Ok(at) => Seen::of(self.own[at].1.as_deref()?, self.revision),
+            Err(_) => self.state.table.get(key).and_then(|entry| Seen::of(&entry.record, entry.modified)),
+        }
     }
 
-    pub(crate) fn put(&mut self, key: Vec<u8>, record: Vec<u8>) {
-        self.changes.push(Change { space: Space::Table, key, value: Some(record) });
+    /// Stores a value; a key that is there keeps the revision at which it came into being.
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Stored) {
+        let created = self.get(&key).map(|seen| seen.created()).filter(|created| *created != self.revision);
+        let record = Some(table_record(value, created));
+        match self.find(&key) {
+            Ok(at) => self.own[at].1 = record,
+            Err(at) => self.own.insert(at, (key, record)),
+        }
     }
 
     pub(crate) fn delete(&mut self, key: Vec<u8>) {
-        self.changes.push(Change { space: Space::Table, key, value: None });
+        match (self.find(&key), self.state.table.get(&key).is_some()) {
+            (Ok(at), true) => self.own[at].1 = None,
+            // It came into being here and is gone again: nothing has changed.
+            (Ok(at), false) => {
+                self.own.remove(at);
+            }
+            (Err(at), _) => self.own.insert(at, (key, None)),
+        }
+    }
+
+    /// Number of keys, own changes included.
+    pub(crate) fn keys(&self) -> usize {
+        let (mut keys, table) = (self.state.keys(), &self.state.table);
+        for (key, record) in &self.own {
+            match (table.get(key).is_some(), record.is_some()) {
+                (false, true) => keys += 1,
+                (true, false) => keys -= 1,
+                _ => {}
+            }
+        }
+        keys
+    }
+
+    /// Keys of a range with their records, own changes included, in key order or its reverse.
+    pub(crate) fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Seen<'s>)> + 's> {
+        let below = self.state.table.range(range);
+        let below = below.filter_map(|(key, entry)| Some((key, Seen::of(&entry.record, entry.modified)?)));
+        let own = self.own.iter().filter(|(key, _)| range.contains(key)).map(|(key, record)| (key.as_slice(), record.as_deref()));
+        let own: Vec<_> = own.collect();
+        match (own.is_empty(), reverse) {
+            (true, false) => Box::new(below),
+            (true, true) => Box::new(below.rev()),
+            (false, false) => {
+                Box::new(Merged { below: below.peekable(), own: own.into_iter().peekable(), revision: self.revision, reverse })
+            }
+            (false, true) => Box::new(Merged {
+                below: below.rev().peekable(),
+                own: own.into_iter().rev().peekable(),
+                revision: self.revision,
+                reverse,
+            }),
+        }
     }
 
     pub(crate) fn into_changes(self) -> Vec<Change> {
-        self.changes
+        self.own.into_iter().map(|(key, value)| Change { space: Space::Table, key, value }).collect()
+    }
+}
+
+/// Two sorted sequences of keys as one; own changes hide what is below them.
+struct Merged<B: Iterator, O: Iterator> {
+    below: Peekable<B>,
+    own: Peekable<O>,
+    revision: u64,
+    reverse: bool,
+}
+
+impl<'s, B, O> Iterator for Merged<B, O>
+where
+    B: Iterator<Item = (&'s [u8], Seen<'s>)>,
+    O: Iterator<Item = (&'s [u8], Option<&'s [u8]>)>,
+{
+    type Item = (&'s [u8], Seen<'s>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let order = match (self.below.peek(), self.own.peek()) {
+                (Some((below, _)), Some((own, _))) if self.reverse => own.cmp(below),
+                (Some((below, _)), Some((own, _))) => below.cmp(own),
+                (_, None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
+            };
+            if order == Ordering::Less {
+                return self.below.next();
+            }
+            if order == Ordering::Equal {
+                self.below.next();
+            }
+            let (key, record) = self.own.next()?;
+            if let Some(seen) = record.and_then(|record| Seen::of(record, self.revision)) {
+                return Some((key, seen));
+            }
+        }
     }
 }

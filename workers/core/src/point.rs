@@ -4,7 +4,6 @@ use kvbroker_protocol::{Answer, Condition, ErrorCode, Failure, Found, Key, Store
 
 use crate::decide::Turn;
 use crate::overlay::{Overlay, Seen};
-use crate::record::table_record;
 
 /// The integers that MessagePack can say.
 const INTEGERS: std::ops::RangeInclusive<i128> = i64::MIN as i128..=u64::MAX as i128;
@@ -31,7 +30,10 @@ pub(crate) fn mget(overlay: &Overlay<'_>, keys: &[Key], turn: &mut Turn) -> Resu
     // Summed up before a value is copied: many keys with large values must not take the memory first.
     let bytes = found.iter().flatten().map(|seen| seen.record.stored.len()).sum::<usize>();
     if bytes > limits::ARRAY_REPLY_BYTES_MAX {
-        let message = format!("these values have {bytes} bytes together, a reply {} at most; ask for fewer keys", limits::ARRAY_REPLY_BYTES_MAX);
+        let message = format!(
+            "these values have {bytes} bytes together, a reply {} at most; ask for fewer keys",
+            limits::ARRAY_REPLY_BYTES_MAX
+        );
         return Err(Failure::new(ErrorCode::ReplyFull, message));
     }
     if !turn.take_reply_bytes(bytes) {
@@ -42,10 +44,10 @@ pub(crate) fn mget(overlay: &Overlay<'_>, keys: &[Key], turn: &mut Turn) -> Resu
 }
 
 pub(crate) fn put(overlay: &mut Overlay<'_>, key: Key, value: Stored, condition: Option<&Condition>) -> Result<Answer, Failure> {
-    let seen = overlay.get(&key);
-    check(condition, seen.as_ref())?;
-    let created = seen.map(|seen| seen.created());
-    overlay.put(key, table_record(value, created));
+    if condition.is_some() {
+        check(condition, overlay.get(&key).as_ref())?;
+    }
+    overlay.put(key, value);
     Ok(Answer::Done)
 }
 
@@ -85,26 +87,32 @@ pub(crate) fn incr(overlay: &mut Overlay<'_>, key: Key, by: i64) -> Result<Answe
         let message = format!("{before} {by:+} is {after}, outside the integers from -2^63 to 2^64-1");
         return Err(Failure::new(ErrorCode::OutOfRange, message));
     };
-    let created = seen.map(|seen| seen.created());
-    overlay.put(key, table_record(value, created));
+    overlay.put(key, value);
     Ok(Answer::Integer(after))
 }
 
-fn check(condition: Option<&Condition>, seen: Option<&Seen<'_>>) -> Result<(), Failure> {
-    let conflict = |message: String| Err(Failure::new(ErrorCode::Conflict, message));
+/// True if the condition holds of what is seen of its key.
+pub(crate) fn holds(condition: &Condition, seen: Option<&Seen<'_>>) -> bool {
     match (condition, seen) {
-        (None, _) | (Some(Condition::Absent), None) => Ok(()),
-        (Some(Condition::Absent), Some(seen)) => conflict(format!("the key is there, last changed at revision {}", seen.modified)),
+        (Condition::Absent, seen) => seen.is_none(),
+        (Condition::Exists, seen) => seen.is_some(),
         // Revision 0 is before every change: the key must not be there.
-        (Some(Condition::Revision(0)), None) => Ok(()),
-        (Some(Condition::Revision(wanted)), Some(seen)) if seen.modified == *wanted => Ok(()),
-        (Some(Condition::Revision(wanted)), Some(seen)) => {
-            conflict(format!("the key was last changed at revision {}, not {wanted}", seen.modified))
-        }
-        (Some(Condition::Value(wanted)), Some(seen)) if same_value(wanted.as_bytes(), seen.record.stored) => Ok(()),
-        (Some(Condition::Value(_)), Some(seen)) => {
-            conflict(format!("the key has another value, last changed at revision {}", seen.modified))
-        }
-        (Some(Condition::Revision(_) | Condition::Value(_)), None) => conflict("there is no such key".to_owned()),
+        (Condition::Revision(wanted), None) => *wanted == 0,
+        (Condition::Revision(wanted), Some(seen)) => seen.modified == *wanted,
+        (Condition::Value(_), None) => false,
+        (Condition::Value(wanted), Some(seen)) => same_value(wanted.as_bytes(), seen.record.stored),
     }
+}
+
+fn check(condition: Option<&Condition>, seen: Option<&Seen<'_>>) -> Result<(), Failure> {
+    let Some(condition) = condition.filter(|condition| !holds(condition, seen)) else { return Ok(()) };
+    let message = match (condition, seen) {
+        (_, None) => "there is no such key".to_owned(),
+        (Condition::Revision(wanted), Some(seen)) => {
+            format!("the key was last changed at revision {}, not {wanted}", seen.modified)
+        }
+        (Condition::Value(_), Some(seen)) => format!("the key has another value, last changed at revision {}", seen.modified),
+        (_, Some(seen)) => format!("the key is there, last changed at revision {}", seen.modified),
+    };
+    Err(Failure::new(ErrorCode::Conflict, message))
 }

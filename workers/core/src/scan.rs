@@ -7,9 +7,8 @@
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Matcher, Row, Scan, Stored, limits};
 
 use crate::decide::Turn;
-use crate::record::split_table_record;
-use crate::state::State;
-use crate::table::{Entry, KeyRange};
+use crate::overlay::{Overlay, Seen};
+use crate::table::KeyRange;
 
 /// The rows found; only one of the two lists is filled.
 #[derive(Default)]
@@ -43,13 +42,13 @@ struct Filter<'a> {
 ///
 /// # Errors
 /// `reply_full` if the array of this operation has used up its turn.
-pub(crate) fn scan(state: &State, wanted: &Scan, accepts: Option<Accepts<'_>>, turn: &mut Turn) -> Result<Answer, Failure> {
-    let range = range(wanted);
-    if wanted.reverse {
-        page(state.table.range(&range).rev(), wanted, accepts, turn)
-    } else {
-        page(state.table.range(&range), wanted, accepts, turn)
-    }
+pub(crate) fn scan(
+    overlay: &Overlay<'_>,
+    wanted: &Scan,
+    accepts: Option<Accepts<'_>>,
+    turn: &mut Turn,
+) -> Result<Answer, Failure> {
+    page(overlay.range(&range(wanted), wanted.reverse), wanted, accepts, turn)
 }
 
 fn range(wanted: &Scan) -> KeyRange {
@@ -69,7 +68,7 @@ fn range(wanted: &Scan) -> KeyRange {
 }
 
 fn page<'a>(
-    entries: impl Iterator<Item = (&'a [u8], &'a Entry)>,
+    entries: impl Iterator<Item = (&'a [u8], Seen<'a>)>,
     wanted: &Scan,
     accepts: Option<Accepts<'_>>,
     turn: &mut Turn,
@@ -81,14 +80,14 @@ fn page<'a>(
     let mut page = Page::default();
     let mut cursor = None;
     let mut last: Option<&[u8]> = None;
-    for (key, entry) in entries {
+    for (key, seen) in entries {
         // Without a key examined here there is nowhere to go on from: the array's turn was used up before.
         if page.len() == rows_max || turn.is_used_up() {
             cursor = Some(last.ok_or_else(full)?.to_vec());
             break;
         }
-        turn.examine(filter.work(key, entry));
-        if let Some(stored) = filter.accepted(key, entry) {
+        turn.examine(filter.work(key, &seen));
+        if let Some(stored) = filter.accepted(key, &seen) {
             let bytes = if wanted.keys_only { key.len() } else { key.len() + stored.len() };
             if !page.fits(bytes) || !turn.take_reply_bytes(bytes) {
                 cursor = Some(last.ok_or_else(full)?.to_vec());
@@ -98,7 +97,7 @@ fn page<'a>(
             if wanted.keys_only {
                 page.keys.push(key.to_vec());
             } else if let Some(value) = Stored::from_bytes(stored.to_vec()) {
-                page.rows.push(Row { key: key.to_vec(), value, modified: entry.modified });
+                page.rows.push(Row { key: key.to_vec(), value, modified: seen.modified });
             }
         }
         last = Some(key);
@@ -114,18 +113,18 @@ impl<'a> Filter<'a> {
     }
 
     /// What examining this key costs at worst.
-    fn work(&self, key: &[u8], entry: &Entry) -> usize {
+    fn work(&self, key: &[u8], seen: &Seen<'_>) -> usize {
         let matching = self.matcher.as_ref().map_or(0, |matcher| matcher.work(key));
-        let looking = self.accepts.map_or(0, |_| entry.record.len() / limits::QUERY_BYTES_PER_UNIT);
+        let looking = self.accepts.map_or(0, |_| seen.record.stored.len() / limits::QUERY_BYTES_PER_UNIT);
         matching.saturating_add(looking)
     }
 
     /// The stored value if this key belongs on the page.
-    fn accepted<'e>(&self, key: &[u8], entry: &'e Entry) -> Option<&'e [u8]> {
+    fn accepted<'e>(&self, key: &[u8], seen: &Seen<'e>) -> Option<&'e [u8]> {
         if self.matcher.as_ref().is_some_and(|matcher| !matcher.is_match(key)) {
             return None;
         }
-        let stored = split_table_record(&entry.record)?.stored;
+        let stored = seen.record.stored;
         self.accepts.is_none_or(|accepts| accepts(stored)).then_some(stored)
     }
 }

@@ -58,6 +58,21 @@ impl KeyRange {
         }
     }
 
+    /// True if the key lies in the range.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        let starts = match &self.from {
+            Bound::Unbounded => true,
+            Bound::Included(from) => from.as_slice() <= key,
+            Bound::Excluded(from) => from.as_slice() < key,
+        };
+        let ends = match &self.to {
+            Bound::Unbounded => true,
+            Bound::Included(to) => key <= to.as_slice(),
+            Bound::Excluded(to) => key < to.as_slice(),
+        };
+        starts && ends
+    }
+
     fn lowest(&self) -> Option<&[u8]> {
         match &self.from {
             Bound::Unbounded => None,
@@ -144,7 +159,9 @@ mod tests {
                     range.starting_at(from);
                     range.ending_before(to);
                     let expected = |behind: bool| -> Vec<Vec<u8>> {
-                        let inside = |key: &&&[u8]| key.starts_with(prefix) && *key < to && if behind { *key > from } else { *key >= from };
+                        let inside = |key: &&&[u8]| {
+                            key.starts_with(prefix) && *key < to && if behind { *key > from } else { *key >= from }
+                        };
                         names.iter().filter(inside).map(|key| key.to_vec()).collect()
                     };
                     let mut sorted = expected(false);

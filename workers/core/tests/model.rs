@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use kvbroker_core::{Change, Decision, Stamp, State, Turn, decide};
 use kvbroker_protocol::{
-    Answer, Condition, ErrorCode, Found, Key, Operation, Pattern, Row, Scalar, Scan, Stored, field_equals, limits,
+    Answer, Compare, Condition, ErrorCode, Found, Key, Operation, Pattern, Row, Scalar, Scan, Stored, Txn, field_equals, limits,
 };
 use serde_json::{Value, json};
 
@@ -48,7 +48,7 @@ struct Held {
 }
 
 /// What the table should hold, written down as simply as possible.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
     keys: BTreeMap<Key, Held>,
     revision: u64,
@@ -182,7 +182,8 @@ impl Walk {
             assert!(outcome.result.is_ok() && operation.is_mutation(), "{operation:?} failed and left a trace");
             assert_eq!(outcome.revision, Some(before + 1));
         }
-        assert!(!(operation.is_mutation() && outcome.result.is_ok() && decision.changes.is_empty()), "{operation:?}");
+        let is_txn = matches!(operation, Operation::Txn(_));
+        assert!(is_txn || !(operation.is_mutation() && outcome.result.is_ok() && decision.changes.is_empty()), "{operation:?}");
         assert!(examined_before - turn.examined_left <= limits::EXAMINED_KEYS_MAX);
         for change in &decision.changes {
             self.state.apply(change.clone(), before + 1);
@@ -193,7 +194,7 @@ impl Walk {
 
     /// One operation of any kind, compared with the model.
     fn step(&mut self, turn: &mut Turn) {
-        match self.dice.below(14) {
+        match self.dice.below(15) {
             0..4 => {
                 let (key, (value, stored)) = (self.key(), self.value());
                 let (condition, holds) = self.condition(&key);
@@ -240,6 +241,7 @@ impl Walk {
                     Some(_) => assert_eq!(result.unwrap_err().code, ErrorCode::OutOfRange),
                 }
             }
+            13 => self.transaction(turn),
             12 => {
                 let key = self.key();
                 let result = self.decide(&Operation::Exists { key: key.clone() }, turn).outcome.result;
@@ -293,6 +295,72 @@ impl Walk {
             _ => {
                 assert_eq!(self.decide(&Operation::Ping, turn).outcome.result, Ok(Answer::Done));
             }
+        }
+    }
+
+    /// Several changes at once: each as the model does it alone, or none.
+    fn transaction(&mut self, turn: &mut Turn) {
+        let mut compares = Vec::new();
+        let mut holds = true;
+        for _ in 0..self.dice.below(3) {
+            let key = self.key();
+            if let (Some(condition), held) = self.condition(&key) {
+                holds &= held;
+                compares.push(Compare { key, condition });
+            }
+        }
+        let revision = self.model.revision + 1;
+        let mut after = self.model.clone();
+        let (mut operations, mut expected, mut fails) = (Vec::new(), Vec::new(), false);
+        for _ in 0..self.dice.below(5) + 1 {
+            let key = self.key();
+            let held = after.keys.get(&key).cloned();
+            match self.dice.below(4) {
+                0 => {
+                    let (value, stored) = self.value();
+                    operations.push(Operation::Put { key: key.clone(), value: stored.clone(), condition: None });
+                    after.put(&key, value, stored);
+                    expected.push(Ok(Answer::Done));
+                }
+                1 => {
+                    operations.push(Operation::Del { key: key.clone(), return_old: true, condition: None });
+                    fails |= held.is_none();
+                    after.del(&key);
+                    expected.push(held.map(|held| Answer::Removed(held.stored)).ok_or(()));
+                }
+                2 => {
+                    operations.push(Operation::Get { key: key.clone() });
+                    let value = |held: Held| Answer::Value { value: held.stored, modified: held.modified, created: held.created };
+                    expected.push(held.map(value).ok_or(()));
+                }
+                _ => {
+                    let wanted = Scan { prefix: b"a".to_vec(), reverse: self.dice.one_in(2), ..Scan::default() };
+                    let rows = after.rows(&wanted, |_| true);
+                    operations.extend([Operation::Size, Operation::Scan(wanted)]);
+                    expected.push(Ok(Answer::Size(after.keys.len() as u64)));
+                    expected.push(Ok(Answer::Rows { rows, cursor: None }));
+                }
+            }
+            // All of a transaction has one revision.
+            after.revision = self.model.revision;
+        }
+        let txn = Txn { compares, then: operations, otherwise: vec![Operation::Size] };
+        let before = self.model.revision;
+        let outcome = self.decide(&Operation::Txn(Box::new(txn)), turn).outcome;
+        match outcome.result {
+            Err(failure) => assert!(holds && fails && failure.message.contains("`then`["), "{failure:?}"),
+            Ok(Answer::Txn { succeeded, results }) => {
+                assert_eq!(succeeded, holds);
+                if holds {
+                    assert!(!fails);
+                    let results: Vec<_> = results.into_iter().map(|result| result.result.map_err(|_| ())).collect();
+                    assert_eq!(results, expected);
+                    let changed = outcome.revision == Some(revision);
+                    self.model = after;
+                    self.model.revision = if changed { revision } else { before };
+                }
+            }
+            other => panic!("{other:?}"),
         }
     }
 
