@@ -262,11 +262,17 @@ fn describe(operations: &Operations) -> (String, Option<String>) {
     let all = operations.as_slice();
     let verb = all.first().map_or("nothing", Operation::verb);
     let key = match all.first() {
-        Some(Operation::Put { key, .. } | Operation::Get { key } | Operation::Del { key, .. }) => {
-            Some(String::from_utf8_lossy(key).into_owned())
-        }
+        Some(
+            Operation::Put { key, .. }
+            | Operation::Get { key }
+            | Operation::Exists { key }
+            | Operation::Del { key, .. }
+            | Operation::Incr { key, .. },
+        ) => Some(key),
+        Some(Operation::Mget { keys }) => keys.first(),
         _ => None,
     };
+    let key = key.map(|key| String::from_utf8_lossy(key).into_owned());
     let verb = if all.len() > 1 { format!("{verb} and {} more", all.len() - 1) } else { verb.to_owned() };
     (verb, key)
 }

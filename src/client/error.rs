@@ -114,7 +114,7 @@ pub fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::NotFound => Exit::NotFound,
         ErrorCode::Conflict => Exit::Conflict,
-        ErrorCode::Invalid | ErrorCode::UnsupportedVersion | ErrorCode::WrongType => Exit::Usage,
+        ErrorCode::Invalid | ErrorCode::UnsupportedVersion | ErrorCode::WrongType | ErrorCode::OutOfRange => Exit::Usage,
         ErrorCode::Limit | ErrorCode::Busy | ErrorCode::ReplyFull => Exit::Busy,
         ErrorCode::Refused => Exit::Refused,
         ErrorCode::WrongBroker | ErrorCode::WrongProject | ErrorCode::ShuttingDown | ErrorCode::Internal => Exit::Unreachable,

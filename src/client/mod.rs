@@ -21,7 +21,7 @@
 //! Caveat: calls from several threads are taken one at a time.
 //!
 //! The rooms: [`session`] is the pure part (numbers, retries, ends), `connection` one socket and
-//! its Hello, `table` the operations, `typed` values through serde, [`watch`] notifications.
+//! its Hello, `table` the operations, `pages` those that give pages, `typed` values through serde, [`watch`] notifications.
 
 mod connection;
 mod driver;
@@ -30,6 +30,7 @@ mod error;
 #[allow(clippy::unwrap_used)]
 pub(crate) mod fake;
 mod options;
+mod pages;
 mod progress;
 pub mod session;
 mod table;
@@ -40,10 +41,11 @@ pub use connection::{ConnectError, Connection, Expected, Route};
 pub use driver::Client;
 pub use error::{ClientError, exit_of};
 pub use options::{ConnectOptions, TIMEOUT_DEFAULT};
+pub use pages::{Item, Page, Pages};
 pub use progress::Notices;
 pub(crate) use progress::Progress;
 pub use session::RequestId;
-pub use table::{Entry, Page, Pages};
+pub use table::Entry;
 pub use watch::{Watch, WatchEvent};
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::{IN_FLIGHT_MAX, MESSAGE_BYTES_MAX, RETRY_AFTER_MS};
 use kvbroker_protocol::{
-    BrokerId, ErrorCode, Failure, Header, Operation, Operations, Outcomes, Reply, ReplyError, SessionId, decode_reply,
+    BrokerId, Condition, ErrorCode, Failure, Header, Operation, Operations, Outcomes, Reply, ReplyError, SessionId, decode_reply,
     encode_request, reply_id,
 };
 
@@ -425,12 +425,26 @@ impl Session {
 }
 
 fn encoded_size_hint(operations: &Operations) -> usize {
-    let size = |operation: &Operation| match operation {
-        Operation::Put { key, value } => key.len() + value.as_bytes().len() + 16,
-        Operation::Get { key } | Operation::Del { key, .. } => key.len() + 24,
-        _ => 64,
+    64 + operations.as_slice().iter().map(operation_size_hint).sum::<usize>()
+}
+
+fn operation_size_hint(operation: &Operation) -> usize {
+    let compared = |condition: Option<&Condition>| match condition {
+        Some(Condition::Value(value)) => value.as_bytes().len() + 16,
+        Some(_) => 24,
+        None => 0,
     };
-    64 + operations.as_slice().iter().map(size).sum::<usize>()
+    match operation {
+        Operation::Put { key, value, condition } => key.len() + value.as_bytes().len() + 16 + compared(condition.as_ref()),
+        Operation::Del { key, condition, .. } => key.len() + 24 + compared(condition.as_ref()),
+        Operation::Get { key } | Operation::Exists { key } | Operation::Incr { key, .. } => key.len() + 24,
+        Operation::Mget { keys } => keys.iter().map(|key| key.len() + 5).sum::<usize>() + 16,
+        Operation::Txn(txn) => {
+            let compares = txn.compares.iter().map(|compare| compare.key.len() + 24 + compared(Some(&compare.condition)));
+            compares.sum::<usize>() + txn.operations().map(operation_size_hint).sum::<usize>() + 32
+        }
+        _ => 64,
+    }
 }
 
 /// The failure of a message that was refused as a whole, or of its only operation.

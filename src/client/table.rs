@@ -1,10 +1,9 @@
-//! The operations of a table, one method each.
+//! The operations of a table, one method each. Those that give pages are in `pages`.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use kvbroker_protocol::{
-    Answer, ErrorCode, Failure, HelloAnswer, Key, Operation, Operations, Outcome, Reply, Row, Scalar, Scan, StatValue, Stored,
+    Answer, Condition, ErrorCode, Failure, Found, HelloAnswer, Operation, Operations, Outcome, Reply, StatValue, Stored,
 };
 
 use super::driver::Client;
@@ -23,25 +22,40 @@ pub struct Entry {
     pub revision: u64,
 }
 
-/// One page of a scan or query: all of it at one revision.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Page {
-    /// The rows, in key order.
-    pub rows: Vec<Row>,
-    /// Where the next page begins; None at the end.
-    pub cursor: Option<Key>,
-    /// The revision of the table at which it was read.
-    pub revision: u64,
-}
-
 impl Client {
     /// Stores a value under a key, replacing what was there. Gives the revision.
     ///
     /// # Errors
     /// See [`ClientError`]; [`ClientError::Unknown`] if it may have been done.
     pub fn put(&self, key: impl AsRef<[u8]>, value: Stored) -> Result<u64, ClientError> {
-        let (_, revision) = self.one(Operation::Put { key: key.as_ref().to_vec(), value, condition: None })?;
-        Ok(revision)
+        self.store(key.as_ref(), value, None)
+    }
+
+    /// Stores a value only if a condition holds of what is there. Gives the revision.
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker_protocol::{Condition, ErrorCode, Stored};
+    ///
+    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let me = || Stored::text("ann").expect("a short text");
+    /// // Of several who try, one becomes the leader.
+    /// match lab.put_if("leader", me(), Condition::Absent) {
+    ///     Ok(revision) => println!("leader since revision {revision}"),
+    ///     Err(error) if error.code() == Some(ErrorCode::Conflict) => println!("somebody else was first: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// // Over the change that was read, so that nobody's update is lost.
+    /// if let Some(entry) = lab.get("leader")? {
+    ///     lab.put_if("leader", me(), Condition::Revision(entry.modified))?;
+    /// }
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::put`]; `conflict` if the condition does not hold: nothing was stored.
+    pub fn put_if(&self, key: impl AsRef<[u8]>, value: Stored, condition: Condition) -> Result<u64, ClientError> {
+        self.store(key.as_ref(), value, Some(condition))
     }
 
     /// Stores a text.
@@ -81,16 +95,100 @@ impl Client {
         }
     }
 
+    /// Reads the values of several keys at one revision, in their order; None: there is no such key.
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    ///
+    /// let zoo = Client::connect("zoo", ConnectOptions::new())?;
+    /// let keys = ["lion", "zebra"];
+    /// for (key, entry) in keys.iter().zip(zoo.mget(keys)?) {
+    ///     println!("{key}: {}", entry.map_or("not here".into(), |entry| format!("since revision {}", entry.modified)));
+    /// }
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `limit` for more than 4,096 keys, `reply_full` if their values have more than 16 MiB together.
+    pub fn mget<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Entry>>, ClientError> {
+        let keys: Vec<_> = keys.into_iter().map(|key| key.as_ref().to_vec()).collect();
+        let asked = keys.len();
+        if asked == 0 {
+            return Ok(Vec::new());
+        }
+        match self.one(Operation::Mget { keys })? {
+            (Answer::Values(values), revision) if values.len() == asked => {
+                let entry = |Found { value, modified, created }| Entry { value, modified, created, revision };
+                Ok(values.into_iter().map(|found| found.map(entry)).collect())
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Tells whether a key is there, without reading its value.
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    ///
+    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// println!("{}", if lab.exists("leader")? { "there is a leader" } else { "nobody leads" });
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, ClientError> {
+        match self.one(Operation::Exists { key: key.as_ref().to_vec() })?.0 {
+            Answer::Exists(exists) => Ok(exists),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Adds to an integer and gives what is there then. A key that is not there counts as 0; `by` may be negative.
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    ///
+    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// println!("visitor number {}", lab.incr("visits", 1)?);
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::put`]; `wrong_type` if the value is not an integer (the text `"5"` is none), `out_of_range` if
+    /// the sum is below -2^63 or above 2^64-1. Nothing was changed then.
+    pub fn incr(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i128, ClientError> {
+        match self.one(Operation::Incr { key: key.as_ref().to_vec(), by })?.0 {
+            Answer::Integer(integer) => Ok(integer),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Removes a key. False: there was none.
     ///
     /// # Errors
     /// See [`ClientError`]; [`ClientError::Unknown`] if it may have been done.
     pub fn del(&self, key: impl AsRef<[u8]>) -> Result<bool, ClientError> {
-        match self.one(Operation::Del { key: key.as_ref().to_vec(), return_old: false, condition: None }) {
-            Ok(_) => Ok(true),
-            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.remove(key.as_ref(), None)
+    }
+
+    /// Removes a key only if a condition holds of it. False: there was none, whatever the condition.
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker_protocol::{Condition, Stored};
+    ///
+    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// // Only my own lock, not one that somebody took meanwhile.
+    /// let mine = Stored::text("ann").expect("a short text");
+    /// lab.del_if("lock", Condition::Value(mine))?;
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::del`]; `conflict` if the condition does not hold: the key is still there.
+    pub fn del_if(&self, key: impl AsRef<[u8]>, condition: Condition) -> Result<bool, ClientError> {
+        self.remove(key.as_ref(), Some(condition))
     }
 
     /// Removes a key and gives the value that it had; None: there was none.
@@ -115,33 +213,6 @@ impl Client {
             Answer::Size(size) => Ok(size),
             _ => Err(unexpected()),
         }
-    }
-
-    /// One page of keys and values, in key order.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub fn scan_page(&self, scan: Scan) -> Result<Page, ClientError> {
-        page(self.one(Operation::Scan(scan))?)
-    }
-
-    /// All rows of a scan, fetched page by page while they are read. Each page is of one
-    /// revision; all pages together are not. `scan.limit` is the size of a page here.
-    pub fn scan(&self, scan: Scan) -> Pages<'_> {
-        Pages::new(self, None, scan)
-    }
-
-    /// One page of the dictionaries whose field `subkey` equals `subvalue`.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub fn query_page(&self, subkey: &str, subvalue: Scalar, scan: Scan) -> Result<Page, ClientError> {
-        page(self.one(Operation::Query { subkey: subkey.to_owned(), subvalue, scan })?)
-    }
-
-    /// All dictionaries whose field `subkey` equals `subvalue`; as [`Client::scan`].
-    pub fn query(&self, subkey: &str, subvalue: Scalar, scan: Scan) -> Pages<'_> {
-        Pages::new(self, Some((subkey.to_owned(), subvalue)), scan)
     }
 
     /// Asks for a sign of life; gives the table's revision.
@@ -195,7 +266,19 @@ impl Client {
         }
     }
 
-    fn one(&self, operation: Operation) -> Result<(Answer, u64), ClientError> {
+    fn store(&self, key: &[u8], value: Stored, condition: Option<Condition>) -> Result<u64, ClientError> {
+        Ok(self.one(Operation::Put { key: key.to_vec(), value, condition })?.1)
+    }
+
+    fn remove(&self, key: &[u8], condition: Option<Condition>) -> Result<bool, ClientError> {
+        match self.one(Operation::Del { key: key.to_vec(), return_old: false, condition }) {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn one(&self, operation: Operation) -> Result<(Answer, u64), ClientError> {
         first(self.call(Operations::One(operation))?)
     }
 }
@@ -207,71 +290,7 @@ fn first(reply: Reply) -> Result<(Answer, u64), ClientError> {
     Ok((answer, outcome.revision.unwrap_or_default()))
 }
 
-fn page((answer, revision): (Answer, u64)) -> Result<Page, ClientError> {
-    match answer {
-        Answer::Rows { rows, cursor } => Ok(Page { rows, cursor, revision }),
-        _ => Err(unexpected()),
-    }
-}
-
 /// An answer of another kind than its operation's. The decoder refuses those already.
-fn unexpected() -> ClientError {
+pub(super) fn unexpected() -> ClientError {
     ClientError::Failed(Failure::new(ErrorCode::Internal, "the broker answered with another kind of answer"))
-}
-
-/// The rows of a scan or query over all its pages.
-#[derive(Debug)]
-pub struct Pages<'a> {
-    client: &'a Client,
-    query: Option<(String, Scalar)>,
-    scan: Scan,
-    rows: VecDeque<Row>,
-    more: bool,
-}
-
-impl<'a> Pages<'a> {
-    fn new(client: &'a Client, query: Option<(String, Scalar)>, scan: Scan) -> Self {
-        Pages { client, query, scan, rows: VecDeque::new(), more: true }
-    }
-
-    /// The next page; None after the last one.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub fn next_page(&mut self) -> Option<Result<Page, ClientError>> {
-        if !self.more {
-            return None;
-        }
-        let scan = self.scan.clone();
-        let page = match &self.query {
-            None => self.client.scan_page(scan),
-            Some((subkey, subvalue)) => self.client.query_page(subkey, subvalue.clone(), scan),
-        };
-        self.more = match &page {
-            // A cursor that doesn't move would go on for ever.
-            Ok(page) => page.cursor.is_some() && page.cursor != self.scan.cursor,
-            Err(_) => false,
-        };
-        if let Ok(page) = &page {
-            self.scan.cursor.clone_from(&page.cursor);
-        }
-        Some(page)
-    }
-}
-
-impl Iterator for Pages<'_> {
-    type Item = Result<Row, ClientError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(row) = self.rows.pop_front() {
-                return Some(Ok(row));
-            }
-            // A page may be empty and not the last: the broker examines only so many keys in one turn.
-            match self.next_page()? {
-                Ok(page) => self.rows = page.rows.into(),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
 }

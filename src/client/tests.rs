@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Failure, FeedMessage, Operation, Outcome, Outcomes, Row, Scan, SessionId, Stored,
+    Answer, BrokerId, Condition, ErrorCode, Failure, FeedMessage, Found, Operation, Outcome, Outcomes, Row, Scalar, Scan,
+    SessionId, Stored,
 };
 
 use super::fake::{Act, Place, ok};
@@ -70,6 +71,96 @@ fn operations_have_their_answers_and_headers() {
     assert_eq!(numbers[0], (1, Some(1), Some(0), None));
     assert_eq!(numbers[3], (4, Some(2), Some(1), Some(3)));
     assert_eq!(numbers[7], (8, None, Some(4), Some(7)));
+}
+
+#[test]
+fn conditions_are_sent_as_given_and_conflicts_are_errors() {
+    let place = Place::new();
+    let broker = place.broker(1, |operation| match operation {
+        Operation::Put { key, .. } | Operation::Del { key, .. } if key == b"taken" => fail(ErrorCode::Conflict),
+        Operation::Del { key, .. } if key == b"absent" => fail(ErrorCode::NotFound),
+        _ => ok(Answer::Done),
+    });
+    let client = connect(&place);
+    let text = |text: &str| Stored::text(text).unwrap();
+    let conditions = [Condition::Absent, Condition::Exists, Condition::Revision(0), Condition::Value(text("old"))];
+    for condition in conditions.clone() {
+        assert_eq!(client.put_if("k", text("v"), condition).unwrap(), 7);
+    }
+    let error = client.put_if("taken", text("v"), Condition::Absent).unwrap_err();
+    assert_eq!((error.code(), error.exit(), error.is_definite()), (Some(ErrorCode::Conflict), Exit::Conflict, true));
+    assert!(client.del_if("k", Condition::Revision(7)).unwrap());
+    assert!(!client.del_if("absent", Condition::Revision(7)).unwrap());
+    assert_eq!(client.del_if("taken", Condition::Value(text("v"))).unwrap_err().code(), Some(ErrorCode::Conflict));
+    let requests = broker.requests.lock().unwrap();
+    let sent = requests.iter().map(|request| match &request.operations.as_slice()[0] {
+        Operation::Put { condition, .. } | Operation::Del { condition, .. } => condition.clone().unwrap(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(sent.take(4).collect::<Vec<_>>(), conditions);
+    // A conflict was decided, so it has a number as every other mutation.
+    assert_eq!(requests.last().unwrap().header.seq, Some(8));
+}
+
+#[test]
+fn counters_several_keys_and_existence() {
+    let place = Place::new();
+    let broker = place.broker(1, |operation| match operation {
+        Operation::Incr { key, .. } if key == b"text" => fail(ErrorCode::WrongType),
+        Operation::Incr { key, .. } if key == b"full" => fail(ErrorCode::OutOfRange),
+        Operation::Incr { by, .. } => ok(Answer::Integer(i128::from(u64::MAX) + i128::from(*by))),
+        Operation::Exists { key } => ok(Answer::Exists(key == b"k")),
+        Operation::Mget { keys } if keys.len() == 3 => ok(Answer::Values(vec![None])),
+        Operation::Mget { keys } => {
+            let found =
+                |key: &Vec<u8>| (key == b"k").then(|| Found { value: Stored::text("v").unwrap(), modified: 3, created: 2 });
+            ok(Answer::Values(keys.iter().map(found).collect()))
+        }
+        _ => fail(ErrorCode::Invalid),
+    });
+    let client = connect(&place);
+    assert_eq!(client.incr("n", -5).unwrap(), i128::from(u64::MAX) - 5);
+    for (key, code) in [("text", ErrorCode::WrongType), ("full", ErrorCode::OutOfRange)] {
+        let error = client.incr(key, 1).unwrap_err();
+        assert_eq!((error.code(), error.exit()), (Some(code), Exit::Usage));
+    }
+    assert!(client.exists("k").unwrap() && !client.exists("absent").unwrap());
+    let entries = client.mget(["absent", "k"]).unwrap();
+    let entry = Entry { value: Stored::text("v").unwrap(), modified: 3, created: 2, revision: 7 };
+    assert_eq!(entries, [None, Some(entry)]);
+    let asked = broker.requests.lock().unwrap().len();
+    assert_eq!(client.mget::<&str>([]).unwrap(), []);
+    assert_eq!(broker.requests.lock().unwrap().len(), asked, "nothing is asked for nothing");
+    // One value for three keys would belong to nobody knows which.
+    assert_eq!(client.mget(["a", "b", "c"]).unwrap_err().code(), Some(ErrorCode::Internal));
+}
+
+#[test]
+fn keys_come_without_values_page_by_page() {
+    let place = Place::new();
+    let broker = place.broker(1, |operation| {
+        let (Operation::Scan(scan) | Operation::Query { scan, .. }) = operation else { return fail(ErrorCode::Invalid) };
+        if !scan.keys_only {
+            return ok(Answer::Rows { rows: vec![], cursor: None });
+        }
+        let (keys, cursor): (Vec<&str>, _) = match scan.cursor.as_deref() {
+            None => (vec!["c", "b"], Some(b"b".to_vec())),
+            _ => (vec!["a"], None),
+        };
+        ok(Answer::Keys { keys: keys.into_iter().map(|key| key.as_bytes().to_vec()).collect(), cursor })
+    });
+    let client = connect(&place);
+    let range = Scan { from: Some(b"a".to_vec()), to: Some(b"d".to_vec()), reverse: true, ..Scan::default() };
+    let keys: Vec<Vec<u8>> = client.scan_keys(range.clone()).map(|key| key.unwrap()).collect();
+    assert_eq!(keys, [b"c", b"b", b"a"]);
+    assert_eq!(client.query_keys("w", Scalar::Int(1), range.clone()).count(), 3);
+    assert_eq!(client.scan_keys_page(range.clone()).unwrap().rows.len(), 2);
+    assert_eq!(client.query_keys_page("w", Scalar::Null, range.clone()).unwrap().cursor, Some(b"b".to_vec()));
+    // Rows were asked for, so rows come.
+    assert_eq!(client.scan(Scan { keys_only: true, ..range.clone() }).count(), 0);
+    let requests = broker.requests.lock().unwrap();
+    let Operation::Scan(sent) = &requests[0].operations.as_slice()[0] else { panic!("a scan comes first") };
+    assert_eq!(*sent, Scan { keys_only: true, ..range });
 }
 
 #[test]

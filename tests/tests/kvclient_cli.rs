@@ -63,6 +63,105 @@ fn json_has_stable_names() {
 }
 
 #[test]
+fn conditions_let_one_of_several_win() {
+    let (_broker, cli) = started();
+    let conflict = |words: &[&str], sentence: &str| {
+        let said = cli.run(words);
+        assert_eq!((said.code, said.text().as_str()), (Some(3), ""), "{words:?}: {}", said.stderr);
+        assert_eq!(said.stderr, format!("kvclient: {sentence}\n"));
+    };
+    cli.ok(&["test", "put", "leader", "ann", "--if-absent"]);
+    conflict(
+        &["test", "put", "leader", "bob", "--if-absent"],
+        "nothing was stored under \"leader\": the key is there, last changed at revision 1",
+    );
+    cli.ok(&["test", "put", "leader", "bob", "--if-rev", "1"]);
+    conflict(
+        &["test", "put", "leader", "cid", "--if-rev", "1"],
+        "nothing was stored under \"leader\": the key was last changed at revision 2, not 1",
+    );
+    cli.ok(&["test", "put", "leader", "cid", "--if-value", "bob"]);
+    cli.ok(&["test", "put", "leader", "dan", "--if-exists"]);
+    assert_eq!(cli.run(&["test", "put", "nobody", "v", "--if-exists"]).code, Some(3));
+    // A text is not a number, whichever way it is written.
+    cli.ok(&["test", "put", "n", "5"]);
+    assert_eq!(cli.run(&["test", "put", "n", "6", "--if-value", "5", "--json"]).json()["error"]["code"], "conflict");
+    cli.ok(&["test", "put", "n", "6", "--if-value", "5"]);
+    cli.ok(&["test", "put", "n", "{\"a\":[1,2]}", "--json"]);
+    cli.ok(&["test", "put", "n", "-7", "--if-value", "{ \"a\": [1.0, 2] }", "--json"]);
+    let wrong = cli.run(&["test", "put", "n", "1", "--if-value", "nope", "--json"]);
+    assert_eq!((wrong.code, &wrong.json()["error"]["code"]), (Some(2), &json!("invalid")));
+
+    conflict(
+        &["test", "del", "leader", "--if-value", "ann"],
+        "\"leader\" was not removed: the key has another value, last changed at revision 4",
+    );
+    assert_eq!(cli.ok(&["test", "del", "leader", "--if-rev", "4", "--return"]).text(), "dan\n");
+    assert_eq!(cli.run(&["test", "del", "leader", "--if-rev", "4"]).code, Some(1), "absent comes before any condition");
+    cli.ok(&["test", "del", "n", "--if-value", "-7", "--json"]);
+    assert_eq!(cli.ok(&["test", "size"]).text(), "0\n");
+}
+
+#[test]
+fn integers_are_added_to() {
+    let (_broker, cli) = started();
+    assert_eq!(cli.ok(&["test", "incr", "visits"]).text(), "1\n");
+    assert_eq!(cli.ok(&["test", "incr", "visits", "41"]).text(), "42\n");
+    assert_eq!(cli.ok(&["test", "incr", "visits", "-50"]).text(), "-8\n");
+    assert_eq!(cli.ok(&["test", "incr", "visits", "-2", "--json"]).json(), json!({"status": "ok", "rev": 4, "value": -10}));
+    assert_eq!(cli.ok(&["test", "get", "visits"]).text(), "-10\n");
+    cli.ok(&["test", "put", "text", "5"]);
+    let wrong = cli.run(&["test", "incr", "text"]);
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.stderr.starts_with("kvclient: nothing was added to \"text\": the value is not an integer"), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("hint: a number is stored by `put KEY 5 --json`"), "{}", wrong.stderr);
+    cli.ok(&["test", "put", "full", "18446744073709551615", "--json"]);
+    let over = cli.run(&["test", "incr", "full", "--json"]);
+    assert_eq!((over.code, &over.json()["error"]["code"]), (Some(2), &json!("out_of_range")));
+    assert_eq!(cli.ok(&["test", "get", "full"]).text(), "18446744073709551615\n");
+}
+
+#[test]
+fn several_keys_and_none() {
+    let (_broker, cli) = started();
+    cli.ok(&["test", "put", "a", "one\ttwo"]);
+    cli.ok(&["test", "put", "b", "{\"weight\":100}", "--json"]);
+    assert_eq!(cli.ok(&["test", "mget", "b", "a"]).text(), "b\t{\"weight\":100}\na\t\"one\\ttwo\"\n");
+    let some = cli.run(&["test", "mget", "x", "a", "y"]);
+    assert_eq!((some.code, some.text().as_str()), (Some(1), "a\t\"one\\ttwo\"\n"));
+    assert_eq!(some.stderr, "kvclient: there is no key \"x\"\nkvclient: there is no key \"y\"\n");
+    let both = cli.run(&["test", "mget", "b", "x", "--json"]);
+    assert_eq!((both.code, both.json()), (Some(1), json!({"status": "ok", "rev": 2, "values": [[{"weight": 100}, 2, 2], null]})));
+
+    for (key, code, exists) in [("a", 0, true), ("x", 1, false)] {
+        let said = cli.run(&["test", "exists", key]);
+        assert_eq!((said.code, said.text().as_str(), said.stderr.as_str()), (Some(code), "", ""));
+        let said = cli.run(&["test", "exists", key, "--json"]);
+        assert_eq!((said.code, said.json()), (Some(code), json!({"status": "ok", "rev": 2, "exists": exists})));
+        assert_eq!(said.stderr, "");
+    }
+}
+
+#[test]
+fn ranges_go_either_way_with_or_without_values() {
+    let (_broker, cli) = started();
+    for key in ["a/1", "a/2", "a/3", "b/1"] {
+        cli.ok(&["test", "put", key, "{\"w\":1}", "--json"]);
+    }
+    let ok = |words: &[&str]| cli.ok(words).text();
+    assert_eq!(ok(&["test", "scan", "--from", "a/2", "--to", "b/1", "--keys-only"]), "a/2\na/3\n");
+    assert_eq!(ok(&["test", "scan", "--from", "b/1"]), "b/1\t{\"w\":1}\n");
+    assert_eq!(ok(&["test", "scan", "a/", "--reverse", "--keys-only", "--page-size", "2"]), "a/3\na/2\na/1\n");
+    assert_eq!(ok(&["test", "scan", "--reverse", "--limit", "1"]), "b/1\t{\"w\":1}\n");
+    assert_eq!(ok(&["test", "query", "w", "1", "--to", "a/2", "--keys-only"]), "a/1\n");
+    assert_eq!(ok(&["test", "query", "w", "1", "--reverse", "--keys-only", "--prefix", "a/", "--limit", "2"]), "a/3\na/2\n");
+    assert_eq!(ok(&["test", "query", "w", "1", "--from", "b"]), "b/1\t{\"w\":1}\n");
+    let keys = cli.ok(&["test", "scan", "--keys-only", "--limit", "2", "--json"]).json_lines();
+    assert_eq!(keys, [json!({"key": "a/1"}), json!({"key": "a/2"})]);
+    assert_eq!(ok(&["test", "scan", "--from", "c"]), "");
+}
+
+#[test]
 fn values_come_back_as_they_were_given() {
     let (broker, cli) = started();
     let raw = [0xff, 0x00, b'\n', 0x80];

@@ -6,17 +6,18 @@
 //! - What is wrong with the command line is said before anything is contacted; exit code 2.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use kvbroker::catalog::CatalogList;
 use kvbroker::client::ConnectOptions;
 use kvbroker::logging::LogFormat;
 use kvbroker::lookup::Target;
 use kvbroker::project::RESERVED_WORDS;
-use kvbroker_protocol::{BrokerId, Pattern};
+use kvbroker_protocol::BrokerId;
+
+use crate::verb_args::Verb;
 
 const ABOUT: &str = "Uses the table of a kvbroker, found by name";
 
@@ -31,6 +32,8 @@ Examples:
   kvclient NETID-a5 put zebra '{"weight":100}' --json     store a document
   kvclient NETID-a5 query weight 100                      find documents by a field
   kvclient NETID-a5 scan user/                            list keys that start with user/
+  kvclient NETID-a5 incr visits                           count something
+  kvclient NETID-a5 put leader ann --if-absent            store only what is not there
   kvclient NETID-a5 watch user/                           print changes as they happen
   tar c src | kvclient NETID-a5 put backup -              store what comes from a pipe
   kvclient list                                           what is there, here and in the catalogs
@@ -139,162 +142,6 @@ Examples:
 struct ListWord {
     #[command(flatten)]
     global: Global,
-}
-
-/// What is asked of the table.
-#[derive(Clone, Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Store a value under a key, replacing what was there
-    #[command(
-        visible_alias = "insert",
-        after_help = "The value is text as it is written (bytes where it isn't UTF-8). Nothing is printed.
-
-Examples:
-  kvclient NETID-a5 put greeting hello
-  kvclient NETID-a5 put zebra '{\"weight\":100}' --json      parsed: a document; prints {\"status\":\"ok\",\"rev\":…}
-  kvclient NETID-a5 put photo --file photo.jpg             the bytes of a file
-  date | kvclient NETID-a5 put now -                       what comes from the pipe, line feed included
-  kvclient NETID-a5 put -- -odd -value                     words that look like options"
-    )]
-    Put {
-        /// The key
-        key: OsString,
-        /// The value; `-`: from stdin
-        #[arg(required_unless_present = "file", conflicts_with = "file", allow_negative_numbers = true)]
-        value: Option<OsString>,
-        /// Store the bytes of this file
-        #[arg(long, value_name = "FILE")]
-        file: Option<PathBuf>,
-    },
-    /// Print a key's value; exit code 1 if there is no such key
-    #[command(
-        visible_alias = "lookup",
-        after_help = "A text is printed as it is with a line feed, bytes as they are without one, everything else as JSON.
-
-Examples:
-  kvclient NETID-a5 get greeting
-  kvclient NETID-a5 get photo > photo.jpg
-  kvclient NETID-a5 get zebra --json                       {\"status\":\"ok\",\"rev\":…,\"value\":{…},\"modified\":…,\"created\":…}
-  kvclient NETID-a5 get lock || echo nobody has it"
-    )]
-    Get {
-        /// The key
-        key: OsString,
-    },
-    /// Remove a key; exit code 1 if there is no such key
-    #[command(
-        visible_alias = "remove",
-        after_help = "Examples:
-  kvclient NETID-a5 del greeting
-  kvclient NETID-a5 del greeting --return                  print the value that it had"
-    )]
-    Del {
-        /// The key
-        key: OsString,
-        /// Print the value that it had, as `get` does
-        #[arg(long = "return")]
-        return_old: bool,
-    },
-    /// Print the number of keys
-    #[command(after_help = "Example:
-  kvclient NETID-a5 size")]
-    Size,
-    /// List keys and values in key order
-    #[command(after_help = "One line a key: the key, a tab, the value as JSON. All pages are fetched; each page is of one
-revision, all together are not a snapshot.
-
-Examples:
-  kvclient NETID-a5 scan                                   everything
-  kvclient NETID-a5 scan user/                             keys that start with user/
-  kvclient NETID-a5 scan --regex '[0-9]{3}$' --limit 10    the first ten keys that end in three digits
-  kvclient NETID-a5 scan --json                            a JSON object a line: {\"key\":…,\"value\":…,\"modified\":…}
-  kvclient NETID-a5 scan | cut -f1                         only the keys")]
-    Scan {
-        /// Only keys that start with this
-        #[arg(default_value = "")]
-        prefix: OsString,
-        #[command(flatten)]
-        pages: PageArgs,
-    },
-    /// List the documents in which a field equals a value
-    #[command(after_help = "SUBVALUE is JSON where it parses as a JSON atom (100, true, null, \"text\"), otherwise text. Numbers
-compare by value (100 equals 100.0) and never equal texts. Output as for `scan`.
-
-Examples:
-  kvclient NETID-a5 query weight 100
-  kvclient NETID-a5 query name zebra
-  kvclient NETID-a5 query zip '\"00100\"'                    the text, not the number
-  kvclient NETID-a5 query weight 100 --prefix zoo/")]
-    Query {
-        /// The name of the field
-        subkey: String,
-        /// What it must equal
-        #[arg(allow_negative_numbers = true)]
-        subvalue: String,
-        /// Only keys that start with this
-        #[arg(long, value_name = "PREFIX", default_value = "")]
-        prefix: OsString,
-        #[command(flatten)]
-        pages: PageArgs,
-    },
-    /// Run operations from stdin, many in one message
-    #[command(after_help = "Reads one JSON operation a line, or one JSON array of operations, and prints one JSON result a line,
-in order. Operations are as in docs/protocol.md. The exit code is that of the first failure.
-
-Examples:
-  printf '%s\\n' '{\"op\":\"put\",\"key\":\"a\",\"value\":1}' '{\"op\":\"get\",\"key\":\"a\"}' | kvclient NETID-a5 batch
-  kvclient NETID-a5 batch < operations.jsonl > results.jsonl")]
-    Batch,
-    /// Print who the broker is
-    #[command(after_help = "Example:
-  kvclient NETID-a5 hello")]
-    Hello,
-    /// Ask for a sign of life and print the table's revision and the time it took
-    #[command(after_help = "Example:
-  kvclient NETID-a5 ping --timeout 1s && echo it is there")]
-    Ping,
-    /// Print the broker's counters and settings
-    #[command(after_help = "Examples:
-  kvclient NETID-a5 stats
-  kvclient NETID-a5 stats --json")]
-    Stats,
-    /// Print changes as they happen; best effort in this version
-    #[command(
-        after_help = "One line a change, tabs between: put, the revision, the key, the value as JSON; or remove, the revision,
-the key. Changes may be missed while the connection is lost (said on stderr) or when output is read too slowly
-(not said).
-
-Examples:
-  kvclient NETID-a5 watch user/
-  kvclient NETID-a5 watch '' --limit 1                     wait for the next change of anything
-  kvclient NETID-a5 watch '' --json                        a JSON object a line"
-    )]
-    Watch {
-        /// Only keys that start with this; '' for all
-        prefix: OsString,
-        /// End after this many changes
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        limit: Option<u64>,
-    },
-    /// Print how the broker is found: each candidate and what became of it
-    #[command(after_help = "Examples:
-  kvclient NETID-a5 explain
-  kvclient NETID-a5 get greeting --explain                 the same on stderr, beside another verb")]
-    Explain,
-}
-
-/// How rows are fetched.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct PageArgs {
-    /// Only keys in which this is found (syntax of Rust's regex crate, not anchored)
-    #[arg(long, value_name = "REGEX", value_parser = |text: &str| Pattern::new(text).map_err(|failure| failure.message))]
-    pub(crate) regex: Option<Pattern>,
-    /// Most rows altogether
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) limit: Option<u64>,
-    /// Most rows of one page
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) page_size: Option<u64>,
 }
 
 /// What is to be done.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::verb_args::{DelConditions, PageArgs, PutConditions};
 
 fn read_words(line: &str) -> Result<Invocation, Misuse> {
     parse(std::iter::once("kvclient").chain(line.split_whitespace()).map(OsString::from).collect())
@@ -38,7 +39,7 @@ fn the_project_comes_first_and_options_anywhere() {
     ] {
         let (target, verb, global) = used(line);
         assert_eq!((target.as_str(), global.timeout()), ("NETID-a5", Some(Duration::from_secs(3))), "{line}");
-        assert!(matches!(verb, Verb::Put { key, value: Some(value), file: None } if key == "k" && value == "v"), "{line}");
+        assert!(matches!(verb, Verb::Put { key, value: Some(value), file: None, .. } if key == "k" && value == "v"), "{line}");
     }
     // A project may be called like a verb.
     assert_eq!(used("put get k").0, "put");
@@ -57,6 +58,50 @@ fn both_names_of_a_verb_are_the_same() {
     assert!(matches!(
         used("p query weight 100 --prefix a/ --limit 3").1,
         Verb::Query { pages: PageArgs { limit: Some(3), .. }, .. }
+    ));
+}
+
+#[test]
+fn conditions_are_one_or_none() {
+    let put = |line: &str| match used(line).1 {
+        Verb::Put { only, .. } => only,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert!(matches!(put("p put k v"), PutConditions { if_absent: false, if_exists: false, if_rev: None, if_value: None }));
+    assert!(put("p put k v --if-absent").if_absent);
+    assert!(put("p put --if-exists k v").if_exists);
+    assert_eq!(put("p put k v --if-rev 0").if_rev, Some(0));
+    assert_eq!(put("p put k v --if-value -5").if_value, Some("-5".into()));
+    assert_eq!(put("p put k --if-value=--v -").if_value, Some("--v".into()));
+    let del = used("p del k --if-value v --return").1;
+    assert!(
+        matches!(del, Verb::Del { return_old: true, only: DelConditions { if_rev: None, if_value: Some(v) }, .. } if v == "v")
+    );
+    assert!(matches!(used("p del k --if-rev 7").1, Verb::Del { only: DelConditions { if_rev: Some(7), .. }, .. }));
+}
+
+#[test]
+fn incr_takes_negative_numbers_and_options_on_either_side() {
+    let by = |line: &str| match used(line).1 {
+        Verb::Incr { key, by } if key == "n" => by,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!([by("p incr n"), by("p incr n 5"), by("p incr n -5 --json"), by("p incr n --json -5")], [1, 5, -5, -5]);
+    assert_eq!(by("p incr --json n -9223372036854775808"), i64::MIN);
+    assert!(used("p incr n -5 --json").2.json);
+}
+
+#[test]
+fn several_keys_and_ranges() {
+    assert!(matches!(used("p mget a b c --json").1, Verb::Mget { keys } if keys == ["a", "b", "c"]));
+    assert!(matches!(used("p exists a").1, Verb::Exists { key } if key == "a"));
+    let Verb::Scan { prefix, pages } = used("p scan a/ --from a/1 --to a/5 --reverse --keys-only").1 else { panic!() };
+    let PageArgs { from, to, reverse, keys_only, .. } = pages;
+    assert_eq!((prefix, from, to), ("a/".into(), Some("a/1".into()), Some("a/5".into())));
+    assert!(reverse && keys_only);
+    assert!(matches!(
+        used("p query w 1 --keys-only --to k").1,
+        Verb::Query { pages: PageArgs { keys_only: true, reverse: false, to: Some(to), .. }, .. } if to == "k"
     ));
 }
 
@@ -101,6 +146,15 @@ fn what_is_wrong_is_said_in_a_sentence() {
         ("p get", "KEY"),
         ("p put k", "VALUE"),
         ("p put k v --file f", "cannot be used with"),
+        ("p put k v --if-absent --if-rev 1", "cannot be used with"),
+        ("p put k v --if-value a --if-exists", "cannot be used with"),
+        ("p put k v --if-rev soon", "soon"),
+        ("p del k --if-rev 1 --if-value v", "cannot be used with"),
+        ("p del k --if-absent", "--if-absent"),
+        ("p incr k 1.5", "1.5"),
+        ("p incr k 9223372036854775808", "too large"),
+        ("p mget", "KEY"),
+        ("p exists", "KEY"),
         ("p scan --regex (", "does not compile"),
         ("p scan --limit 0", "0 is not in"),
         ("p get k --timeout soon", "soon"),

@@ -8,6 +8,7 @@ mod args;
 mod batch;
 mod list;
 mod output;
+mod verb_args;
 mod verbs;
 
 use std::io::{self, Write};

@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use kvbroker::client::{ClientError, WatchEvent};
 use kvbroker::lookup::LookupError;
 use kvbroker_protocol::{
-    Answer, Failure, Form, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Stored, encode_reply, key_to_json_text,
+    Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Row, StatValue, Stored, encode_reply, key_to_json_text,
 };
 use serde_json::json;
 
@@ -63,20 +63,10 @@ impl<W: Write> Output<W> {
         self.out.write_all(&line)
     }
 
-    /// One row of a scan or query.
-    pub(crate) fn row(&mut self, row: &Row) -> io::Result<()> {
+    /// One row or key of a scan or query.
+    pub(crate) fn item(&mut self, item: &impl Print) -> io::Result<()> {
         let mut line = Vec::new();
-        if self.json {
-            line.extend_from_slice(b"{\"key\":");
-            key_to_json_text(&mut line, &row.key);
-            line.extend_from_slice(b",\"value\":");
-            row.value.write_json(&mut line);
-            write!(line, ",\"modified\":{}}}", row.modified)?;
-        } else {
-            line_key(&mut line, &row.key);
-            line.push(b'\t');
-            row.value.write_json(&mut line);
-        }
+        item.print(self.json, &mut line);
         line.push(b'\n');
         self.out.write_all(&line)
     }
@@ -152,6 +142,40 @@ impl<W: Write> Output<W> {
             self.line(&format!("{:<width$}{value}", printable(name)))?;
         }
         Ok(())
+    }
+}
+
+/// What has a line of its own in a list.
+pub(crate) trait Print {
+    /// Appends it without the line feed.
+    fn print(&self, json: bool, line: &mut Vec<u8>);
+}
+
+impl Print for Row {
+    fn print(&self, json: bool, line: &mut Vec<u8>) {
+        if json {
+            line.extend_from_slice(b"{\"key\":");
+            key_to_json_text(line, &self.key);
+            line.extend_from_slice(b",\"value\":");
+            self.value.write_json(line);
+            line.extend_from_slice(format!(",\"modified\":{}}}", self.modified).as_bytes());
+        } else {
+            line_key(line, &self.key);
+            line.push(b'\t');
+            self.value.write_json(line);
+        }
+    }
+}
+
+impl Print for Key {
+    fn print(&self, json: bool, line: &mut Vec<u8>) {
+        if json {
+            line.extend_from_slice(b"{\"key\":");
+            key_to_json_text(line, self);
+            line.push(b'}');
+        } else {
+            line_key(line, self);
+        }
     }
 }
 
@@ -236,12 +260,22 @@ mod tests {
     #[test]
     fn a_row_is_a_line_whatever_it_contains() {
         let row = |key: &[u8], value: &str| Row { key: key.to_vec(), value: Stored::text(value).unwrap(), modified: 3 };
-        let shown = |row: &Row| written(false, |out| out.row(row));
+        let shown = |row: &Row| written(false, |out| out.item(row));
         assert_eq!(shown(&row(b"plain", "v")), "plain\t\"v\"\n");
         assert_eq!(shown(&row(b"a\tb\n", "x\ny")), "\"a\\tb\\n\"\t\"x\\ny\"\n");
         assert_eq!(shown(&row(b"\"quoted", "v")), "\"\\\"quoted\"\t\"v\"\n");
         assert_eq!(shown(&row(&[0xff], "v")), "{\"$bytes\":\"/w==\"}\t\"v\"\n");
-        assert_eq!(written(true, |out| out.row(&row(b"k", "v"))), "{\"key\":\"k\",\"value\":\"v\",\"modified\":3}\n");
+        assert_eq!(written(true, |out| out.item(&row(b"k", "v"))), "{\"key\":\"k\",\"value\":\"v\",\"modified\":3}\n");
+    }
+
+    #[test]
+    fn a_key_is_a_line_whatever_it_contains() {
+        let shown = |json, key: &[u8]| written(json, |out| out.item(&key.to_vec()));
+        assert_eq!((shown(false, b"plain"), shown(false, b"a\n")), ("plain\n".into(), "\"a\\n\"\n".into()));
+        assert_eq!(
+            (shown(true, b"plain"), shown(true, &[0xff])),
+            ("{\"key\":\"plain\"}\n".into(), "{\"key\":{\"$bytes\":\"/w==\"}}\n".into())
+        );
     }
 
     #[test]

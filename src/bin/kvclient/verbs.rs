@@ -8,14 +8,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvbroker::client::{Client, ClientError, Pages, WatchEvent, exit_of};
+use kvbroker::client::{Client, ClientError, Item, Pages, WatchEvent, exit_of};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Explanation;
 use kvbroker_protocol::limits::VALUE_BYTES_MAX;
-use kvbroker_protocol::{Answer, ErrorCode, Operation, Operations, Outcome, Outcomes, Scalar, Scan, Stored};
+use kvbroker_protocol::{
+    Answer, Condition, ErrorCode, Failure, Key, Operation, Operations, Outcome, Outcomes, Row, Scalar, Scan, Stored,
+};
 
-use crate::args::{Global, PageArgs, Verb};
-use crate::output::{Output, printable};
+use crate::args::Global;
+use crate::output::{Output, Print, printable};
+use crate::verb_args::{DelConditions, PageArgs, PutConditions, Verb};
 use crate::{CLIENT, Trouble, batch, complain, remark};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
@@ -31,13 +34,13 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
     let mut out = Output::stdout(global.json);
     let exit = match verb {
         Asked::One(operation) => one(&client, operation, &mut out)?,
-        Asked::Rows { query, scan, pages } => {
-            let pages_of = |scan| match query {
-                None => client.scan(scan),
-                Some((subkey, subvalue)) => client.query(&subkey, subvalue, scan),
-            };
-            rows(pages_of, scan, &pages, &mut out)?
+        Asked::Mget(keys) => mget(&client, keys, &mut out)?,
+        Asked::Rows { query: None, scan, limit } if scan.keys_only => rows(client.scan_keys(scan), limit, &mut out)?,
+        Asked::Rows { query: None, scan, limit } => rows(client.scan(scan), limit, &mut out)?,
+        Asked::Rows { query: Some((field, value)), scan, limit } if scan.keys_only => {
+            rows(client.query_keys(&field, value, scan), limit, &mut out)?
         }
+        Asked::Rows { query: Some((field, value)), scan, limit } => rows(client.query(&field, value, scan), limit, &mut out)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
             out.hello(client.broker())?;
@@ -54,7 +57,8 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
 /// A verb whose arguments were read and checked.
 enum Asked {
     One(Operation),
-    Rows { query: Option<(String, Scalar)>, scan: Scan, pages: PageArgs },
+    Mget(Vec<Key>),
+    Rows { query: Option<(String, Scalar)>, scan: Scan, limit: Option<u64> },
     Batch,
     Hello,
     Ping,
@@ -64,9 +68,8 @@ enum Asked {
 
 impl Asked {
     fn new(verb: Verb, global: &Global) -> Result<Self, Trouble> {
-        let bytes = |text: &OsStr| text.as_bytes().to_vec();
         Ok(match verb {
-            Verb::Put { key, value, file } => {
+            Verb::Put { key, value, file, only } => {
                 let value = match (value, file) {
                     (_, Some(path)) => stored(read_file(&path)?, Kind::of_file(global.json))?,
                     (Some(text), None) if text == "-" => {
@@ -75,19 +78,20 @@ impl Asked {
                     (Some(text), None) => stored(bytes(&text), Kind::of_text(global.json))?,
                     (None, None) => return Err(Trouble::misuse("put needs a value, `-` or --file")),
                 };
-                Asked::One(Operation::Put { key: bytes(&key), value, condition: None })
+                Asked::One(Operation::Put { key: bytes(&key), value, condition: put_condition(only, global)? })
             }
             Verb::Get { key } => Asked::One(Operation::Get { key: bytes(&key) }),
-            Verb::Del { key, return_old } => Asked::One(Operation::Del { key: bytes(&key), return_old, condition: None }),
+            Verb::Mget { keys } => Asked::Mget(keys.iter().map(|key| bytes(key)).collect()),
+            Verb::Exists { key } => Asked::One(Operation::Exists { key: bytes(&key) }),
+            Verb::Incr { key, by } => Asked::One(Operation::Incr { key: bytes(&key), by }),
+            Verb::Del { key, return_old, only } => {
+                Asked::One(Operation::Del { key: bytes(&key), return_old, condition: del_condition(only, global)? })
+            }
             Verb::Size => Asked::One(Operation::Size),
             Verb::Stats => Asked::One(Operation::Stats),
-            Verb::Scan { prefix, pages } => {
-                let scan = Scan { prefix: bytes(&prefix), pattern: pages.regex.clone(), ..Scan::default() };
-                Asked::Rows { query: None, scan, pages }
-            }
+            Verb::Scan { prefix, pages } => Asked::Rows { query: None, limit: pages.limit, scan: scan(&prefix, pages) },
             Verb::Query { subkey, subvalue, prefix, pages } => {
-                let scan = Scan { prefix: bytes(&prefix), pattern: pages.regex.clone(), ..Scan::default() };
-                Asked::Rows { query: Some((subkey, scalar(subvalue))), scan, pages }
+                Asked::Rows { query: Some((subkey, scalar(subvalue))), limit: pages.limit, scan: scan(&prefix, pages) }
             }
             Verb::Batch => Asked::Batch,
             Verb::Hello => Asked::Hello,
@@ -96,6 +100,42 @@ impl Asked {
             Verb::Explain => Asked::Explain,
         })
     }
+}
+
+fn bytes(text: &OsStr) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+fn scan(prefix: &OsStr, args: PageArgs) -> Scan {
+    // The first page need not be larger than what is wanted altogether.
+    let page_size = args.page_size.into_iter().chain(args.limit).min();
+    Scan {
+        prefix: bytes(prefix),
+        from: args.from.as_deref().map(bytes),
+        to: args.to.as_deref().map(bytes),
+        reverse: args.reverse,
+        keys_only: args.keys_only,
+        pattern: args.regex,
+        cursor: None,
+        limit: page_size.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
+    }
+}
+
+/// At most one of them is given: the command line takes no more.
+fn put_condition(only: PutConditions, global: &Global) -> Result<Option<Condition>, Trouble> {
+    Ok(match only {
+        PutConditions { if_absent: true, .. } => Some(Condition::Absent),
+        PutConditions { if_exists: true, .. } => Some(Condition::Exists),
+        PutConditions { if_rev, if_value, .. } => del_condition(DelConditions { if_rev, if_value }, global)?,
+    })
+}
+
+fn del_condition(only: DelConditions, global: &Global) -> Result<Option<Condition>, Trouble> {
+    Ok(match only {
+        DelConditions { if_rev: Some(revision), .. } => Some(Condition::Revision(revision)),
+        DelConditions { if_value: Some(value), .. } => Some(Condition::Value(stored(bytes(&value), Kind::of_text(global.json))?)),
+        DelConditions { if_rev: None, if_value: None } => None,
+    })
 }
 
 /// What a value is taken as.
@@ -184,55 +224,116 @@ fn explain(client: Result<Client, ClientError>, explanation: Option<Explanation>
 }
 
 fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, Trouble> {
-    let key = match &operation {
-        Operation::Get { key } | Operation::Del { key, .. } => printable(&String::from_utf8_lossy(key)),
-        _ => String::new(),
-    };
-    let reply = client.call(Operations::One(operation))?;
-    let (Outcomes::One(outcome), retry_safe) = (reply.outcomes, reply.retry_safe) else {
-        return Err(Trouble::misuse("the broker answered one operation with several results"));
-    };
-    tracing::debug!(target: "kvbroker::client", revision = outcome.revision, retry_safe, "answered");
+    let subject = Subject::of(&operation);
+    let outcome = ask(client, operation)?;
     match &outcome.result {
         Err(failure) => {
             if out.is_json() {
                 out.outcome_json(&outcome)?;
             }
-            if failure.code == ErrorCode::NotFound {
-                complain(&format!("there is no key {key:?}"), None);
-            } else {
-                let error = ClientError::Failed(failure.clone());
-                complain(&error.to_string(), error.hint().as_deref());
-            }
+            subject.complain(failure);
             return Ok(exit_of(failure.code));
         }
         Ok(Answer::Stats(stats)) => out.stats(stats, &outcome)?,
         Ok(_) if out.is_json() => out.outcome_json(&outcome)?,
         Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value)?,
         Ok(Answer::Size(size)) => out.line(&size.to_string())?,
+        Ok(Answer::Integer(integer)) => out.line(&integer.to_string())?,
         Ok(_) => {}
     }
-    Ok(Exit::Ok)
+    Ok(if let Ok(Answer::Exists(false)) = outcome.result { Exit::NotFound } else { Exit::Ok })
 }
 
-fn rows<'a>(
-    pages_of: impl FnOnce(Scan) -> Pages<'a>,
-    mut scan: Scan,
-    args: &PageArgs,
-    out: &mut Output,
-) -> Result<Exit, Trouble> {
-    let mut left = args.limit.unwrap_or(u64::MAX);
-    let page_size = args.page_size.unwrap_or(u64::MAX).min(left);
-    scan.limit = (page_size < u64::MAX).then(|| usize::try_from(page_size).unwrap_or(usize::MAX));
-    let mut pages = pages_of(scan);
+/// One operation and its outcome.
+fn ask(client: &Client, operation: Operation) -> Result<Outcome, Trouble> {
+    let reply = client.call(Operations::One(operation))?;
+    let (Outcomes::One(outcome), retry_safe) = (reply.outcomes, reply.retry_safe) else {
+        return Err(Trouble::misuse("the broker answered one operation with several results"));
+    };
+    tracing::debug!(target: "kvbroker::client", revision = outcome.revision, retry_safe, "answered");
+    Ok(outcome)
+}
+
+/// What a failure is about, for a sentence.
+struct Subject {
+    verb: &'static str,
+    key: String,
+}
+
+impl Subject {
+    fn of(operation: &Operation) -> Self {
+        let key = match operation {
+            Operation::Get { key }
+            | Operation::Put { key, .. }
+            | Operation::Del { key, .. }
+            | Operation::Incr { key, .. }
+            | Operation::Exists { key } => shown(key),
+            _ => String::new(),
+        };
+        Subject { verb: operation.verb(), key }
+    }
+
+    fn complain(&self, failure: &Failure) {
+        let Subject { verb, key } = self;
+        let said = printable(&failure.message);
+        match failure.code {
+            ErrorCode::NotFound => complain(&format!("there is no key {key:?}"), None),
+            ErrorCode::Conflict if *verb == "del" => complain(&format!("{key:?} was not removed: {said}"), None),
+            ErrorCode::Conflict => complain(&format!("nothing was stored under {key:?}: {said}"), None),
+            ErrorCode::WrongType if *verb == "incr" => {
+                let hint = "a number is stored by `put KEY 5 --json`; without --json it is the text \"5\"";
+                complain(&format!("nothing was added to {key:?}: {said}"), Some(hint));
+            }
+            ErrorCode::OutOfRange => complain(&format!("nothing was added to {key:?}: {said}"), None),
+            _ => {
+                let error = ClientError::Failed(failure.clone());
+                complain(&error.to_string(), error.hint().as_deref());
+            }
+        }
+    }
+}
+
+fn shown(key: &[u8]) -> String {
+    printable(&String::from_utf8_lossy(key))
+}
+
+fn mget(client: &Client, keys: Vec<Key>, out: &mut Output) -> Result<Exit, Trouble> {
+    let outcome = ask(client, Operation::Mget { keys: keys.clone() })?;
+    if out.is_json() {
+        out.outcome_json(&outcome)?;
+    }
+    let values = match outcome.result {
+        Ok(Answer::Values(values)) if values.len() == keys.len() => values,
+        Ok(_) => return Err(Trouble::misuse("the broker answered with other values than were asked for")),
+        Err(failure) => {
+            Subject { verb: "mget", key: String::new() }.complain(&failure);
+            return Ok(exit_of(failure.code));
+        }
+    };
+    let mut exit = Exit::Ok;
+    for (key, found) in keys.into_iter().zip(values) {
+        match found {
+            None => {
+                complain(&format!("there is no key {:?}", shown(&key)), None);
+                exit = Exit::NotFound;
+            }
+            Some(found) if !out.is_json() => out.item(&Row { key, value: found.value, modified: found.modified })?,
+            Some(_) => {}
+        }
+    }
+    Ok(exit)
+}
+
+fn rows<T: Item + Print>(mut pages: Pages<'_, T>, limit: Option<u64>, out: &mut Output) -> Result<Exit, Trouble> {
+    let mut left = limit.unwrap_or(u64::MAX);
     while left > 0
         && let Some(page) = pages.next_page()
     {
-        for row in page?.rows {
+        for item in page?.rows {
             if left == 0 {
                 break;
             }
-            out.row(&row)?;
+            out.item(&item)?;
             left -= 1;
         }
         // Whoever reads along sees each page when it is there.

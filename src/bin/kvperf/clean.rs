@@ -48,7 +48,8 @@ pub(crate) fn remove_keys(client: &Client, prefix: &[u8]) -> Result<u64, ClientE
         if rows.is_empty() {
             return Ok(removed);
         }
-        let operations = rows.into_iter().map(|row| Operation::Del { key: row.key, return_old: false, condition: None }).collect();
+        let operations =
+            rows.into_iter().map(|row| Operation::Del { key: row.key, return_old: false, condition: None }).collect();
         match client.batch(operations) {
             Ok(outcomes) => {
                 for outcome in outcomes {
@@ -67,5 +68,5 @@ pub(crate) fn remove_keys(client: &Client, prefix: &[u8]) -> Result<u64, ClientE
 }
 
 fn page(prefix: &[u8], limit: usize) -> Scan {
-    Scan { prefix: prefix.to_vec(), pattern: None, cursor: None, limit: Some(limit) }
+    Scan { prefix: prefix.to_vec(), limit: Some(limit), ..Scan::default() }
 }

@@ -203,7 +203,7 @@ impl Workload {
     fn page_from(&self, number: u64, rows: usize) -> Scan {
         // A cursor is the key behind which a page begins.
         let cursor = number.checked_sub(1).map(|before| self.keys.key(before));
-        Scan { prefix: self.keys.prefix().to_vec(), pattern: None, cursor, limit: Some(rows) }
+        Scan { prefix: self.keys.prefix().to_vec(), cursor, limit: Some(rows), ..Scan::default() }
     }
 
     /// Compares an outcome with what it must be, and notes what it changed. Gives the rows that it brought.

@@ -1,6 +1,6 @@
 //! A call: a request and where its reply goes.
 
-use kvbroker_protocol::Request;
+use kvbroker_protocol::{Operation, Request};
 
 /// A connection of the front end, numbered in the order of first requests; for accounting and logs, never for identity.
 pub type ClientId = u64;
@@ -30,6 +30,22 @@ pub struct Call {
 impl Call {
     /// Rough bytes of the call in memory: decoded, a short operation takes many times its bytes.
     pub fn weight(&self) -> usize {
-        self.bytes.max(size_of_val(self.request.operations.as_slice()))
+        self.bytes.max(memory_of(self.request.operations.as_slice()))
+    }
+}
+
+/// Rough bytes of operations in memory, without what their keys and values hold: the message has those as well.
+fn memory_of(operations: &[Operation]) -> usize {
+    size_of_val(operations) + operations.iter().map(behind).sum::<usize>()
+}
+
+/// What an operation keeps in lists of its own.
+fn behind(operation: &Operation) -> usize {
+    match operation {
+        Operation::Mget { keys } => size_of_val(keys.as_slice()),
+        Operation::Txn(txn) => {
+            size_of_val(txn.as_ref()) + size_of_val(txn.compares.as_slice()) + memory_of(&txn.then) + memory_of(&txn.otherwise)
+        }
+        _ => 0,
     }
 }

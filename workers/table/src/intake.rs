@@ -195,6 +195,28 @@ mod tests {
     }
 
     #[test]
+    fn lists_inside_an_operation_count_with_what_they_take_in_memory() {
+        use kvbroker_protocol::{Compare, Condition, Txn};
+        let weight = |operation| {
+            let mut call = call(5_000);
+            call.request.operations = Operations::One(operation);
+            call.weight()
+        };
+        // A short key is two bytes of a message and a list's element in memory.
+        let keys = || vec![vec![b'k']; limits::ARRAY_OPERATIONS_MAX];
+        assert_eq!(weight(Operation::Mget { keys: vec![vec![b'k']] }), 5_000, "the message is what is large");
+        assert!(weight(Operation::Mget { keys: keys() }) >= limits::ARRAY_OPERATIONS_MAX * size_of::<Vec<u8>>());
+        let compare = Compare { key: vec![], condition: Condition::Absent };
+        let txn = Txn {
+            compares: vec![compare; 500],
+            then: vec![Operation::Mget { keys: keys() }],
+            otherwise: vec![Operation::Size; 500],
+        };
+        let inside = 500 * (size_of::<Compare>() + size_of::<Operation>()) + limits::ARRAY_OPERATIONS_MAX * size_of::<Vec<u8>>();
+        assert!(weight(Operation::Txn(Box::new(txn))) >= inside);
+    }
+
+    #[test]
     fn closing_lets_the_worker_finish_what_is_in() {
         let intake = Intake::new();
         let mut out = Vec::new();

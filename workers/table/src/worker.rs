@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kvbroker_core::{Change, ChangeError, Decision, Space, Stamp, State, Turn, decide, split_table_record};
 use kvbroker_log::{BatchBuilder, Cause, GroupRef, Log, LogError, Persisted, RecordRef, SessionRef};
 use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Failure, HelloAnswer, Operation, Operations, Outcome, Outcomes, PROTOCOL_VERSION, Reply,
+    Answer, BrokerId, ErrorCode, Failure, HelloAnswer, Key, Operation, Operations, Outcome, Outcomes, PROTOCOL_VERSION, Reply,
     SessionId, StatValue, Stored, limits, reported_limits,
 };
 
@@ -404,11 +404,7 @@ impl Trace {
     const KEY_BYTES: usize = 80;
 
     fn start(client: ClientId, session: Option<SessionRef>, operation: &Operation) -> Trace {
-        let key = match operation {
-            Operation::Get { key } | Operation::Put { key, .. } | Operation::Del { key, .. } => Some(key),
-            Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
-            Operation::Hello { .. } | Operation::Ping | Operation::Stats | Operation::Size => None,
-        };
+        let key = first_key(operation);
         let key = key.map(|key| String::from_utf8_lossy(&key[..key.len().min(Trace::KEY_BYTES)]).into_owned());
         Trace { started: Instant::now(), client, session, verb: operation.verb(), key }
     }
@@ -428,6 +424,24 @@ impl Trace {
     }
 }
 
+/// The key that a log line names: of several the first, of a scan or query its prefix.
+fn first_key(operation: &Operation) -> Option<&Key> {
+    match operation {
+        Operation::Get { key }
+        | Operation::Exists { key }
+        | Operation::Put { key, .. }
+        | Operation::Del { key, .. }
+        | Operation::Incr { key, .. } => Some(key),
+        Operation::Mget { keys } => keys.first(),
+        Operation::Txn(txn) => match txn.compares.first() {
+            Some(compare) => Some(&compare.key),
+            None => txn.operations().find_map(first_key),
+        },
+        Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
+        Operation::Hello { .. } | Operation::Ping | Operation::Stats | Operation::Size => None,
+    }
+}
+
 fn event_of(change: &Change, revision: u64) -> Option<Event> {
     match change.space {
         Space::Table => {
@@ -442,17 +456,33 @@ fn event_of(change: &Change, revision: u64) -> Option<Event> {
 
 /// Rough bytes that a reply takes in memory until it is sent.
 fn reply_bytes(out: &ReplyOut) -> usize {
-    const ROW_BYTES: usize = 64;
     let envelope: usize = out.envelope.frames.iter().map(|frame| frame.len() + 24).sum();
-    let answers = out.reply.outcomes.as_slice().iter().map(|outcome| match &outcome.result {
-        Ok(Answer::Removed(value) | Answer::Value { value, .. }) => value.as_bytes().len(),
-        Ok(Answer::Rows { rows, .. }) => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + ROW_BYTES).sum(),
-        Ok(Answer::Stats(stats)) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
-        Ok(Answer::Hello(hello)) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
-        Ok(Answer::Done | Answer::Size(_)) => 0,
+    REPLY_OVERHEAD_BYTES + envelope + outcome_bytes(out.reply.outcomes.as_slice())
+}
+
+fn outcome_bytes(outcomes: &[Outcome]) -> usize {
+    let bytes = |outcome: &Outcome| match &outcome.result {
+        Ok(answer) => answer_bytes(answer),
         Err(failure) => failure.message.len(),
-    });
-    REPLY_OVERHEAD_BYTES + envelope + answers.map(|bytes| bytes + OUTCOME_OVERHEAD_BYTES).sum::<usize>()
+    };
+    outcomes.iter().map(|outcome| bytes(outcome) + OUTCOME_OVERHEAD_BYTES).sum()
+}
+
+fn answer_bytes(answer: &Answer) -> usize {
+    const ROW_BYTES: usize = 64;
+    match answer {
+        Answer::Removed(value) | Answer::Value { value, .. } => value.as_bytes().len(),
+        // Also for a key that is not there: its place is as large.
+        Answer::Values(values) => {
+            values.iter().map(|found| found.as_ref().map_or(0, |found| found.value.as_bytes().len()) + ROW_BYTES).sum()
+        }
+        Answer::Rows { rows, .. } => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + ROW_BYTES).sum(),
+        Answer::Keys { keys, .. } => keys.iter().map(|key| key.len() + ROW_BYTES).sum(),
+        Answer::Txn { results, .. } => outcome_bytes(results),
+        Answer::Stats(stats) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
+        Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
+        Answer::Done | Answer::Size(_) | Answer::Exists(_) | Answer::Integer(_) => 0,
+    }
 }
 
 fn stat_bytes(value: &StatValue) -> usize {
@@ -468,4 +498,49 @@ fn event_bytes(event: &Event) -> usize {
         EventKind::Remove => 0,
     };
     event.key.len() + value + 64
+}
+
+#[cfg(test)]
+mod tests {
+    use kvbroker_protocol::{Compare, Condition, Found, Scan, Txn};
+
+    use super::*;
+
+    #[test]
+    fn a_log_line_names_a_key_where_there_is_one() {
+        let key = |name: &str| name.as_bytes().to_vec();
+        let scan = || Scan { prefix: key("p"), ..Scan::default() };
+        let incr = |name| Operation::Incr { key: key(name), by: 1 };
+        let compare = Compare { key: key("c"), condition: Condition::Exists };
+        let txn = |compares, then| Operation::Txn(Box::new(Txn { compares, then, otherwise: vec![incr("e")] }));
+        let named = [
+            (incr("n"), Some("n")),
+            (Operation::Exists { key: key("x") }, Some("x")),
+            (Operation::Mget { keys: vec![key("a"), key("b")] }, Some("a")),
+            (Operation::Scan(scan()), Some("p")),
+            (txn(vec![compare], vec![incr("t")]), Some("c")),
+            (txn(vec![], vec![Operation::Size, incr("t")]), Some("t")),
+            (Operation::Size, None),
+        ];
+        for (operation, name) in named {
+            assert_eq!(first_key(&operation).map(Vec::as_slice), name.map(str::as_bytes), "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn answers_count_with_what_they_hold() {
+        let value = || Stored::integer(1);
+        let found = Found { value: value(), modified: 1, created: 1 };
+        let row = || Outcome { revision: None, result: Ok(Answer::Removed(value())) };
+        let many = 1_000;
+        let least = [
+            (Answer::Values(vec![None; many]), many * size_of::<Option<Found>>()),
+            (Answer::Values(vec![Some(found); many]), many * (size_of::<Option<Found>>() + value().as_bytes().len())),
+            (Answer::Keys { keys: vec![b"key".to_vec(); many], cursor: None }, many * (size_of::<Key>() + 3)),
+            (Answer::Txn { succeeded: true, results: vec![row(); many] }, many * value().as_bytes().len()),
+        ];
+        for (answer, bytes) in least {
+            assert!(answer_bytes(&answer) >= bytes, "{} for {bytes}", answer_bytes(&answer));
+        }
+    }
 }

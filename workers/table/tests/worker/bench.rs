@@ -283,7 +283,7 @@ pub fn key(name: &str) -> Key {
 }
 
 pub fn put(name: &str, value: &str) -> Operation {
-    Operation::Put { key: key(name), value: Stored::text(value).unwrap() }
+    Operation::Put { key: key(name), value: Stored::text(value).unwrap(), condition: None }
 }
 
 pub fn get(name: &str) -> Operation {
@@ -291,7 +291,7 @@ pub fn get(name: &str) -> Operation {
 }
 
 pub fn del(name: &str) -> Operation {
-    Operation::Del { key: key(name), return_old: false }
+    Operation::Del { key: key(name), return_old: false, condition: None }
 }
 
 pub fn is_value(outcome: &Outcome, text: &str) -> bool {

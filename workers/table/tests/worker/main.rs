@@ -15,8 +15,8 @@ use bench::{Bench, WALL_MS, del, get, is_value, key, put};
 use kvbroker_core::{ChangeError, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Header, Operation, Operations, Outcome, Outcomes, Scalar, Scan, SessionId, StatValue, Stored,
-    limits,
+    Answer, BrokerId, Condition, ErrorCode, Header, Operation, Operations, Outcome, Outcomes, Scalar, Scan, SessionId, StatValue,
+    Stored, limits,
 };
 use kvbroker_table::{EventKind, Stopped, replay_into};
 
@@ -194,6 +194,38 @@ fn only_mutations_have_numbers_and_each_its_own() {
         bench.groups(),
         [(1, number(7)), (2, number(9)), (3, number(10)), (4, None), (5, None), (6, None), (7, number(u64::MAX)), (8, None)]
     );
+}
+
+#[test]
+fn a_condition_that_fails_takes_a_number_and_makes_no_revision() {
+    let session = SessionId::new(WALL_MS, 1);
+    let mut bench = Bench::new();
+    let header = Header { session: Some(session), seq: Some(7), ..Header::default() };
+    let incr = |by| Operation::Incr { key: key("n"), by };
+    let put_if_absent = || {
+        let Operation::Put { key, value, .. } = put("a", "1") else { unreachable!("put makes a put") };
+        Operation::Put { key, value, condition: Some(Condition::Absent) }
+    };
+    let del = Operation::Del { key: key("a"), return_old: false, condition: Some(Condition::Revision(9)) };
+    let reads = [Operation::Mget { keys: vec![key("n"), key("none")] }, Operation::Exists { key: key("a") }];
+    let mut operations = vec![incr(5), put_if_absent(), put_if_absent()];
+    operations.extend(reads);
+    operations.extend([del, incr(-7)]);
+    let id = bench.ask(header, Operations::Many(operations));
+    bench.run_to_end().unwrap();
+    let outcomes = bench.outcomes(id);
+    let codes: Vec<_> = outcomes.iter().map(code).collect();
+    assert_eq!(codes, [None, None, Some(ErrorCode::Conflict), None, None, Some(ErrorCode::Conflict), None]);
+    assert!(matches!(&outcomes[3].result, Ok(Answer::Values(values)) if values[0].is_some() && values[1].is_none()));
+    assert_eq!(outcomes[4].result, Ok(Answer::Exists(true)));
+    assert_eq!((outcomes[6].revision, &outcomes[6].result), (Some(3), &Ok(Answer::Integer(-2))));
+    let number = |at| Some((session, at));
+    assert_eq!(bench.groups(), [(1, number(7)), (2, number(8)), (3, number(11))]);
+    let seen = bench.shared.seen();
+    assert!(seen.replies.iter().all(|out| out.reply.retry_safe == Some(false)));
+    let told: Vec<_> = seen.events.iter().flat_map(|(events, _)| events).map(|event| event.kind.clone()).collect();
+    let values = [Stored::integer(5), Stored::text("1").unwrap(), Stored::integer(-2)];
+    assert_eq!(told, values.map(EventKind::Put), "watchers see the sum");
 }
 
 #[test]
@@ -379,14 +411,15 @@ fn many_reads_of_large_values_do_not_gather_in_one_batch() {
     // A batch of 8,192 gets of 8 MiB was answered whole before anything of it left: 64 GiB.
     let mut bench = Bench::with_room(40 << 20, limits::PUBLISH_BYTES_MAX);
     let value = Stored::text(&"v".repeat(4 << 20)).unwrap();
-    bench.one(Operation::Put { key: key("large"), value });
+    bench.one(Operation::Put { key: key("large"), value, condition: None });
     repeat(40, || bench.one(get("large")));
+    repeat(20, || bench.one(Operation::Mget { keys: vec![key("large"); 3] }));
     repeat(200, || bench.ask(Header::default(), Operations::Many(vec![Operation::Stats; 500])));
     bench.intake.close();
     let worker = bench.start();
-    let (mut answered, mut largest_reads, mut largest_stats) = (0, 0, 0);
+    let (mut answered, mut largest_reads, mut largest_mgets, mut largest_stats) = (0, 0, 0, 0);
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while answered < 241 {
+    while answered < 261 {
         assert!(std::time::Instant::now() < deadline);
         let Some(batch) = bench.replies.pop() else {
             std::thread::yield_now();
@@ -395,10 +428,12 @@ fn many_reads_of_large_values_do_not_gather_in_one_batch() {
         answered += batch.len();
         let outcomes = || batch.iter().flat_map(|out| out.reply.outcomes.as_slice());
         largest_reads = largest_reads.max(outcomes().filter(|one| matches!(one.result, Ok(Answer::Value { .. }))).count());
+        largest_mgets = largest_mgets.max(outcomes().filter(|one| matches!(one.result, Ok(Answer::Values(_)))).count());
         largest_stats = largest_stats.max(outcomes().filter(|one| matches!(one.result, Ok(Answer::Stats(_)))).count());
     }
     worker.join().unwrap().unwrap();
     assert!(largest_reads <= limits::BATCH_BYTES_MAX / (4 << 20) + 1, "{largest_reads} values of 4 MiB at once");
+    assert!(largest_mgets <= limits::BATCH_BYTES_MAX / (12 << 20) + 1, "{largest_mgets} times three of them at once");
     assert!(largest_stats <= 200 * 500 / 2, "{largest_stats} answers to stats at once");
 }
 

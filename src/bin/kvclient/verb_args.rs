@@ -1,0 +1,262 @@
+//! The verbs on the command line: names, arguments and help. What they do is in `verbs`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use kvbroker_protocol::Pattern;
+
+/// What is asked of the table.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Store a value under a key, replacing what was there
+    #[command(
+        visible_alias = "insert",
+        after_help = "The value is text as it is written (bytes where it isn't UTF-8); so is V of --if-value, and with --json both
+are JSON. A condition that does not hold stores nothing and ends with exit code 3. Nothing is printed.
+
+Examples:
+  kvclient NETID-a5 put greeting hello
+  kvclient NETID-a5 put zebra '{\"weight\":100}' --json      parsed: a document; prints {\"status\":\"ok\",\"rev\":…}
+  kvclient NETID-a5 put photo --file photo.jpg             the bytes of a file
+  date | kvclient NETID-a5 put now -                       what comes from the pipe, line feed included
+  kvclient NETID-a5 put leader ann --if-absent             of several who try, one wins
+  kvclient NETID-a5 put leader bob --if-rev 7              only over the change that `get --json` showed as modified
+  kvclient NETID-a5 put light green --if-value red         only in place of this value
+  kvclient NETID-a5 put -- -odd -value                     words that look like options"
+    )]
+    Put {
+        /// The key
+        key: OsString,
+        /// The value; `-`: from stdin
+        #[arg(required_unless_present = "file", conflicts_with = "file", allow_negative_numbers = true)]
+        value: Option<OsString>,
+        /// Store the bytes of this file
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        only: PutConditions,
+    },
+    /// Print a key's value; exit code 1 if there is no such key
+    #[command(
+        visible_alias = "lookup",
+        after_help = "A text is printed as it is with a line feed, bytes as they are without one, everything else as JSON.
+
+Examples:
+  kvclient NETID-a5 get greeting
+  kvclient NETID-a5 get photo > photo.jpg
+  kvclient NETID-a5 get zebra --json                       {\"status\":\"ok\",\"rev\":…,\"value\":{…},\"modified\":…,\"created\":…}
+  kvclient NETID-a5 get lock || echo nobody has it"
+    )]
+    Get {
+        /// The key
+        key: OsString,
+    },
+    /// Print the values of several keys, all of one revision
+    #[command(
+        after_help = "One line a key that is there, in the order asked: the key, a tab, the value as JSON. The others are named on
+stderr, and the exit code is 1 if there is one.
+
+Examples:
+  kvclient NETID-a5 mget lion zebra
+  kvclient NETID-a5 mget lion zebra --json                 {\"status\":\"ok\",\"rev\":…,\"values\":[[VALUE,MODIFIED,CREATED],null]}"
+    )]
+    Mget {
+        /// The keys
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<OsString>,
+    },
+    /// Tell by the exit code whether a key is there: 0 or 1
+    #[command(after_help = "Nothing is printed but with --json.
+
+Examples:
+  kvclient NETID-a5 exists lock || echo nobody has it
+  kvclient NETID-a5 exists lock --json                     {\"status\":\"ok\",\"rev\":…,\"exists\":true}")]
+    Exists {
+        /// The key
+        key: OsString,
+    },
+    /// Add to an integer and print what is there then; a key that is not there counts as 0
+    #[command(
+        after_help = "Only integers can be added to: `put n 5` stores the text \"5\", `put n 5 --json` the number. What would leave the
+integers from -2^63 to 2^64-1 is refused and changes nothing.
+
+Examples:
+  kvclient NETID-a5 incr visits
+  kvclient NETID-a5 incr stock -3
+  ticket=$(kvclient NETID-a5 incr tickets)                 a number that nobody else gets"
+    )]
+    Incr {
+        /// The key
+        key: OsString,
+        /// What to add
+        #[arg(default_value_t = 1, allow_negative_numbers = true)]
+        by: i64,
+    },
+    /// Remove a key; exit code 1 if there is no such key
+    #[command(
+        visible_alias = "remove",
+        after_help = "V of --if-value is text as it is written, JSON with --json. A condition that does not hold removes nothing and
+ends with exit code 3.
+
+Examples:
+  kvclient NETID-a5 del greeting
+  kvclient NETID-a5 del greeting --return                  print the value that it had
+  kvclient NETID-a5 del lock --if-value ann                only ann's own lock
+  kvclient NETID-a5 del lock --if-rev 7                    only as it was last changed at revision 7"
+    )]
+    Del {
+        /// The key
+        key: OsString,
+        /// Print the value that it had, as `get` does
+        #[arg(long = "return")]
+        return_old: bool,
+        #[command(flatten)]
+        only: DelConditions,
+    },
+    /// Print the number of keys
+    #[command(after_help = "Example:
+  kvclient NETID-a5 size")]
+    Size,
+    /// List keys and values in key order
+    #[command(after_help = "One line a key: the key, a tab, the value as JSON. All pages are fetched; each page is of one
+revision, all together are not a snapshot.
+
+Examples:
+  kvclient NETID-a5 scan                                   everything
+  kvclient NETID-a5 scan user/                             keys that start with user/
+  kvclient NETID-a5 scan --regex '[0-9]{3}$' --limit 10    the first ten keys that end in three digits
+  kvclient NETID-a5 scan --from 2026-05 --to 2026-06       from this key on, up to before that one
+  kvclient NETID-a5 scan log/ --reverse --limit 1          the last key that starts with log/
+  kvclient NETID-a5 scan --keys-only                       only the keys, one a line
+  kvclient NETID-a5 scan --json                            a JSON object a line: {\"key\":…,\"value\":…,\"modified\":…}")]
+    Scan {
+        /// Only keys that start with this
+        #[arg(default_value = "")]
+        prefix: OsString,
+        #[command(flatten)]
+        pages: PageArgs,
+    },
+    /// List the documents in which a field equals a value
+    #[command(after_help = "SUBVALUE is JSON where it parses as a JSON atom (100, true, null, \"text\"), otherwise text. Numbers
+compare by value (100 equals 100.0) and never equal texts. Output as for `scan`.
+
+Examples:
+  kvclient NETID-a5 query weight 100
+  kvclient NETID-a5 query name zebra
+  kvclient NETID-a5 query zip '\"00100\"'                    the text, not the number
+  kvclient NETID-a5 query weight 100 --prefix zoo/
+  kvclient NETID-a5 query weight 100 --keys-only           only their keys")]
+    Query {
+        /// The name of the field
+        subkey: String,
+        /// What it must equal
+        #[arg(allow_negative_numbers = true)]
+        subvalue: String,
+        /// Only keys that start with this
+        #[arg(long, value_name = "PREFIX", default_value = "")]
+        prefix: OsString,
+        #[command(flatten)]
+        pages: PageArgs,
+    },
+    /// Run operations from stdin, many in one message
+    #[command(after_help = "Reads one JSON operation a line, or one JSON array of operations, and prints one JSON result a line,
+in order. Operations are as in docs/protocol.md. The exit code is that of the first failure.
+
+Examples:
+  printf '%s\\n' '{\"op\":\"put\",\"key\":\"a\",\"value\":1}' '{\"op\":\"get\",\"key\":\"a\"}' | kvclient NETID-a5 batch
+  kvclient NETID-a5 batch < operations.jsonl > results.jsonl")]
+    Batch,
+    /// Print who the broker is
+    #[command(after_help = "Example:
+  kvclient NETID-a5 hello")]
+    Hello,
+    /// Ask for a sign of life and print the table's revision and the time it took
+    #[command(after_help = "Example:
+  kvclient NETID-a5 ping --timeout 1s && echo it is there")]
+    Ping,
+    /// Print the broker's counters and settings
+    #[command(after_help = "Examples:
+  kvclient NETID-a5 stats
+  kvclient NETID-a5 stats --json")]
+    Stats,
+    /// Print changes as they happen; best effort in this version
+    #[command(
+        after_help = "One line a change, tabs between: put, the revision, the key, the value as JSON; or remove, the revision,
+the key. Changes may be missed while the connection is lost (said on stderr) or when output is read too slowly
+(not said).
+
+Examples:
+  kvclient NETID-a5 watch user/
+  kvclient NETID-a5 watch '' --limit 1                     wait for the next change of anything
+  kvclient NETID-a5 watch '' --json                        a JSON object a line"
+    )]
+    Watch {
+        /// Only keys that start with this; '' for all
+        prefix: OsString,
+        /// End after this many changes
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+    /// Print how the broker is found: each candidate and what became of it
+    #[command(after_help = "Examples:
+  kvclient NETID-a5 explain
+  kvclient NETID-a5 get greeting --explain                 the same on stderr, beside another verb")]
+    Explain,
+}
+
+/// What must hold for a put to be done: nothing, or one of these.
+#[derive(Clone, Debug, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct PutConditions {
+    /// Only if there is no such key
+    #[arg(long)]
+    pub(crate) if_absent: bool,
+    /// Only if the key is there
+    #[arg(long)]
+    pub(crate) if_exists: bool,
+    /// Only if the key was last changed at revision N; 0: it is not there
+    #[arg(long, value_name = "N")]
+    pub(crate) if_rev: Option<u64>,
+    /// Only if this is the key's value
+    #[arg(long, value_name = "V", allow_negative_numbers = true)]
+    pub(crate) if_value: Option<OsString>,
+}
+
+/// What must hold for a del to be done: nothing, or one of these.
+#[derive(Clone, Debug, Default, Args)]
+#[group(multiple = false)]
+pub(crate) struct DelConditions {
+    /// Only if the key was last changed at revision N
+    #[arg(long, value_name = "N")]
+    pub(crate) if_rev: Option<u64>,
+    /// Only if this is the key's value
+    #[arg(long, value_name = "V", allow_negative_numbers = true)]
+    pub(crate) if_value: Option<OsString>,
+}
+
+/// Which keys, and how they are fetched.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PageArgs {
+    /// Only this key and those behind it
+    #[arg(long, value_name = "KEY")]
+    pub(crate) from: Option<OsString>,
+    /// Only keys before this one
+    #[arg(long, value_name = "KEY")]
+    pub(crate) to: Option<OsString>,
+    /// From the last key to the first
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Only the keys, without their values
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    /// Only keys in which this is found (syntax of Rust's regex crate, not anchored)
+    #[arg(long, value_name = "REGEX", value_parser = |text: &str| Pattern::new(text).map_err(|failure| failure.message))]
+    pub(crate) regex: Option<Pattern>,
+    /// Most rows altogether
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Most rows of one page
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) page_size: Option<u64>,
+}

@@ -1,0 +1,219 @@
+//! Pages of a scan or query, and what lies behind them: all rows, or all keys, fetched while they are read.
+//!
+//! - Each page is true at one revision; several pages together are not a snapshot.
+//! - A page may be empty and not the last: the broker examines only so many keys in one turn.
+//! - Rows or keys alone is decided by the type asked for, so `Scan::keys_only` need not be set.
+
+use std::collections::VecDeque;
+
+use kvbroker_protocol::{Answer, Key, Operation, Row, Scalar, Scan};
+
+use super::driver::Client;
+use super::error::ClientError;
+use super::table::unexpected;
+
+/// One page of a scan or query: all of it at one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T = Row> {
+    /// The rows in the order asked for; keys alone in a page of keys.
+    pub rows: Vec<T>,
+    /// Where the next page begins; None at the end.
+    pub cursor: Option<Key>,
+    /// The revision of the table at which it was read.
+    pub revision: u64,
+}
+
+/// What a page is made of: [`Row`] or [`Key`].
+pub trait Item: sealed::Sealed + Sized {}
+
+impl Item for Row {}
+impl Item for Key {}
+
+mod sealed {
+    use super::{Answer, Key, Row};
+
+    /// Nobody else has pages, so nobody else may implement this.
+    pub trait Sealed: Sized {
+        const KEYS_ONLY: bool;
+        /// The items and the cursor, if the answer has them.
+        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)>;
+    }
+
+    impl Sealed for Row {
+        const KEYS_ONLY: bool = false;
+
+        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)> {
+            match answer {
+                Answer::Rows { rows, cursor } => Some((rows, cursor)),
+                _ => None,
+            }
+        }
+    }
+
+    impl Sealed for Key {
+        const KEYS_ONLY: bool = true;
+
+        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)> {
+            match answer {
+                Answer::Keys { keys, cursor } => Some((keys, cursor)),
+                _ => None,
+            }
+        }
+    }
+}
+
+/// The field's name and the value that a query asks for.
+type Wanted = (String, Scalar);
+
+impl Client {
+    /// One page of keys and values in key order; from the last to the first with `scan.reverse`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn scan_page(&self, scan: Scan) -> Result<Page, ClientError> {
+        self.page(None, scan)
+    }
+
+    /// One page of keys without their values.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn scan_keys_page(&self, scan: Scan) -> Result<Page<Key>, ClientError> {
+        self.page(None, scan)
+    }
+
+    /// All rows of a scan, fetched page by page while they are read. Each page is of one
+    /// revision; all pages together are not. `scan.limit` is the size of a page here, and
+    /// `scan.keys_only` is not looked at: [`Client::scan_keys`] leaves the values out.
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker_protocol::Scan;
+    ///
+    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// // Measurements of May, the newest first: `from` belongs to the range, `to` does not.
+    /// let may = Scan { from: Some(b"2026-05".into()), to: Some(b"2026-06".into()), reverse: true, ..Scan::default() };
+    /// for row in lab.scan(may).take(10) {
+    ///     println!("{}", String::from_utf8_lossy(&row?.key));
+    /// }
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    pub fn scan(&self, scan: Scan) -> Pages<'_> {
+        Pages::new(self, None, scan)
+    }
+
+    /// All keys of a scan without their values; as [`Client::scan`].
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker_protocol::Scan;
+    ///
+    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let users: Result<Vec<_>, _> = lab.scan_keys(Scan { prefix: b"user/".into(), ..Scan::default() }).collect();
+    /// println!("{} users", users?.len());
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    pub fn scan_keys(&self, scan: Scan) -> Pages<'_, Key> {
+        Pages::new(self, None, scan)
+    }
+
+    /// One page of the dictionaries whose field `subkey` equals `subvalue`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn query_page(&self, subkey: &str, subvalue: Scalar, scan: Scan) -> Result<Page, ClientError> {
+        self.page(Some((subkey.to_owned(), subvalue)), scan)
+    }
+
+    /// One page of the keys of these dictionaries, without their values.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn query_keys_page(&self, subkey: &str, subvalue: Scalar, scan: Scan) -> Result<Page<Key>, ClientError> {
+        self.page(Some((subkey.to_owned(), subvalue)), scan)
+    }
+
+    /// All dictionaries whose field `subkey` equals `subvalue`; as [`Client::scan`].
+    pub fn query(&self, subkey: &str, subvalue: Scalar, scan: Scan) -> Pages<'_> {
+        Pages::new(self, Some((subkey.to_owned(), subvalue)), scan)
+    }
+
+    /// The keys of all dictionaries whose field `subkey` equals `subvalue`; as [`Client::scan_keys`].
+    ///
+    /// ```no_run
+    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker_protocol::{Scalar, Scan};
+    ///
+    /// let zoo = Client::connect("zoo", ConnectOptions::new())?;
+    /// for key in zoo.query_keys("weight", Scalar::Int(100), Scan::default()) {
+    ///     println!("{} weighs 100", String::from_utf8_lossy(&key?));
+    /// }
+    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// ```
+    pub fn query_keys(&self, subkey: &str, subvalue: Scalar, scan: Scan) -> Pages<'_, Key> {
+        Pages::new(self, Some((subkey.to_owned(), subvalue)), scan)
+    }
+
+    fn page<T: Item>(&self, wanted: Option<Wanted>, mut scan: Scan) -> Result<Page<T>, ClientError> {
+        scan.keys_only = T::KEYS_ONLY;
+        let operation = match wanted {
+            None => Operation::Scan(scan),
+            Some((subkey, subvalue)) => Operation::Query { subkey, subvalue, scan },
+        };
+        let (answer, revision) = self.one(operation)?;
+        let (rows, cursor) = T::from_answer(answer).ok_or_else(unexpected)?;
+        Ok(Page { rows, cursor, revision })
+    }
+}
+
+/// The rows (or keys) of a scan or query over all its pages.
+#[derive(Debug)]
+pub struct Pages<'a, T = Row> {
+    client: &'a Client,
+    wanted: Option<Wanted>,
+    scan: Scan,
+    rows: VecDeque<T>,
+    more: bool,
+}
+
+impl<'a, T: Item> Pages<'a, T> {
+    fn new(client: &'a Client, wanted: Option<Wanted>, scan: Scan) -> Self {
+        Pages { client, wanted, scan, rows: VecDeque::new(), more: true }
+    }
+
+    /// The next page; None after the last one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn next_page(&mut self) -> Option<Result<Page<T>, ClientError>> {
+        if !self.more {
+            return None;
+        }
+        let page = self.client.page(self.wanted.clone(), self.scan.clone());
+        self.more = match &page {
+            // A cursor that doesn't move would go on for ever.
+            Ok(page) => page.cursor.is_some() && page.cursor != self.scan.cursor,
+            Err(_) => false,
+        };
+        if let Ok(page) = &page {
+            self.scan.cursor.clone_from(&page.cursor);
+        }
+        Some(page)
+    }
+}
+
+impl<T: Item> Iterator for Pages<'_, T> {
+    type Item = Result<T, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(row) = self.rows.pop_front() {
+                return Some(Ok(row));
+            }
+            match self.next_page()? {
+                Ok(page) => self.rows = page.rows.into(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
