@@ -29,8 +29,10 @@ const DEALER_HWM: i32 = 8_192;
 /// fills, and then the broker drops, which the chain of revisions shows.
 const SUBSCRIBER_HWM: i32 = 10_000;
 
-/// One frame that a client accepts: the largest reply, with room to spare.
-const CLIENT_FRAME_BYTES: i64 = 32 << 20;
+/// One frame that a client accepts: the largest reply. What an array may read is counted as it is stored, and JSON grows to at most three
+/// times its length when it is converted to MessagePack (`-0,` becomes nine bytes).
+const CLIENT_FRAME_BYTES: i64 = 64 << 20;
+const _: () = assert!(CLIENT_FRAME_BYTES as usize > kvbroker_protocol::limits::ARRAY_REPLY_BYTES_MAX * 3);
 
 /// How a client's socket is protected.
 #[derive(Clone, Copy, Debug)]
