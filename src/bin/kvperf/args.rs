@@ -111,8 +111,8 @@ pub(crate) struct Words {
     /// How many operations each client does in each stage
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     ops: Option<u64>,
-    /// Only these stages; keys that they need are inserted before, without being measured
-    #[arg(long, value_name = "STAGE,…", value_delimiter = ',', value_enum)]
+    /// Only these stages of insert,lookup,scan,query,remove; keys that they need are inserted before, without being measured
+    #[arg(long, value_name = "STAGE,…", value_delimiter = ',', value_enum, hide_possible_values = true)]
     stages: Vec<Stage>,
     /// Operations of one request; fewer for scans and queries, which are bounded in a request
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=ARRAY_OPERATIONS_MAX as u64))]
