@@ -50,7 +50,7 @@ or no answer, 6 refused, 7 busy or over a limit, 8 several brokers, 130 interrup
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Finding the broker")]
 pub(crate) struct Finding {
-    /// Catalogs to ask, as host[:port],… or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
+    /// Catalogs to ask, as host or host:port with commas between, or `none` (without it: $CATALOG_HOST, else catalog.cse.nd.edu:9097)
     #[arg(long, value_name = "LIST", env = "KVBROKER_CATALOG", hide_env = true)]
     catalog: Option<String>,
     /// Only a broker of this owner
