@@ -5,6 +5,9 @@
 //! - Options may stand before, between and behind these words.
 //! - What is wrong with the command line is said before anything is contacted; exit code 2.
 
+// The comments on fields are what `--help` prints: brackets there mean optional parts, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
