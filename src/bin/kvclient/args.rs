@@ -46,7 +46,7 @@ is printed), 5 no broker found or no answer, 6 refused, 7 busy or over a limit, 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options for every verb")]
 pub(crate) struct Global {
-    /// Catalogs to ask, as host[:port],… or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
+    /// Catalogs to ask, as `host[:port],…` or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
     #[arg(long, global = true, value_name = "LIST", env = "KVBROKER_CATALOG", hide_env = true)]
     catalog: Option<String>,
     /// Only a broker of this owner
