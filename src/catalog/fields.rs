@@ -42,7 +42,7 @@ impl<'a> Fields<'a> {
     /// Reads one JSON object.
     ///
     /// # Errors
-    /// When `text` is not exactly one JSON object or has more than [`FIELDS_MAX`] fields.
+    /// When `text` is not exactly one JSON object or has more than `FIELDS_MAX` fields.
     pub fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }

@@ -12,7 +12,7 @@
 //!   characters of a record, time spent on each catalog.
 //!
 //! The rooms: [`record`] is one record, [`listing`] is a catalog's array of them,
-//! [`hosts`] says which catalogs there are, [`query`] asks them over HTTP.
+//! [`hosts`] says which catalogs there are, [`query()`] asks them over HTTP.
 
 mod fields;
 pub mod hosts;

@@ -22,15 +22,15 @@ use super::progress::Progress;
 use crate::keys::{KeyPair, PublicKey};
 use crate::project::ProjectName;
 use crate::transport::{
-    ClientSocket, Context, Message, MonitorEventKind, POLLIN, POLLOUT, ReceiveLimits, Reception, Security, SendOutcome,
-    TransportError, poll,
+    CLIENT_FRAME_BYTES, ClientSocket, Context, Message, MonitorEventKind, POLLIN, POLLOUT, ReceiveLimits, Reception, Security,
+    SendOutcome, TransportError, poll,
 };
 
 /// The id of a Hello; calls count from 1.
 const HELLO_ID: u64 = 0;
 
 /// A reply is one frame of at most the largest page or value, with room to spare.
-const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: FRAMES_MAX, max_bytes: 32 << 20 };
+const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: FRAMES_MAX, max_bytes: CLIENT_FRAME_BYTES };
 
 /// A way to a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]

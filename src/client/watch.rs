@@ -18,10 +18,10 @@ use kvbroker_protocol::{FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, Key,
 use super::connection::Route;
 use super::driver::Client;
 use super::error::ClientError;
-use crate::transport::{ClientSocket, Message, POLLIN, ReceiveLimits, Reception, poll};
+use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, POLLIN, ReceiveLimits, Reception, poll};
 
 /// Topic and body; a body holds at most the largest value.
-const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 2, max_bytes: 32 << 20 };
+const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 2, max_bytes: CLIENT_FRAME_BYTES };
 
 /// Silence after which a connection is given up.
 const SILENCE: Duration = Duration::from_millis(FEED_SILENCE_MS);

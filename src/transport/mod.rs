@@ -34,7 +34,7 @@ pub use curve::curve_public;
 pub use ends::{ClientSocket, ServerSocket};
 pub use error::{Errno, TransportError};
 pub use monitor::{MonitorEvent, MonitorEventKind};
-pub use options::{Security, ServerOptions};
+pub use options::{CLIENT_FRAME_BYTES, Security, ServerOptions};
 pub use socket::{AsFrame, ReceiveLimits, Reception, SendOutcome, Socket, poll, user_id};
 pub use zmq::{Message, POLLERR, POLLIN, POLLOUT, PollItem};
 

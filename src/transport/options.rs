@@ -29,8 +29,10 @@ const DEALER_HWM: i32 = 8_192;
 /// fills, and then the broker drops, which the chain of revisions shows.
 const SUBSCRIBER_HWM: i32 = 10_000;
 
-/// One frame that a client accepts: the largest reply, with room to spare.
-const CLIENT_FRAME_BYTES: i64 = 32 << 20;
+/// One frame that a client accepts: the largest reply. What an array may read is counted as it is stored, and JSON grows to at most three
+/// times its length when it is converted to MessagePack (`-0,` becomes nine bytes).
+pub const CLIENT_FRAME_BYTES: usize = 64 << 20;
+const _: () = assert!(CLIENT_FRAME_BYTES > kvbroker_protocol::limits::ARRAY_REPLY_BYTES_MAX * 3);
 
 /// How a client's socket is protected.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +104,7 @@ pub(super) fn client(socket: &zmq::Socket, security: Security<'_>) -> Result<(),
         // A lost connection stays lost: see the module's invariants.
         set_reconnect_ivl(-1),
         set_connect_timeout(CONNECT_MS),
-        set_maxmsgsize(CLIENT_FRAME_BYTES),
+        set_maxmsgsize(CLIENT_FRAME_BYTES as i64),
     );
     both(socket)?;
     if let Security::Curve { own, broker } = security {

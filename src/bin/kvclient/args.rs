@@ -5,6 +5,9 @@
 //! - Options may stand before, between and behind these words.
 //! - What is wrong with the command line is said before anything is contacted; exit code 2.
 
+// The comments on fields are what `--help` prints: brackets there mean optional parts, not links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
@@ -46,7 +49,7 @@ is printed), 5 no broker found or no answer, 6 refused, 7 busy or over a limit, 
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options for every verb")]
 pub(crate) struct Global {
-    /// Catalogs to ask, as host[:port],… or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
+    /// Catalogs to ask, as `host[:port],…` or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
     #[arg(long, global = true, value_name = "LIST", env = "KVBROKER_CATALOG", hide_env = true)]
     catalog: Option<String>,
     /// Only a broker of this owner

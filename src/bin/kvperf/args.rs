@@ -50,7 +50,7 @@ or no answer, 6 refused, 7 busy or over a limit, 8 several brokers, 130 interrup
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Finding the broker")]
 pub(crate) struct Finding {
-    /// Catalogs to ask, as host[:port],… or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
+    /// Catalogs to ask, as host or host:port with commas between, or `none` (without it: $CATALOG_HOST, else catalog.cse.nd.edu:9097)
     #[arg(long, value_name = "LIST", env = "KVBROKER_CATALOG", hide_env = true)]
     catalog: Option<String>,
     /// Only a broker of this owner
@@ -111,8 +111,8 @@ pub(crate) struct Words {
     /// How many operations each client does in each stage
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     ops: Option<u64>,
-    /// Only these stages; keys that they need are inserted before, without being measured
-    #[arg(long, value_name = "STAGE,…", value_delimiter = ',', value_enum)]
+    /// Only these stages of insert,lookup,scan,query,remove; keys that they need are inserted before, without being measured
+    #[arg(long, value_name = "STAGE,…", value_delimiter = ',', value_enum, hide_possible_values = true)]
     stages: Vec<Stage>,
     /// Operations of one request; fewer for scans and queries, which are bounded in a request
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=ARRAY_OPERATIONS_MAX as u64))]

@@ -173,9 +173,8 @@ impl Member {
         let mut command = Command::new(MYSELF);
         command.arg0("kvperf").arg("--as-client").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        let (Some(mut orders), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
-            unreachable!("both were asked for as pipes")
-        };
+        let mut orders = child.stdin.take().expect("stdin was asked for as a pipe");
+        let said = child.stdout.take().expect("stdout was asked for as a pipe");
         let reader = std::thread::Builder::new().name(format!("client-{client}")).spawn(move || read(client, said, &to));
         // Where it has ended already, its note or its silence says so.
         let _ = tell(&mut orders, task);

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::say;
 use crate::trouble::{INTERRUPTED, Trouble};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
@@ -18,11 +19,11 @@ pub(crate) fn install() -> Result<(), Trouble> {
         let left = LEFT.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match left {
             Some(_) if !ASKED.swap(true, Ordering::SeqCst) => {
-                eprintln!("\nkvperf: interrupted; removing this run's keys (once more: ends at once)");
+                say("\nkvperf: interrupted; removing this run's keys (once more: ends at once)\n");
             }
             left => {
                 if let Some(left) = left {
-                    eprintln!("\nkvperf: {left}");
+                    say(&format!("\nkvperf: {left}\n"));
                 }
                 std::process::exit(i32::from(INTERRUPTED));
             }

@@ -65,7 +65,11 @@ fn main() -> ExitCode {
 
 fn end(code: u8, sentence: &str, hint: Option<&str>) -> ExitCode {
     let hint = hint.map_or(String::new(), |hint| format!("  hint: {hint}\n"));
-    // That nobody reads it is no error.
-    let _ = io::stderr().write_all(format!("kvperf: {sentence}\n{hint}").as_bytes());
+    say(&format!("kvperf: {sentence}\n{hint}"));
     code.into()
+}
+
+/// Writes to stderr. That nobody reads it, as after a terminal was closed, is no error.
+fn say(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }

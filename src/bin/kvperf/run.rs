@@ -20,6 +20,7 @@ use crate::measure::Summary;
 use crate::orders::Task;
 use crate::progress::Progress;
 use crate::report::{self, Run};
+use crate::say;
 use crate::trouble::Trouble;
 
 /// Why a run ends early.
@@ -43,7 +44,7 @@ pub(crate) fn run(config: &Config) -> Result<(), RunError> {
     let options = config.finding.options().map_err(|error| Trouble::new(Exit::Usage, error))?;
     let options = options.notices(move |doing| {
         if !quiet {
-            eprintln!("kvperf: {doing}");
+            say(&format!("kvperf: {doing}\n"));
         }
     });
     let client = Client::connect(&config.target, options).map_err(Trouble::from)?;
@@ -69,7 +70,7 @@ fn measure(config: &Config, client: &Client, facts: &Facts) -> Result<(), RunErr
         Format::Json => {}
     }
     if config.format != Format::Text && !config.quiet {
-        eprint!("{head}");
+        say(&head);
     }
     let mut all = Vec::new();
     for clients in &config.clients {
@@ -113,7 +114,7 @@ fn measure_and_clean(
             interrupt::set_left(None);
             let interrupted = interrupt::is_asked();
             if interrupted && !config.quiet {
-                eprintln!("kvperf: {removed} keys removed");
+                say(&format!("kvperf: {removed} keys removed\n"));
             }
             if interrupted { Err(Trouble::interrupted()) } else { measured }
         }

@@ -3,7 +3,7 @@
 //!
 //! - `httparse` reads the request's head; what it refuses is answered 400. Nothing
 //!   after the head is read.
-//! - Heads are bounded in bytes and fields ([`HEAD_BYTES_MAX`], [`HEADERS_MAX`]).
+//! - Heads are bounded in bytes and fields ([`HEAD_BYTES_MAX`], `HEADERS_MAX`).
 //! - CCTools' client asks with the whole URL in the request line, browsers with the
 //!   path; both are understood.
 //! - Every reply has a Content-Length and closes the connection, so that clients of
