@@ -16,7 +16,7 @@ pub enum Exit {
     NotFound = 1,
     /// The command line or the request is invalid.
     Usage = 2,
-    /// A conditional write found another revision than it named.
+    /// A conditional write found something else than it named; nothing was changed.
     Conflict = 3,
     /// The request may or may not have been done; its id was printed and can be asked about.
     UnknownOutcome = 4,
@@ -69,7 +69,7 @@ impl Exit {
             Exit::Ok => "ok",
             Exit::NotFound => "not found, or the condition was not met",
             Exit::Usage => "wrong usage or an invalid request",
-            Exit::Conflict => "conflict: the record has another revision",
+            Exit::Conflict => "conflict: a condition of the write does not hold",
             Exit::UnknownOutcome => "unknown outcome: may have been done (the id is printed)",
             Exit::Unreachable => "no such broker found, or it doesn't answer",
             Exit::Refused => "refused: this key may not do that",
