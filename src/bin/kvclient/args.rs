@@ -155,7 +155,7 @@ pub(crate) enum Invocation {
         /// The project or address, checked.
         target: String,
         /// What.
-        verb: Verb,
+        verb: Box<Verb>,
         /// How.
         global: Global,
     },
@@ -278,7 +278,7 @@ fn with_project(target: String, words: Vec<OsString>) -> Result<Invocation, Misu
         check_target(&target)?;
     }
     match read::<WithProject>(command(), words) {
-        Ok(WithProject { global, verb }) => Ok(Invocation::Use { target, verb, global }),
+        Ok(WithProject { global, verb }) => Ok(Invocation::Use { target, verb: Box::new(verb), global }),
         Err(error) if error.kind() == ErrorKind::InvalidSubcommand && is_verb(&target) => {
             Err(Misuse::new(format!("the project's name comes before the verb: kvclient PROJECT {target} …"), TRY_HELP))
         }

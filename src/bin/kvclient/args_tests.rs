@@ -11,7 +11,7 @@ fn read_words(line: &str) -> Result<Invocation, Misuse> {
 
 fn used(line: &str) -> (String, Verb, Global) {
     match read_words(line) {
-        Ok(Invocation::Use { target, verb, global }) => (target, verb, global),
+        Ok(Invocation::Use { target, verb, global }) => (target, *verb, global),
         other => panic!("{line}: {other:?}"),
     }
 }

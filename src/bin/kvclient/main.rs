@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         }
         Invocation::Use { target, verb, global } => {
             prepare(&global);
-            ended(verbs::run(&target, verb, &global), &global)
+            ended(verbs::run(&target, *verb, &global), &global)
         }
     }
 }
