@@ -34,6 +34,7 @@ mod pages;
 mod progress;
 pub mod session;
 mod table;
+mod txn;
 mod typed;
 pub mod watch;
 
@@ -46,6 +47,7 @@ pub use progress::Notices;
 pub(crate) use progress::Progress;
 pub use session::RequestId;
 pub use table::Entry;
+pub use txn::TxnDone;
 pub use watch::{Watch, WatchEvent};
 
 #[cfg(test)]

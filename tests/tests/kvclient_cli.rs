@@ -40,6 +40,29 @@ fn every_verb_by_both_names() {
 }
 
 #[test]
+fn transactions_are_done_whole_or_not_at_all() {
+    let (_broker, cli) = started();
+    let put =
+        cli.ok(&["test", "txn", r#"{"then":[{"op":"put","key":"stock","value":1},{"op":"put","key":"sold","value":0}]}"#]).json();
+    assert_eq!((&put["rev"], &put["succeeded"]), (&json!(1), &json!(true)));
+    let sell = r#"{"if":[{"key":"stock","if_value":1}],"then":[{"op":"incr","key":"stock","by":-1},{"op":"incr","key":"sold"}],"else":[{"op":"get","key":"sold"}]}"#;
+    let sold = cli.ok(&["test", "txn", sell]).json();
+    assert_eq!(sold["results"], json!([{"status": "ok", "value": 0}, {"status": "ok", "value": 1}]));
+    // Sold out: the other list is done, which is a success that says so.
+    let late = cli.run_with(&["test", "txn", "-"], sell.as_bytes());
+    assert_eq!((late.code, &late.json()["succeeded"]), (Some(1), &json!(false)));
+    assert_eq!(late.json()["results"][0]["value"], 1);
+    // The second change fails, so the first is not there.
+    let failed = cli.run(&["test", "txn", r#"{"then":[{"op":"incr","key":"stock"},{"op":"del","key":"nobody"}]}"#]);
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.contains("`then`[1]: there is no such key; nothing of the transaction was done"), "{}", failed.stderr);
+    assert_eq!(cli.ok(&["test", "get", "stock"]).text(), "0\n");
+    for wrong in ["[]", "{", "{}", r#"{"when":[]}"#, r#"{"then":[{"op":"fly"}]}"#] {
+        assert_eq!(cli.run(&["test", "txn", wrong]).code, Some(2), "{wrong}");
+    }
+}
+
+#[test]
 fn json_has_stable_names() {
     let (_broker, cli) = started();
     let ok = |words: &[&str]| cli.ok(words).json();

@@ -93,6 +93,22 @@ Examples:
         #[arg(default_value_t = 1, allow_negative_numbers = true)]
         by: i64,
     },
+    /// Do several operations at one revision, or none; exit code 1 if `else` was done
+    #[command(
+        after_help = "TXN is a JSON object, or `-` for one on stdin: `if` compares keys (if_rev, if_value, if_absent, if_exists), `then` is done
+if everything holds, otherwise `else`. Each operation sees those before it. If one fails, nothing is done.
+The result is printed as JSON.
+
+Examples:
+  kvclient NETID-a5 txn '{\"then\":[{\"op\":\"incr\",\"key\":\"stock\",\"by\":-1},{\"op\":\"incr\",\"key\":\"sold\"}]}'
+  kvclient NETID-a5 txn '{\"if\":[{\"key\":\"job\",\"if_value\":\"free\"}],\"then\":[{\"op\":\"put\",\"key\":\"job\",\"value\":\"ann\"}],
+                         \"else\":[{\"op\":\"get\",\"key\":\"job\"}]}'
+  kvclient NETID-a5 txn - < transfer.json"
+    )]
+    Txn {
+        /// The transaction as JSON, or `-`
+        txn: OsString,
+    },
     /// Remove a key; exit code 1 if there is no such key
     #[command(
         visible_alias = "remove",

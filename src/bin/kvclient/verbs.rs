@@ -1,5 +1,6 @@
 //! The verbs: each asks the broker and prints what it says.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +15,9 @@ use kvbroker::lookup::Explanation;
 use kvbroker_protocol::limits::VALUE_BYTES_MAX;
 use kvbroker_protocol::{
     Answer, Condition, ErrorCode, Failure, Key, Operation, Operations, Outcome, Outcomes, Row, Scalar, Scan, Stored,
+    decode_request,
 };
+use serde_json::value::RawValue;
 
 use crate::args::Global;
 use crate::output::{Output, Print, printable};
@@ -84,6 +87,10 @@ impl Asked {
             Verb::Mget { keys } => Asked::Mget(keys.iter().map(|key| bytes(key)).collect()),
             Verb::Exists { key } => Asked::One(Operation::Exists { key: bytes(&key) }),
             Verb::Incr { key, by } => Asked::One(Operation::Incr { key: bytes(&key), by }),
+            Verb::Txn { txn } => {
+                let text = if txn == "-" { read_all(io::stdin().lock(), "stdin")? } else { bytes(&txn) };
+                Asked::One(transaction(&text)?)
+            }
             Verb::Del { key, return_old, only } => {
                 Asked::One(Operation::Del { key: bytes(&key), return_old, condition: del_condition(only, global)? })
             }
@@ -169,6 +176,27 @@ fn stored(bytes: Vec<u8>, kind: Kind) -> Result<Stored, Trouble> {
     })
 }
 
+/// A transaction from the JSON object of its fields: that of a request, without `op`.
+fn transaction(text: &[u8]) -> Result<Operation, Trouble> {
+    let wrong = |reason: String| Trouble::misuse(format!("that is no transaction: {reason}"));
+    // Raw, so that numbers and texts reach the broker's own reader as they were written.
+    let fields: BTreeMap<String, &RawValue> =
+        serde_json::from_slice(text).map_err(|error| wrong(format!("not a JSON object: {error}")))?;
+    let mut body = String::from("{\"op\":\"txn\"");
+    for (name, value) in fields {
+        if !matches!(name.as_str(), "if" | "then" | "else") {
+            return Err(wrong(format!("it has the fields if, then and else, not {name:?}")));
+        }
+        body.push_str(&format!(",\"{name}\":{value}"));
+    }
+    body.push('}');
+    let request = decode_request(body.as_bytes()).map_err(|rejected| wrong(rejected.failure.message))?;
+    match request.operations {
+        Operations::One(operation) => Ok(operation),
+        Operations::Many(_) => Err(wrong("it is an array".to_owned())),
+    }
+}
+
 fn read_file(path: &Path) -> Result<Vec<u8>, Trouble> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(|error| Trouble::misuse(format!("cannot open {name}: {error}")))?;
@@ -235,13 +263,16 @@ fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, 
             return Ok(exit_of(failure.code));
         }
         Ok(Answer::Stats(stats)) => out.stats(stats, &outcome)?,
+        // There is no other good form for results of several kinds.
+        Ok(Answer::Txn { .. }) => out.outcome_json(&outcome)?,
         Ok(_) if out.is_json() => out.outcome_json(&outcome)?,
         Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value)?,
         Ok(Answer::Size(size)) => out.line(&size.to_string())?,
         Ok(Answer::Integer(integer)) => out.line(&integer.to_string())?,
         Ok(_) => {}
     }
-    Ok(if let Ok(Answer::Exists(false)) = outcome.result { Exit::NotFound } else { Exit::Ok })
+    let unmet = matches!(outcome.result, Ok(Answer::Exists(false) | Answer::Txn { succeeded: false, .. }));
+    Ok(if unmet { Exit::NotFound } else { Exit::Ok })
 }
 
 /// One operation and its outcome.
@@ -277,6 +308,10 @@ impl Subject {
         let Subject { verb, key } = self;
         let said = printable(&failure.message);
         match failure.code {
+            // The sentence names the place in the transaction.
+            ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::WrongType | ErrorCode::OutOfRange if *verb == "txn" => {
+                complain(&said, None);
+            }
             ErrorCode::NotFound => complain(&format!("there is no key {key:?}"), None),
             ErrorCode::Conflict if *verb == "del" => complain(&format!("{key:?} was not removed: {said}"), None),
             ErrorCode::Conflict => complain(&format!("nothing was stored under {key:?}: {said}"), None),
