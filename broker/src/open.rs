@@ -33,8 +33,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// # Errors
 /// Exit codes 10 (locked), 11 (damaged), 12 (disk), 13 (newer), 2 (a clock that is not believed).
 pub(crate) fn open(config: &Config, directory: PathBuf, instance: uuid::Uuid) -> Result<Opened, Failure> {
-    let disk = Failure::with(Exit::DiskFailed);
-    let storage = DiskStorage::open(&directory).map_err(|error| disk(format!("cannot use {}: {error}", directory.display())))?;
+    let storage = DiskStorage::open(&directory).map_err(|error| cannot_use(&directory, &error))?;
     let lock = lock(&directory, config, instance)?;
     let mut state = State::new();
     let mut progress = Progress::start(&directory);
@@ -46,7 +45,7 @@ pub(crate) fn open(config: &Config, directory: PathBuf, instance: uuid::Uuid) ->
     let (log, report) = opened.map_err(|error| Failure::of_log(&error))?;
     if let Some(cut) = &report.cut {
         tracing::warn!(
-            "{}: a torn tail of {} bytes at offset {} was cut off: the last stop was sudden, and nothing of it had been promised",
+            "{}: a torn tail of {} bytes at offset {} was cut off: the last stop was sudden, and the end of the log is not whole",
             cut.file.display(),
             cut.bytes,
             cut.offset
@@ -55,6 +54,21 @@ pub(crate) fn open(config: &Config, directory: PathBuf, instance: uuid::Uuid) ->
     let (stamper, verdict) = Stamper::start(report.last_stamp_ms, SystemClock.now());
     let clock_remark = clock_remark(verdict, config.accept_clock)?;
     Ok(Opened { directory, lock, log, state, report, stamper, clock_remark })
+}
+
+/// A full or failing disk is the disk's fault; a directory that can't be made or entered is what was asked for.
+fn cannot_use(directory: &Path, error: &std::io::Error) -> Failure {
+    use std::io::ErrorKind;
+    let asked = matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::NotADirectory
+            | ErrorKind::NotFound
+            | ErrorKind::InvalidFilename
+            | ErrorKind::ReadOnlyFilesystem
+    );
+    let exit = if asked { Exit::Usage } else { Exit::DiskFailed };
+    Failure::new(exit, format!("cannot keep data in {}: {error}; choose another place with --data DIR", directory.display()))
 }
 
 fn lock(directory: &Path, config: &Config, instance: uuid::Uuid) -> Result<DirLock, Failure> {

@@ -44,7 +44,7 @@ impl Ready<'_> {
         }
         line("data", format!("{} at revision {}, {} keys", self.data.display(), self.report.last_revision, self.keys));
         if let Some(cut) = &self.report.cut {
-            line("", format!("a torn tail of {} bytes was cut off: nothing of it had been promised", cut.bytes));
+            line("", format!("a torn tail of {} bytes was cut off: the last stop was sudden (new epoch)", cut.bytes));
         }
         if let Some(EpochReason::UncleanStop { .. }) = self.report.new_epoch {
             line(

@@ -182,10 +182,11 @@ impl LookupError {
                 }
                 hint
             }
-            LookupError::CatalogsSilent { running, .. } => {
+            LookupError::CatalogsSilent { project, running, .. } => {
                 let here = if running.is_empty() { String::new() } else { format!("; running here: {}", names(running)) };
                 format!(
-                    "is the network up, and does a firewall let its port through? --catalog names another one, or `none`{here}"
+                    "start one here with: kvbroker {project}; if it runs elsewhere: is the network up, does a firewall let the catalog's port \
+                     through? --catalog names another one, or `none`{here}"
                 )
             }
             LookupError::NotWanted { .. } => "leave --owner and --broker away, or give one of these".into(),

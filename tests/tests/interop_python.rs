@@ -12,6 +12,7 @@ use kvbroker_tests::{Broker, BrokerOptions, python};
 use serde_json::json;
 
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");
+const README: &str = include_str!("../../README.md");
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name)
@@ -60,7 +61,9 @@ fn the_documentation_shows_the_programs_that_run_here() {
     for name in ["kv_json.py", "kv_msgpack.py"] {
         let program = std::fs::read_to_string(script(name)).unwrap();
         assert!(program.lines().count() <= 16, "{name} is short");
-        assert!(PROTOCOL.contains(&format!("```python\n{program}```\n")), "docs/protocol.md shows {name} as it is");
+        for (page, text) in [("docs/protocol.md", PROTOCOL), ("README.md", README)] {
+            assert!(text.contains(&format!("```python\n{program}```\n")), "{page} shows {name} as it is");
+        }
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker_tests::{Broker, Dice, PATIENCE, RawClient, json, pack, unpack, wait_until};
@@ -92,6 +92,8 @@ struct Writer {
 struct Shared {
     /// The broker was killed in this round.
     killed: AtomicBool,
+    /// Writers that have had a reply in this round: a connection that never was does not tell its end.
+    served: AtomicUsize,
     /// Successful writes of all rounds.
     acknowledged: AtomicU64,
     /// Their revisions.
@@ -153,12 +155,16 @@ impl Writer {
     fn write(&mut self, broker_socket: &std::path::Path, shared: &Shared) {
         let client = if self.manner.req { RawClient::req(broker_socket) } else { RawClient::dealer(broker_socket) };
         let monitor = client.watch_for_the_end();
+        let mut served = false;
         while !shared.killed.load(Ordering::Acquire) {
             while self.in_flight.len() < self.manner.depth {
                 self.send(&client);
             }
             if let Some(frames) = client.try_receive(Duration::from_millis(5)) {
                 self.take_reply(&frames[0], shared);
+                if !std::mem::replace(&mut served, true) {
+                    shared.served.fetch_add(1, Ordering::Release);
+                }
             }
         }
         // What the broker had sent is in the kernel; the connection's end comes behind it.
@@ -228,6 +234,7 @@ fn nothing_acknowledged_is_lost_in_twenty_kills() {
     let (mut rounds_in_flight, mut lost, mut survived, mut cuts, mut highest) = (0, 0, 0, 0, 0);
     for number in 0..ROUNDS {
         shared.killed.store(false, Ordering::Release);
+        shared.served.store(0, Ordering::Release);
         let before = shared.acknowledged.load(Ordering::Relaxed);
         let enough = before + dice.below(ACKNOWLEDGED_MAX) as u64;
         let spin = Duration::from_micros(dice.below(3_000) as u64);
@@ -238,7 +245,8 @@ fn nothing_acknowledged_is_lost_in_twenty_kills() {
                 scope.spawn(move || writer.write(socket, shared));
             }
             wait_until(PATIENCE, "enough is acknowledged", || {
-                (shared.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())
+                let all_served = shared.served.load(Ordering::Acquire) == WRITERS.len();
+                (all_served && shared.acknowledged.load(Ordering::Relaxed) >= enough).then_some(())
             });
             let moment = Instant::now() + spin;
             while Instant::now() < moment {

@@ -49,7 +49,7 @@ fn it_serves_on_free_ports_says_where_and_stops_cleanly() {
     for signal in ["TERM", "INT"] {
         let dir = tempfile::tempdir().unwrap();
         let ready = dir.path().join("ready.json");
-        let child = kvcatalog(&["--port", "0", "--ready-file", ready.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+        let child = kvcatalog(&["--port", "0", "--ready-file", ready.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
         let mut program = Program(child);
         let deadline = Instant::now() + PATIENCE;
         while !ready.exists() {
@@ -66,7 +66,7 @@ fn it_serves_on_free_ports_says_where_and_stops_cleanly() {
         program.signal(signal);
         assert_eq!(program.wait().code(), Some(0), "{signal}");
         let mut said = String::new();
-        program.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        program.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
         assert!(said.contains("kvcatalog: ready") && said.contains(&catalog.to_string()), "{said}");
     }
 }

@@ -14,8 +14,8 @@ use crate::report::VisitError;
 pub enum LogError {
     /// Something that was once durable can't be read back as it was written.
     #[error(
-        "{} is damaged at byte {offset}: {what}. Nothing was changed. Restore this file from a backup or copy the data \
-         directory aside before trying a repair.", file.display()
+        "{} is damaged at byte {offset}: {what}. Nothing was changed. Restore the data directory from a \
+         backup, or copy it aside before trying anything else.", file.display()
     )]
     Damaged {
         /// The damaged file.

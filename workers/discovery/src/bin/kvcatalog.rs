@@ -113,7 +113,7 @@ fn run(args: &Args) -> Result<(), String> {
         write_ready_file(path, &server).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     if !args.quiet {
-        let _ = io::stderr().write_all(ready_block(&server, args.lifetime).as_bytes());
+        let _ = io::stdout().write_all(ready_block(&server, args.lifetime).as_bytes());
     }
     server.run().map_err(|error| format!("the system refuses to poll: {error}"))?;
     tracing::info!("stopped");
