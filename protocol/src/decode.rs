@@ -194,7 +194,9 @@ impl Many {
         }
         self.weight += operation.weight();
         if self.weight > ARRAY_OPERATIONS_MAX {
-            let message = format!("an array holds at most {ARRAY_OPERATIONS_MAX} operations, those of its transactions included");
+            let message = format!(
+                "an array holds at most {ARRAY_OPERATIONS_MAX} operations, those of its transactions and the keys of its mgets included"
+            );
             return Err(Failure::limit(message));
         }
         self.operations.push(operation);
@@ -472,6 +474,24 @@ mod tests {
         assert_eq!(decode_request(b"\xc0").unwrap_err().form, Form::Map);
         assert_eq!(decode_request(b"\x81\xa2op\xa4size\x00").unwrap_err().form, Form::Map);
         assert!(decode_request(&vec![b' '; MESSAGE_BYTES_MAX + 1]).unwrap_err().failure.code == ErrorCode::Limit);
+    }
+
+    #[test]
+    fn mgets_in_an_array_count_for_each_of_their_keys() {
+        // One message of 4,000 mgets with 4,000 empty keys each took the broker to 409 MB and could never be answered.
+        let mget = |keys: usize| format!(r#"{{"op":"mget","keys":[{}]}}"#, vec![r#""""#; keys].join(","));
+        let txn = |keys: usize| format!(r#"{{"op":"txn","then":[{}]}}"#, mget(keys));
+        for (text, taken) in [
+            (format!("[{},{}]", mget(ARRAY_OPERATIONS_MAX / 2), mget(ARRAY_OPERATIONS_MAX / 2)), true),
+            (format!("[{},{}]", mget(ARRAY_OPERATIONS_MAX / 2), mget(ARRAY_OPERATIONS_MAX / 2 + 1)), false),
+            (txn(crate::limits::TXN_OPERATIONS_MAX), true),
+            (txn(crate::limits::TXN_OPERATIONS_MAX + 1), false),
+        ] {
+            for result in [json(&text), pack(&text)] {
+                assert_eq!(result.is_ok(), taken);
+                assert!(result.err().is_none_or(|rejected| rejected.failure.code == ErrorCode::Limit));
+            }
+        }
     }
 
     #[test]

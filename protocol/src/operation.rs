@@ -129,6 +129,7 @@ impl Operation {
     pub(crate) fn weight(&self) -> usize {
         match self {
             Operation::Txn(txn) => txn.weight(),
+            Operation::Mget { keys } => keys.len(),
             _ => 1,
         }
     }

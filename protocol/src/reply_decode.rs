@@ -28,8 +28,8 @@ pub enum Expect {
     Value,
     /// A number of keys.
     Size,
-    /// Several values.
-    Values,
+    /// So many values.
+    Values(usize),
     /// True or false.
     Exists,
     /// An integer.
@@ -53,7 +53,7 @@ impl Operation {
             Operation::Ping | Operation::Put { .. } | Operation::Del { .. } => Expect::Done,
             Operation::Get { .. } => Expect::Value,
             Operation::Size => Expect::Size,
-            Operation::Mget { .. } => Expect::Values,
+            Operation::Mget { keys } => Expect::Values(keys.len()),
             Operation::Exists { .. } => Expect::Exists,
             Operation::Incr { .. } => Expect::Integer,
             Operation::Scan(scan) | Operation::Query { scan, .. } if scan.keys_only => Expect::Keys,
@@ -219,9 +219,9 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
             end_of(3)?;
             Answer::Size(uint(cursor)?)
         }
-        Expect::Values => {
+        Expect::Values(count) => {
             end_of(3)?;
-            values(cursor)?
+            values(cursor, *count)?
         }
         Expect::Exists => {
             end_of(3)?;
@@ -263,8 +263,10 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
     Ok(Outcome { revision, result: Ok(answer) })
 }
 
-fn values(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
-    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no values".into())) };
+fn values(cursor: &mut Cursor<'_>, count: usize) -> Result<Answer, ReplyError> {
+    if cursor.token()? != Token::Array(count) {
+        return Err(ReplyError(format!("not {count} values")));
+    }
     let mut values = Vec::new();
     for _ in 0..count {
         values.push(match cursor.token()? {
@@ -384,7 +386,7 @@ mod tests {
             (Expect::Exists, ok(Answer::Exists(false))),
             (Expect::Integer, ok(Answer::Integer(i128::from(u64::MAX)))),
             (Expect::Integer, ok(Answer::Integer(i128::from(i64::MIN)))),
-            (Expect::Values, ok(Answer::Values(vec![None, Some(Found { value: value.clone(), modified: 2, created: 1 })]))),
+            (Expect::Values(2), ok(Answer::Values(vec![None, Some(Found { value: value.clone(), modified: 2, created: 1 })]))),
             (Expect::Keys, ok(Answer::Keys { keys: vec![b"a".to_vec(), vec![0xff]], cursor: None })),
             (Expect::Rows, ok(Answer::Rows { rows, cursor: Some(b"k".to_vec()) })),
             (Expect::Rows, ok(Answer::Rows { rows: vec![], cursor: None })),

@@ -34,9 +34,9 @@ impl Txn {
         self.then.iter().chain(&self.otherwise)
     }
 
-    /// Comparisons and operations together: what its bound counts.
+    /// Comparisons and operations together, an mget counting for each of its keys: what its bound counts.
     pub fn weight(&self) -> usize {
-        self.compares.len() + self.then.len() + self.otherwise.len()
+        self.compares.len() + self.operations().map(Operation::weight).sum::<usize>()
     }
 
     /// Checks the bound and that every operation belongs into a transaction.

@@ -7,16 +7,22 @@
 
 mod call;
 mod clock;
+mod facts;
 mod intake;
 mod outbox;
 mod released;
+mod replay;
+mod sizes;
 mod stamper;
+mod trace;
 mod worker;
 
 pub use call::{Call, ClientId, Envelope};
 pub use clock::{Clock, SimClock, SystemClock, Times};
+pub use facts::{Facts, StatSource};
 pub use intake::{Collected, Intake, Refusal};
 pub use outbox::{Doorbell, EventFd, NoDoorbell, Outbox};
 pub use released::{Event, EventKind, Released, ReplyOut};
+pub use replay::replay_into;
 pub use stamper::{ClockVerdict, Stamper};
-pub use worker::{Facts, StatSource, Stopped, Worker, WorkerCounters, replay_into};
+pub use worker::{Stopped, Worker, WorkerCounters};

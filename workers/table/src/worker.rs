@@ -5,45 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{Change, ChangeError, Decision, Space, Stamp, State, Turn, decide, split_table_record};
-use kvbroker_log::{BatchBuilder, Cause, GroupRef, Log, LogError, Persisted, RecordRef, SessionRef};
-use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Failure, HelloAnswer, Key, Operation, Operations, Outcome, Outcomes, PROTOCOL_VERSION, Reply,
-    SessionId, StatValue, Stored, limits, reported_limits,
-};
+use kvbroker_core::{Change, Decision, Space, Stamp, State, Turn, decide, split_table_record};
+use kvbroker_log::{BatchBuilder, Cause, Log, LogError, Persisted, SessionRef};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, limits};
 
 use crate::call::{Call, ClientId};
 use crate::clock::Clock;
+use crate::facts::Facts;
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
 use crate::released::{Event, EventKind, Released, ReplyOut};
+use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes, reply_bytes};
 use crate::stamper::Stamper;
-
-/// Adds counters of other parts to the answer to `stats`.
-pub type StatSource = Arc<dyn Fn(&mut Vec<(String, StatValue)>) + Send + Sync>;
-
-/// What the worker must know to answer Hello and stats.
-#[derive(Clone)]
-pub struct Facts {
-    /// The project.
-    pub project: String,
-    /// Who owns the broker.
-    pub owner: String,
-    /// The program's version.
-    pub version: String,
-    /// The log's uuid.
-    pub broker: BrokerId,
-    /// The log's epoch.
-    pub epoch: u64,
-    /// This process.
-    pub instance: BrokerId,
-    /// The TCP port of the notifications; 0 if there is none.
-    pub pub_port: u16,
-    /// What an acknowledgement means here.
-    pub durability: String,
-    /// Counters of other parts.
-    pub stats: StatSource,
-}
+use crate::trace::Trace;
 
 /// Counters of the worker, readable by other threads.
 #[derive(Debug, Default)]
@@ -103,12 +77,6 @@ const _: () = assert!(
 );
 /// No interval of syncs makes the worker spin.
 const WAIT_MIN: Duration = Duration::from_millis(1);
-/// Rough bytes of a reply, and of each of its outcomes, beside their values: for the bound of the release queue.
-const REPLY_OVERHEAD_BYTES: usize = 256;
-const OUTCOME_OVERHEAD_BYTES: usize = 80;
-/// Rough bytes of a batch's events beside the events: without them a queue that nobody empties would grow with batches of none.
-const EVENTS_OVERHEAD_BYTES: usize = 64;
-
 /// What a batch will say once it is durable.
 #[derive(Default)]
 struct Saying {
@@ -134,21 +102,6 @@ impl Saying {
         self.examined += limits::EXAMINED_KEYS_MAX - turn.examined_left;
         self.work += limits::TURN_WORK_MAX - turn.work_left;
     }
-}
-
-/// Applies one group of the log to the state: what recovery does with each.
-///
-/// # Errors
-/// [`ChangeError`] for records of a newer version.
-pub fn replay_into(state: &mut State, group: &GroupRef<'_>) -> Result<(), ChangeError> {
-    for record in group.records() {
-        let change = match record {
-            RecordRef::Put { key, value } => Change::from_record(key, Some(value))?,
-            RecordRef::Delete { key } => Change::from_record(key, None)?,
-        };
-        state.apply(change, group.revision);
-    }
-    Ok(())
 }
 
 impl<L: Log> Worker<L> {
@@ -265,8 +218,8 @@ impl<L: Log> Worker<L> {
         let session = sequence.take(&operation);
         let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(sequence.client, session, &operation));
         let outcome = match operation {
-            Operation::Hello { project } => self.observed(self.hello(project, time_ms)),
-            Operation::Stats => self.observed(Ok(Answer::Stats(self.stats()))),
+            Operation::Hello { project } => self.observed(self.facts.hello(project, SessionId::new(time_ms, (self.entropy)()))),
+            Operation::Stats => self.observed(Ok(self.stats())),
             operation => {
                 let decision = self.decide(operation, time_ms, turn);
                 self.apply(decision.changes, session, batch, events);
@@ -316,59 +269,16 @@ impl<L: Log> Worker<L> {
         }
     }
 
-    fn hello(&self, project: Option<String>, time_ms: u64) -> Result<Answer, Failure> {
-        let facts = &self.facts;
-        if let Some(wanted) = project.filter(|wanted| *wanted != facts.project) {
-            let message = format!("this broker serves project {:?}, not {wanted:?}", facts.project);
-            return Err(Failure::new(ErrorCode::WrongProject, message));
-        }
-        Ok(Answer::Hello(Box::new(HelloAnswer {
-            protocol: PROTOCOL_VERSION,
-            version: facts.version.clone(),
-            project: facts.project.clone(),
-            owner: facts.owner.clone(),
-            broker: facts.broker,
-            epoch: facts.epoch,
-            instance: facts.instance,
-            shard: 0,
-            pub_port: facts.pub_port,
-            session: SessionId::new(time_ms, (self.entropy)()),
-            durability: facts.durability.clone(),
-            prefixes: Vec::new(),
-            limits: reported_limits(),
-        })))
-    }
-
-    fn stats(&self) -> Vec<(String, StatValue)> {
-        let facts = &self.facts;
-        let text = |name: &str, value: &str| (name.to_owned(), StatValue::Text(value.to_owned()));
-        let number = |name: &str, value: u64| (name.to_owned(), StatValue::Number(value));
+    fn stats(&self) -> Answer {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let log = self.log.stats();
-        let mut stats = vec![
-            text("project", &facts.project),
-            text("owner", &facts.owner),
-            text("version", &facts.version),
-            text("broker", &facts.broker.to_string()),
-            text("instance", &facts.instance.to_string()),
-            text("epoch", &format!("{:016x}", facts.epoch)),
-            text("durability", &facts.durability),
-            number("revision", self.state.revision()),
-            number("keys", self.state.keys() as u64),
-            number("table_bytes", self.state.bytes()),
-            number("operations", load(&self.counters.operations)),
-            number("batches", load(&self.counters.batches)),
-            number("internal_errors", load(&self.counters.internal_errors)),
-            number("intake_calls", self.intake.len() as u64),
-            number("events_dropped", load(&self.events_dropped)),
-            number("log_bytes", log.bytes),
-            number("log_segments", log.segments),
-            number("log_batches", log.batches),
-            number("log_syncs", log.syncs),
-            number("log_last_sync_us", log.last_sync_us),
+        let counters = [
+            ("operations", load(&self.counters.operations)),
+            ("batches", load(&self.counters.batches)),
+            ("internal_errors", load(&self.counters.internal_errors)),
+            ("intake_calls", self.intake.len() as u64),
+            ("events_dropped", load(&self.events_dropped)),
         ];
-        (facts.stats)(&mut stats);
-        stats
+        self.facts.stats(&self.state, &counters, self.log.stats())
     }
 }
 
@@ -390,58 +300,6 @@ impl Sequence {
     }
 }
 
-/// One line per request, so that the interleaving of clients can be seen. Values never appear.
-struct Trace {
-    started: Instant,
-    client: ClientId,
-    session: Option<SessionRef>,
-    verb: &'static str,
-    key: Option<String>,
-}
-
-impl Trace {
-    /// A longer key is cut in the log.
-    const KEY_BYTES: usize = 80;
-
-    fn start(client: ClientId, session: Option<SessionRef>, operation: &Operation) -> Trace {
-        let key = first_key(operation);
-        let key = key.map(|key| String::from_utf8_lossy(&key[..key.len().min(Trace::KEY_BYTES)]).into_owned());
-        Trace { started: Instant::now(), client, session, verb: operation.verb(), key }
-    }
-
-    fn finish(self, outcome: &Outcome) {
-        tracing::trace!(
-            client = self.client,
-            session = self.session.map(|session| SessionId(session.id).to_string()),
-            sequence = self.session.map(|session| session.sequence),
-            key = self.key,
-            revision = outcome.revision,
-            outcome = outcome.result.as_ref().map_or_else(|failure| failure.code.name(), |_| "ok"),
-            us = self.started.elapsed().as_micros() as u64,
-            "{}",
-            self.verb
-        );
-    }
-}
-
-/// The key that a log line names: of several the first, of a scan or query its prefix.
-fn first_key(operation: &Operation) -> Option<&Key> {
-    match operation {
-        Operation::Get { key }
-        | Operation::Exists { key }
-        | Operation::Put { key, .. }
-        | Operation::Del { key, .. }
-        | Operation::Incr { key, .. } => Some(key),
-        Operation::Mget { keys } => keys.first(),
-        Operation::Txn(txn) => match txn.compares.first() {
-            Some(compare) => Some(&compare.key),
-            None => txn.operations().find_map(first_key),
-        },
-        Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
-        Operation::Hello { .. } | Operation::Ping | Operation::Stats | Operation::Size => None,
-    }
-}
-
 fn event_of(change: &Change, revision: u64) -> Option<Event> {
     match change.space {
         Space::Table => {
@@ -450,97 +308,6 @@ fn event_of(change: &Change, revision: u64) -> Option<Event> {
                 None => EventKind::Remove,
             };
             Some(Event { revision, key: change.key.clone(), kind })
-        }
-    }
-}
-
-/// Rough bytes that a reply takes in memory until it is sent.
-fn reply_bytes(out: &ReplyOut) -> usize {
-    let envelope: usize = out.envelope.frames.iter().map(|frame| frame.len() + 24).sum();
-    REPLY_OVERHEAD_BYTES + envelope + outcome_bytes(out.reply.outcomes.as_slice())
-}
-
-fn outcome_bytes(outcomes: &[Outcome]) -> usize {
-    let bytes = |outcome: &Outcome| match &outcome.result {
-        Ok(answer) => answer_bytes(answer),
-        Err(failure) => failure.message.len(),
-    };
-    outcomes.iter().map(|outcome| bytes(outcome) + OUTCOME_OVERHEAD_BYTES).sum()
-}
-
-fn answer_bytes(answer: &Answer) -> usize {
-    const ROW_BYTES: usize = 64;
-    match answer {
-        Answer::Removed(value) | Answer::Value { value, .. } => value.as_bytes().len(),
-        // Also for a key that is not there: its place is as large.
-        Answer::Values(values) => {
-            values.iter().map(|found| found.as_ref().map_or(0, |found| found.value.as_bytes().len()) + ROW_BYTES).sum()
-        }
-        Answer::Rows { rows, .. } => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + ROW_BYTES).sum(),
-        Answer::Keys { keys, .. } => keys.iter().map(|key| key.len() + ROW_BYTES).sum(),
-        Answer::Txn { results, .. } => outcome_bytes(results),
-        Answer::Stats(stats) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
-        Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
-        Answer::Done | Answer::Size(_) | Answer::Exists(_) | Answer::Integer(_) => 0,
-    }
-}
-
-fn stat_bytes(value: &StatValue) -> usize {
-    match value {
-        StatValue::Number(_) => 0,
-        StatValue::Text(text) => text.len(),
-    }
-}
-
-fn event_bytes(event: &Event) -> usize {
-    let value = match &event.kind {
-        EventKind::Put(value) => value.as_bytes().len(),
-        EventKind::Remove => 0,
-    };
-    event.key.len() + value + 64
-}
-
-#[cfg(test)]
-mod tests {
-    use kvbroker_protocol::{Compare, Condition, Found, Scan, Txn};
-
-    use super::*;
-
-    #[test]
-    fn a_log_line_names_a_key_where_there_is_one() {
-        let key = |name: &str| name.as_bytes().to_vec();
-        let scan = || Scan { prefix: key("p"), ..Scan::default() };
-        let incr = |name| Operation::Incr { key: key(name), by: 1 };
-        let compare = Compare { key: key("c"), condition: Condition::Exists };
-        let txn = |compares, then| Operation::Txn(Box::new(Txn { compares, then, otherwise: vec![incr("e")] }));
-        let named = [
-            (incr("n"), Some("n")),
-            (Operation::Exists { key: key("x") }, Some("x")),
-            (Operation::Mget { keys: vec![key("a"), key("b")] }, Some("a")),
-            (Operation::Scan(scan()), Some("p")),
-            (txn(vec![compare], vec![incr("t")]), Some("c")),
-            (txn(vec![], vec![Operation::Size, incr("t")]), Some("t")),
-            (Operation::Size, None),
-        ];
-        for (operation, name) in named {
-            assert_eq!(first_key(&operation).map(Vec::as_slice), name.map(str::as_bytes), "{operation:?}");
-        }
-    }
-
-    #[test]
-    fn answers_count_with_what_they_hold() {
-        let value = || Stored::integer(1);
-        let found = Found { value: value(), modified: 1, created: 1 };
-        let row = || Outcome { revision: None, result: Ok(Answer::Removed(value())) };
-        let many = 1_000;
-        let least = [
-            (Answer::Values(vec![None; many]), many * size_of::<Option<Found>>()),
-            (Answer::Values(vec![Some(found); many]), many * (size_of::<Option<Found>>() + value().as_bytes().len())),
-            (Answer::Keys { keys: vec![b"key".to_vec(); many], cursor: None }, many * (size_of::<Key>() + 3)),
-            (Answer::Txn { succeeded: true, results: vec![row(); many] }, many * value().as_bytes().len()),
-        ];
-        for (answer, bytes) in least {
-            assert!(answer_bytes(&answer) >= bytes, "{} for {bytes}", answer_bytes(&answer));
         }
     }
 }

@@ -1,0 +1,81 @@
+//! Rough bytes of what waits in the outboxes, for their bounds.
+
+use kvbroker_protocol::{Answer, HelloAnswer, Outcome, StatValue};
+
+use crate::released::{Event, EventKind, ReplyOut};
+
+/// Rough bytes of a reply, and of each of its outcomes, beside their values: for the bound of the release queue.
+const REPLY_OVERHEAD_BYTES: usize = 256;
+const OUTCOME_OVERHEAD_BYTES: usize = 80;
+/// Rough bytes of a batch's events beside the events: without them a queue that nobody empties would grow with batches of none.
+pub(crate) const EVENTS_OVERHEAD_BYTES: usize = 64;
+
+/// Rough bytes that a reply takes in memory until it is sent.
+pub(crate) fn reply_bytes(out: &ReplyOut) -> usize {
+    let envelope: usize = out.envelope.frames.iter().map(|frame| frame.len() + 24).sum();
+    REPLY_OVERHEAD_BYTES + envelope + outcome_bytes(out.reply.outcomes.as_slice())
+}
+
+fn outcome_bytes(outcomes: &[Outcome]) -> usize {
+    let bytes = |outcome: &Outcome| match &outcome.result {
+        Ok(answer) => answer_bytes(answer),
+        Err(failure) => failure.message.len(),
+    };
+    outcomes.iter().map(|outcome| bytes(outcome) + OUTCOME_OVERHEAD_BYTES).sum()
+}
+
+fn answer_bytes(answer: &Answer) -> usize {
+    const ROW_BYTES: usize = 64;
+    match answer {
+        Answer::Removed(value) | Answer::Value { value, .. } => value.as_bytes().len(),
+        // Also for a key that is not there: its place is as large.
+        Answer::Values(values) => {
+            values.iter().map(|found| found.as_ref().map_or(0, |found| found.value.as_bytes().len()) + ROW_BYTES).sum()
+        }
+        Answer::Rows { rows, .. } => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + ROW_BYTES).sum(),
+        Answer::Keys { keys, .. } => keys.iter().map(|key| key.len() + ROW_BYTES).sum(),
+        Answer::Txn { results, .. } => outcome_bytes(results),
+        Answer::Stats(stats) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
+        Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
+        Answer::Done | Answer::Size(_) | Answer::Exists(_) | Answer::Integer(_) => 0,
+    }
+}
+
+fn stat_bytes(value: &StatValue) -> usize {
+    match value {
+        StatValue::Number(_) => 0,
+        StatValue::Text(text) => text.len(),
+    }
+}
+
+pub(crate) fn event_bytes(event: &Event) -> usize {
+    let value = match &event.kind {
+        EventKind::Put(value) => value.as_bytes().len(),
+        EventKind::Remove => 0,
+    };
+    event.key.len() + value + 64
+}
+
+#[cfg(test)]
+mod tests {
+    use kvbroker_protocol::{Found, Key, Stored};
+
+    use super::*;
+
+    #[test]
+    fn answers_count_with_what_they_hold() {
+        let value = || Stored::integer(1);
+        let found = Found { value: value(), modified: 1, created: 1 };
+        let row = || Outcome { revision: None, result: Ok(Answer::Removed(value())) };
+        let many = 1_000;
+        let least = [
+            (Answer::Values(vec![None; many]), many * size_of::<Option<Found>>()),
+            (Answer::Values(vec![Some(found); many]), many * (size_of::<Option<Found>>() + value().as_bytes().len())),
+            (Answer::Keys { keys: vec![b"key".to_vec(); many], cursor: None }, many * (size_of::<Key>() + 3)),
+            (Answer::Txn { succeeded: true, results: vec![row(); many] }, many * value().as_bytes().len()),
+        ];
+        for (answer, bytes) in least {
+            assert!(answer_bytes(&answer) >= bytes, "{} for {bytes}", answer_bytes(&answer));
+        }
+    }
+}
