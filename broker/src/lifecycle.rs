@@ -1,4 +1,4 @@
-//! Starting and stopping: the one place that knows all threads.
+//! A broker's life, from the command line to the exit code. The threads are `running`'s.
 //!
 //! Order of the start: runtime lock and data lock (before any bind: a second bind on a unix socket silently steals it), recovery,
 //! doors (ZAP) before sockets, threads, endpoint file, ready block. Order of the stop: refuse new requests, let the worker finish
@@ -8,47 +8,28 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::channel;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kvbroker::catalog::CatalogRecord;
-use kvbroker::critical::{self, LoopEnd};
+use kvbroker::catalog::{CatalogRecord, RECORD_LIFETIME_S};
 use kvbroker::endpoint::{Endpoint, TcpEndpoint};
 use kvbroker::exit::Exit;
 use kvbroker::keys::{self, KeyPair};
 use kvbroker::paths::{Dirs, PathError, RuntimeDir, RuntimeLock};
-use kvbroker::zap::{Policy, SecuredContext};
+use kvbroker::zap::Policy;
 use kvbroker_discovery::{Announcer, AnnouncerConfig, Reach};
 use kvbroker_log::{RecoveryReport, SyncMode};
-use kvbroker_protocol::{BrokerId, StatValue, limits};
-use kvbroker_table::{Doorbell, EventFd, Facts, Intake, Outbox, Stopped, SystemClock, Worker, WorkerCounters};
-
-use kvbroker::catalog::RECORD_LIFETIME_S;
 
 use crate::args::Config;
 use crate::failure::Failure;
-use crate::front_end::{FrontEnd, FrontEndCounters, Phase};
 use crate::open::{Opened, open};
 use crate::ports::Ports;
-use crate::publisher::{Publisher, PublisherCounters};
 use crate::ready::{Ready, kvclient_command};
-use crate::sockets::{self, Bound, Place};
-
-/// What the main thread waits for.
-#[derive(Debug)]
-pub(crate) enum Notice {
-    /// A signal asked for a clean stop.
-    Stop,
-    /// The worker has ended.
-    WorkerEnded(Result<(), Stopped>),
-}
+use crate::running::{Running, Sockets};
+use crate::sockets::{self, Place};
 
 /// How long the ready block waits for the catalogs' word.
 const CATALOG_WAIT: Duration = Duration::from_millis(500);
-/// How long the front end may need to hand the last replies to libzmq.
-const FLUSH: Duration = Duration::from_secs(1);
 
 /// Runs the broker until it is told to stop.
 ///
@@ -57,10 +38,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     let (sender, notices) = channel();
     crate::signals::install(sender.clone()).map_err(Failure::with(Exit::Unreachable))?;
-    if let Err(error) = keys::keep_secrets_out_of_core_files() {
-        tracing::warn!("core files cannot be switched off: {error}");
-    }
-    prepare_process();
+    crate::process::prepare();
     let home = Home::enter(config)?;
     let instance = uuid::Uuid::new_v4();
     let directory = config.data.clone().unwrap_or_else(|| home.dirs.data_dir(&config.project));
@@ -123,29 +101,6 @@ impl Home {
     }
 }
 
-/// What the process itself needs: descriptors for many clients.
-fn prepare_process() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let files = getrlimit(Resource::Nofile);
-    let wanted = Rlimit { current: files.maximum, maximum: files.maximum };
-    if files.current != files.maximum && setrlimit(Resource::Nofile, wanted).is_err() {
-        tracing::debug!("the limit of open files stays as it was");
-    }
-    /// Each connection takes a descriptor; some are for files and sockets of our own.
-    const ENOUGH: u64 = limits::CONNECTIONS_MAX as u64 + 100;
-    if let Some(most) = getrlimit(Resource::Nofile).current.filter(|most| *most < ENOUGH) {
-        tracing::warn!(
-            "only {most} files may be open: that many clients minus some dozens can connect (raise it with ulimit -n)"
-        );
-    }
-}
-
-/// Both sockets, bound.
-struct Sockets {
-    router: Bound,
-    publisher: Bound,
-}
-
 fn bind(config: &Config, home: &Home, data: &Path) -> Result<Sockets, Failure> {
     let remembered = Ports::remembered(data);
     let policy = Policy::owner_only(*home.owner.public());
@@ -195,7 +150,7 @@ fn endpoint(config: &Config, home: &Home, report: &RecoveryReport, sockets: &Soc
 }
 
 /// What an acknowledgement means, in a word for the catalog and Hello.
-fn durability(sync: SyncMode) -> String {
+pub(crate) fn durability(sync: SyncMode) -> String {
     match sync {
         SyncMode::Always => "always".to_owned(),
         SyncMode::Every(interval) => format!("every {} ms", interval.as_millis()),
@@ -274,209 +229,4 @@ fn write_ready_file(path: &Path, endpoint_file: &Path) -> std::io::Result<()> {
     file.write_all(&std::fs::read(endpoint_file)?)?;
     file.persist(path)?;
     Ok(())
-}
-
-/// The running threads and the ways to stop them.
-struct Running {
-    intake: Arc<Intake>,
-    phase: Arc<Phase>,
-    router_bell: Arc<EventFd>,
-    publisher_stop: Arc<AtomicBool>,
-    publisher_bell: Arc<EventFd>,
-    front_end: JoinHandle<()>,
-    publisher: JoinHandle<()>,
-    /// Dropped after the sockets, which live in the threads.
-    contexts: [SecuredContext; 2],
-    /// Held until everything has ended.
-    _data_lock: kvbroker_log::DirLock,
-}
-
-impl Running {
-    fn start(
-        config: &Config,
-        endpoint: &Endpoint,
-        opened: Opened,
-        sockets: Sockets,
-        announcer: Arc<Announcer>,
-        notices: Sender<Notice>,
-    ) -> Result<Running, Failure> {
-        let no_thread = Failure::with(Exit::Unreachable);
-        let router_bell = Arc::new(EventFd::new().map_err(&no_thread)?);
-        let publisher_bell = Arc::new(EventFd::new().map_err(&no_thread)?);
-        let intake = Arc::new(Intake::new());
-        let replies = Arc::new(Outbox::new(limits::RELEASE_BYTES_MAX, router_bell.clone()));
-        let events = Arc::new(Outbox::new(limits::PUBLISH_BYTES_MAX, publisher_bell.clone()));
-        let events_wanted = Arc::new(AtomicBool::new(false));
-        let publisher_stop = Arc::new(AtomicBool::new(false));
-        let phase = Arc::new(Phase::default());
-        let counters = Counters::default();
-        let broker = BrokerId(*endpoint.uuid.as_bytes());
-
-        let publisher = Publisher {
-            xpub: sockets.publisher.socket,
-            epoch: endpoint.epoch,
-            revision: opened.report.last_revision,
-            events: events.clone(),
-            doorbell: publisher_bell.clone(),
-            wanted: events_wanted.clone(),
-            stop: publisher_stop.clone(),
-            counters: counters.publisher.clone(),
-        };
-        let front_end = FrontEnd {
-            router: sockets.router.socket,
-            broker,
-            intake: intake.clone(),
-            replies: replies.clone(),
-            doorbell: router_bell.clone(),
-            phase: phase.clone(),
-            counters: counters.front_end.clone(),
-        };
-        let worker = Worker {
-            state: opened.state,
-            log: opened.log,
-            clock: Box::new(SystemClock),
-            stamper: opened.stamper,
-            intake: intake.clone(),
-            replies,
-            events,
-            events_wanted,
-            events_dropped: Arc::new(AtomicU64::new(0)),
-            counters: Arc::new(WorkerCounters::default()),
-            facts: Facts {
-                project: endpoint.project.to_string(),
-                owner: endpoint.owner.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                broker,
-                epoch: endpoint.epoch,
-                instance: BrokerId(*endpoint.instance.as_bytes()),
-                pub_port: endpoint.tcp.as_ref().map_or(0, |tcp| tcp.pub_port),
-                durability: durability(config.sync),
-                stats: counters.source(announcer, Instant::now()),
-            },
-            sync_interval: match config.sync {
-                SyncMode::Every(interval) => Some(interval),
-                SyncMode::Always | SyncMode::Never => None,
-            },
-            entropy: Box::new(random_u64),
-        };
-        spawn_critical("worker", move || {
-            // The main thread decides how the process ends; it may have ended waiting already.
-            let _ = notices.send(Notice::WorkerEnded(worker.run()));
-            LoopEnd::Asked
-        })?;
-        Ok(Running {
-            publisher: spawn_critical("publisher", move || loop_end(publisher.run()))?,
-            front_end: spawn_critical("front end", move || loop_end(front_end.run()))?,
-            intake,
-            phase,
-            router_bell,
-            publisher_stop,
-            publisher_bell,
-            contexts: [sockets.router.context, sockets.publisher.context],
-            _data_lock: opened.lock,
-        })
-    }
-
-    /// Waits for the end and brings it about.
-    fn wait(self, grace: Duration, notices: &Receiver<Notice>) -> Result<(), Failure> {
-        // The senders live as long as the threads: an error would mean that all of them are gone.
-        let first = notices.recv().unwrap_or(Notice::Stop);
-        let ended = match first {
-            Notice::WorkerEnded(result) => result,
-            Notice::Stop => {
-                tracing::info!("stopping: requests taken so far are finished (again to end at once)");
-                self.phase.stop_taking();
-                self.router_bell.ring();
-                self.intake.close();
-                match worker_end(notices, grace) {
-                    Some(result) => result,
-                    None => {
-                        let sentence = format!(
-                            "stopped after {} with requests unfinished; their outcome is unknown to their clients",
-                            humantime::format_duration(grace)
-                        );
-                        return Err(Failure::new(Exit::UnknownOutcome, sentence));
-                    }
-                }
-            }
-        };
-        if let Err(Stopped::Log(error)) = ended {
-            // Nothing more may leave: not even what waits in the front end's queue is touched.
-            return Err(Failure::of_log(&error));
-        }
-        self.finish();
-        Ok(())
-    }
-
-    /// Sends the last replies and ends the other threads.
-    fn finish(self) {
-        self.phase.finish();
-        self.router_bell.ring();
-        self.publisher_stop.store(true, Ordering::Release);
-        self.publisher_bell.ring();
-        let deadline = Instant::now() + FLUSH;
-        for thread in [self.front_end, self.publisher] {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
-        }
-        // Their sockets linger at most a second for replies that libzmq still holds.
-        drop(self.contexts);
-    }
-}
-
-fn worker_end(notices: &Receiver<Notice>, grace: Duration) -> Option<Result<(), Stopped>> {
-    let deadline = Instant::now() + grace;
-    loop {
-        match notices.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Notice::WorkerEnded(result)) => return Some(result),
-            Ok(Notice::Stop) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
-        }
-    }
-}
-
-fn spawn_critical(name: &str, body: impl FnOnce() -> LoopEnd + Send + 'static) -> Result<JoinHandle<()>, Failure> {
-    critical::spawn(name, critical::abort_process(), body).map_err(Failure::with(Exit::Unreachable))
-}
-
-fn loop_end(result: Result<(), kvbroker::transport::TransportError>) -> LoopEnd {
-    match result {
-        Ok(()) => LoopEnd::Asked,
-        Err(error) => LoopEnd::Failed(error.to_string()),
-    }
-}
-
-/// Random bits for session ids. Without randomness ids could be guessed, so the process ends instead.
-fn random_u64() -> u64 {
-    getrandom::u64().expect("the operating system has random numbers once it has given us keys")
-}
-
-/// Counters of the threads, for `stats`.
-#[derive(Default)]
-struct Counters {
-    front_end: Arc<FrontEndCounters>,
-    publisher: Arc<PublisherCounters>,
-}
-
-impl Counters {
-    fn source(&self, announcer: Arc<Announcer>, started: Instant) -> kvbroker_table::StatSource {
-        let (front_end, publisher) = (self.front_end.clone(), self.publisher.clone());
-        Arc::new(move |stats| {
-            let counters = [
-                ("messages", &front_end.messages),
-                ("refused", &front_end.refused),
-                ("replies", &front_end.replies),
-                ("replies_dropped", &front_end.replies_dropped),
-                ("clients", &front_end.clients),
-                ("connections", &front_end.connections),
-                ("published", &publisher.published),
-                ("topics", &publisher.topics),
-            ];
-            stats.extend(counters.map(|(name, counter)| (name.to_owned(), StatValue::Number(counter.load(Ordering::Relaxed)))));
-            stats.push(("uptime_s".to_owned(), StatValue::Number(started.elapsed().as_secs())));
-            let catalogs: Vec<String> = announcer.status().iter().map(ToString::to_string).collect();
-            stats.push(("catalogs".to_owned(), StatValue::Text(catalogs.join("; "))));
-        })
-    }
 }

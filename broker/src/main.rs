@@ -1,7 +1,7 @@
 //! `kvbroker PROJECT`: a durable key-value broker over ZeroMQ, found by name.
 //!
 //! The data flow goes one way: `front_end` (ROUTER) → intake → worker (crate `kvbroker-table`) → `front_end` and `publisher`
-//! (XPUB). `lifecycle` starts and stops the threads; nothing else knows them all.
+//! (XPUB). `lifecycle` is a run from start to end, `running` knows the threads.
 
 mod args;
 mod clients;
@@ -12,8 +12,10 @@ mod inquiry;
 mod lifecycle;
 mod open;
 mod ports;
+mod process;
 mod publisher;
 mod ready;
+mod running;
 mod signals;
 mod sockets;
 

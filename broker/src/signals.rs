@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
-use crate::lifecycle::Notice;
+use crate::running::Notice;
 
 /// What the shell shows for a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
