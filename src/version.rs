@@ -20,22 +20,16 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// sources differed, or `unknown`.
 pub const COMMIT: &str = env!("KVBROKER_COMMIT");
 
-/// Everything behind the program's name. For clap: `.version(…)`, which prints
-/// the name itself. `data_format` is given by programs that read or write data directories.
+/// What `--version` prints, without a line feed at its end.
 #[must_use]
-pub fn text(data_format: Option<u32>) -> String {
-    let protocol = kvbroker_protocol::PROTOCOL_VERSION;
-    let data_format = data_format.map_or(String::new(), |format| format!(", data format {format}"));
+pub fn text_for(program: &str) -> String {
+    let (protocol, data_format) = (kvbroker_protocol::PROTOCOL_VERSION, kvbroker_protocol::DATA_FORMAT_VERSION);
     let kind = if cfg!(debug_assertions) { "\ndebug build, not for measuring" } else { "" };
     let curve = if has_curve() { "yes" } else { "no" };
     let libzmq = libzmq_version();
-    format!("{VERSION} (git {COMMIT})\nprotocol {protocol}{data_format}\nlibzmq {libzmq}, CURVE {curve}{kind}")
-}
-
-/// [`text`] with the program's name in front.
-#[must_use]
-pub fn text_for(program: &str, data_format: Option<u32>) -> String {
-    format!("{program} {}", text(data_format))
+    format!(
+        "{program} {VERSION} (git {COMMIT})\nprotocol {protocol}, data format {data_format}\nlibzmq {libzmq}, CURVE {curve}{kind}"
+    )
 }
 
 #[cfg(test)]
@@ -44,13 +38,11 @@ mod tests {
 
     #[test]
     fn every_part_is_there() {
-        let all = text_for("kvbroker", Some(7));
+        let all = text_for("kvbroker");
         let mut lines = all.lines();
         assert_eq!(lines.next(), Some(format!("kvbroker {VERSION} (git {COMMIT})").as_str()));
-        let protocol = kvbroker_protocol::PROTOCOL_VERSION;
-        assert_eq!(lines.next(), Some(format!("protocol {protocol}, data format 7").as_str()));
+        assert_eq!(lines.next(), Some("protocol 1, data format 1"));
         assert_eq!(lines.next(), Some("libzmq 4.3.5, CURVE yes"));
-        assert!(!text(None).contains("data format"));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `kvbroker PROJECT link` and `paths`: what can be told without starting a broker.
 
-use std::io::Write;
 use std::net::SocketAddr;
 
 use kvbroker::endpoint::{Endpoint, Liveness, probe};
@@ -11,19 +10,16 @@ use kvbroker::paths::Dirs;
 use crate::args::{Config, Verb};
 use crate::failure::Failure;
 
-/// Prints the answer on stdout.
+/// What to print on stdout.
 ///
 /// # Errors
 /// No broker of the project runs here (exit code 5), or the directories can't be found or trusted.
-pub(crate) fn answer(verb: Verb, config: &Config) -> Result<(), Failure> {
+pub(crate) fn answer(verb: Verb, config: &Config) -> Result<String, Failure> {
     let dirs = Dirs::from_environment().map_err(Failure::with(Exit::Refused))?;
-    let text = match verb {
-        Verb::Link => link(&running(&dirs, config)?)?,
-        Verb::Paths => paths(&dirs, config),
-    };
-    // A closed pipe is success.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(())
+    match verb {
+        Verb::Link => link(&running(&dirs, config)?),
+        Verb::Paths => Ok(paths(&dirs, config)),
+    }
 }
 
 fn running(dirs: &Dirs, config: &Config) -> Result<Endpoint, Failure> {

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -37,12 +38,20 @@ const CATALOG_WAIT: Duration = Duration::from_millis(500);
 /// [`Failure`] with the exit code.
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     let (sender, notices) = channel();
-    crate::signals::install(sender.clone()).map_err(Failure::with(Exit::Unreachable))?;
+    let asked = Arc::new(AtomicBool::new(false));
+    crate::signals::install(sender.clone(), Arc::clone(&asked)).map_err(Failure::with(Exit::Unreachable))?;
     crate::process::prepare();
+    if let Some(path) = &config.ready_file {
+        // Better said now than by a broker that has clients already.
+        ready_file_beside(path).map_err(|error| no_ready_file(path, &error))?;
+    }
     let home = Home::enter(config)?;
     let instance = uuid::Uuid::new_v4();
     let directory = config.data.clone().unwrap_or_else(|| home.dirs.data_dir(&config.project));
-    let opened = open(config, directory, instance)?;
+    let Some(opened) = open(config, directory, instance, &asked)? else {
+        tracing::info!("stopped while reading the log, as asked");
+        return Ok(());
+    };
     let bound = bind(config, &home, &opened.directory)?;
     let endpoint = endpoint(config, &home, &opened.report, &bound, instance);
     let announcer = Announcer::start(AnnouncerConfig {
@@ -55,8 +64,11 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     let directory = opened.directory.clone();
     let ready = ReadyParts::of(&opened);
     let broker = Running::start(config, &endpoint, opened, bound, Arc::clone(&announcer), sender)?;
-    let result =
-        tell_ready(config, &home, &endpoint, &announcer, &ready, &directory).and_then(|()| broker.wait(config.grace, &notices));
+    let result = match tell_ready(config, &home, &endpoint, &announcer, &ready, &directory) {
+        Ok(()) => broker.wait(config.grace, &notices),
+        // It serves already: whoever was answered must find the log closed cleanly.
+        Err(failure) => broker.stop(config.grace, &notices).and(Err(failure)),
+    };
     home.leave();
     if let Some(announcer) = Arc::into_inner(announcer) {
         announcer.stop();
@@ -216,17 +228,25 @@ fn tell_ready(
         let _ = std::io::stdout().write_all(ready.text().as_bytes());
     }
     if let Some(path) = &config.ready_file {
-        write_ready_file(path, &home.runtime.endpoint_file())
-            .map_err(|error| Failure::new(Exit::Usage, format!("cannot write the ready file {}: {error}", path.display())))?;
+        write_ready_file(path, &home.runtime.endpoint_file()).map_err(|error| no_ready_file(path, &error))?;
     }
     Ok(())
 }
 
 /// The ready file is a copy of the endpoint file; it appears whole.
 fn write_ready_file(path: &Path, endpoint_file: &Path) -> std::io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    let mut file = ready_file_beside(path)?;
     file.write_all(&std::fs::read(endpoint_file)?)?;
     file.persist(path)?;
     Ok(())
+}
+
+fn ready_file_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::NamedTempFile::new_in(directory)
+}
+
+fn no_ready_file(path: &Path, error: &std::io::Error) -> Failure {
+    // Its kind alone: the error names the temporary file beside the one that was asked for.
+    Failure::new(Exit::Usage, format!("cannot write the ready file {}: {}", path.display(), error.kind()))
 }

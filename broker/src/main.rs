@@ -3,6 +3,9 @@
 //! The data flow goes one way: `front_end` (ROUTER) → intake → worker (crate `kvbroker-table`) → `front_end` and `publisher`
 //! (XPUB). `lifecycle` is a run from start to end, `running` knows the threads.
 
+// One number in every `--version`; here is where both ends meet.
+const _: () = assert!(kvbroker_protocol::DATA_FORMAT_VERSION == kvbroker_log::FORMAT_VERSION);
+
 mod args;
 mod clients;
 mod failure;
@@ -37,32 +40,37 @@ fn main() -> ExitCode {
     };
     let alone = args.project.as_deref();
     if args.version || alone == Some("version") {
-        // A closed pipe is nobody's failure.
-        let _ = writeln!(std::io::stdout(), "{}", version::text_for("kvbroker", Some(kvbroker_log::FORMAT_VERSION)));
-        return Exit::Ok.into();
+        return print(&format!("{}\n", version::text_for("kvbroker")));
     }
     if alone == Some("help") {
         use clap::CommandFactory;
-        let _ = args::Args::command().print_help();
-        return Exit::Ok.into();
+        return print(&args::Args::command().render_help().to_string());
     }
     let config = match args.check() {
         Ok(config) => config,
         Err(sentence) => return end(&failure::Failure::new(Exit::Usage, sentence)),
     };
     let _logs = logging::start(config.log_format, logging::level(tracing::Level::INFO, config.quiet, config.verbose));
-    let result = match config.verb {
-        None => lifecycle::run(&config),
-        Some(verb) => inquiry::answer(verb, &config),
-    };
-    match result {
-        Ok(()) => Exit::Ok.into(),
-        Err(failure) => end(&failure),
+    match config.verb {
+        None => lifecycle::run(&config).map_or_else(|failure| end(&failure), |()| Exit::Ok.into()),
+        Some(verb) => inquiry::answer(verb, &config).map_or_else(|failure| end(&failure), |text| print(&text)),
+    }
+}
+
+/// Prints an answer. A closed pipe is nobody's failure; an answer that got lost otherwise is.
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            end(&failure::Failure::new(Exit::DiskFailed, format!("cannot write to stdout: {error}")))
+        }
+        _ => Exit::Ok.into(),
     }
 }
 
 fn end(failure: &failure::Failure) -> ExitCode {
     logging::flush();
-    eprintln!("kvbroker: {}", failure.sentence);
+    // Where stderr can't be written either (a log file on the full disk), the exit code still tells.
+    let _ = writeln!(std::io::stderr(), "kvbroker: {}", failure.sentence);
     failure.exit.into()
 }

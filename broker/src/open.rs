@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker::exit::Exit;
 use kvbroker_core::State;
-use kvbroker_log::{DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogOptions, RecoveryReport};
+use kvbroker_log::{DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport};
 use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock, replay_into};
 
 use crate::args::Config;
@@ -28,21 +29,33 @@ pub(crate) struct Opened {
 /// How often a long recovery says how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// Locks and recovers the data directory.
+/// Locks and recovers the data directory; None if a stop was asked for meanwhile.
 ///
 /// # Errors
 /// Exit codes 10 (locked), 11 (damaged), 12 (disk), 13 (newer), 2 (a clock that is not believed).
-pub(crate) fn open(config: &Config, directory: PathBuf, instance: uuid::Uuid) -> Result<Opened, Failure> {
+pub(crate) fn open(
+    config: &Config,
+    directory: PathBuf,
+    instance: uuid::Uuid,
+    stop: &AtomicBool,
+) -> Result<Option<Opened>, Failure> {
     let storage = DiskStorage::open(&directory).map_err(|error| cannot_use(&directory, &error))?;
     let lock = lock(&directory, config, instance)?;
     let mut state = State::new();
     let mut progress = Progress::start(&directory);
     let options = LogOptions::new(config.sync);
     let opened = FileLog::open(Arc::new(storage), options, &mut |group| {
+        if stop.load(Ordering::Relaxed) {
+            return Err("a stop was asked for".into());
+        }
         progress.group(group.revision);
         Ok(replay_into(&mut state, &group)?)
     });
-    let (log, report) = opened.map_err(|error| Failure::of_log(&error))?;
+    let (log, report) = match opened {
+        // Reading has changed nothing: the next start begins again.
+        Err(LogError::Refused { .. }) if stop.load(Ordering::Relaxed) => return Ok(None),
+        opened => opened.map_err(|error| Failure::of_log(&error))?,
+    };
     if let Some(cut) = &report.cut {
         tracing::warn!(
             "{}: a torn tail of {} bytes at offset {} was cut off: the last stop was sudden, and the end of the log is not whole",
@@ -53,7 +66,7 @@ pub(crate) fn open(config: &Config, directory: PathBuf, instance: uuid::Uuid) ->
     }
     let (stamper, verdict) = Stamper::start(report.last_stamp_ms, SystemClock.now());
     let clock_remark = clock_remark(verdict, config.accept_clock)?;
-    Ok(Opened { directory, lock, log, state, report, stamper, clock_remark })
+    Ok(Some(Opened { directory, lock, log, state, report, stamper, clock_remark }))
 }
 
 /// A full or failing disk is the disk's fault; a directory that can't be made or entered is what was asked for.

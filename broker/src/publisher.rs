@@ -38,6 +38,8 @@ pub(crate) struct Publisher {
 const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 1, max_bytes: limits::KEY_BYTES_MAX + 2 };
 /// Most subscription messages taken between two looks at the events.
 const SUBSCRIPTIONS_AT_ONCE: usize = 1_024;
+/// Most batches of events sent between two looks at the subscriptions and the clock.
+const BATCHES_AT_ONCE: usize = 64;
 const HEARTBEAT: Duration = Duration::from_millis(FEED_HEARTBEAT_MS);
 
 impl Publisher {
@@ -48,8 +50,11 @@ impl Publisher {
         let mut next_heartbeat = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             self.doorbell.clear();
-            let more = self.take_subscriptions(&mut topics, &mut frames)?;
-            while let Some((events, revision)) = self.events.pop() {
+            let mut more = self.take_subscriptions(&mut topics, &mut frames)?;
+            for batch in 0..=BATCHES_AT_ONCE {
+                // A worker that is faster must not keep heartbeats and subscriptions waiting.
+                more |= batch == BATCHES_AT_ONCE;
+                let Some((events, revision)) = (batch < BATCHES_AT_ONCE).then(|| self.events.pop()).flatten() else { break };
                 if topics.feed_wanted() {
                     self.publish(events)?;
                 }

@@ -32,6 +32,8 @@ pub(crate) enum Notice {
     WorkerEnded(Result<(), Stopped>),
 }
 
+/// A worker with nothing to do closes its log in less, whatever patience was asked for.
+const CLOSING: Duration = Duration::from_millis(500);
 /// How long the front end may need to hand the last replies to libzmq.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -146,27 +148,34 @@ impl Running {
     /// Waits for the end and brings it about.
     pub(crate) fn wait(self, grace: Duration, notices: &Receiver<Notice>) -> Result<(), Failure> {
         // The senders live as long as the threads: an error would mean that all of them are gone.
-        let first = notices.recv().unwrap_or(Notice::Stop);
-        let ended = match first {
-            Notice::WorkerEnded(result) => result,
+        match notices.recv().unwrap_or(Notice::Stop) {
+            Notice::WorkerEnded(result) => self.ended(result),
             Notice::Stop => {
                 tracing::info!("stopping: requests taken so far are finished (again to end at once)");
-                self.phase.stop_taking();
-                self.router_bell.ring();
-                self.intake.close();
-                match worker_end(notices, grace) {
-                    Some(result) => result,
-                    None => {
-                        let sentence = format!(
-                            "stopped after {} with requests unfinished; their outcome is unknown to their clients",
-                            humantime::format_duration(grace)
-                        );
-                        return Err(Failure::new(Exit::UnknownOutcome, sentence));
-                    }
-                }
+                self.stop(grace, notices)
             }
-        };
-        if let Err(Stopped::Log(error)) = ended {
+        }
+    }
+
+    /// Stops cleanly: what was taken is finished, the log closed, the last replies sent.
+    pub(crate) fn stop(self, grace: Duration, notices: &Receiver<Notice>) -> Result<(), Failure> {
+        self.phase.stop_taking();
+        self.router_bell.ring();
+        self.intake.close();
+        match worker_end(notices, grace.max(CLOSING)) {
+            Some(result) => self.ended(result),
+            None => {
+                let sentence = format!(
+                    "stopped after {} with requests unfinished; their outcome is unknown to their clients",
+                    humantime::format_duration(grace)
+                );
+                Err(Failure::new(Exit::UnknownOutcome, sentence))
+            }
+        }
+    }
+
+    fn ended(self, worker: Result<(), Stopped>) -> Result<(), Failure> {
+        if let Err(Stopped::Log(error)) = worker {
             // Nothing more may leave: not even what waits in the front end's queue is touched.
             return Err(Failure::of_log(&error));
         }

@@ -205,7 +205,7 @@ pub(crate) fn parse(words: Vec<OsString>) -> Result<Invocation, Misuse> {
 }
 
 fn version() -> String {
-    format!("{}\n", kvbroker::version::text_for("kvclient", None))
+    format!("{}\n", kvbroker::version::text_for("kvclient"))
 }
 
 /// The index of the first word that is neither an option nor an option's value.

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
     let alone = words.project.as_deref();
     if words.version || alone == Some("version") {
-        let _ = writeln!(io::stdout(), "{}", version::text_for("kvperf", None));
+        let _ = writeln!(io::stdout(), "{}", version::text_for("kvperf"));
         return Exit::Ok.into();
     }
     if alone == Some("help") {

@@ -82,7 +82,7 @@ fn main() -> ExitCode {
         }
     };
     if args.version {
-        let _ = writeln!(io::stdout(), "{}", version::text_for("kvcatalog", None));
+        let _ = writeln!(io::stdout(), "{}", version::text_for("kvcatalog"));
         return Exit::Ok.into();
     }
     let _guard = logging::start(args.log_format, logging::level(tracing::Level::INFO, args.quiet, args.verbose));
