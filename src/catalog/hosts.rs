@@ -54,6 +54,9 @@ pub struct CatalogList {
 /// Why a list of catalogs is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogListError {
+    /// A flag (or its variable) without content: it would fall back to a public catalog unasked.
+    #[error("--catalog (KVBROKER_CATALOG) is empty; write HOST or HOST:PORT, or `none` to ask and tell no catalog")]
+    Empty,
     /// A host that can't be one.
     #[error("{origin}: {host:?} is not a catalog; write HOST or HOST:PORT, several with commas between, or `none`")]
     BadHost {
@@ -194,7 +197,8 @@ impl FromStr for CatalogAddr {
 
 impl CatalogList {
     /// The list that these settings mean; each is `None` when it is not set. An
-    /// empty text counts as not set, as in CCTools.
+    /// empty text in the environment counts as not set, as in CCTools; an empty flag is refused:
+    /// whoever writes it hardly means a public catalog.
     ///
     /// # Errors
     /// When any part of the setting that wins is no catalog; see [`CatalogListError`].
@@ -204,6 +208,9 @@ impl CatalogList {
         catalog_port: Option<&str>,
     ) -> Result<Self, CatalogListError> {
         let set = |text: Option<&str>| text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+        if flag.is_some_and(|flag| flag.trim().is_empty()) {
+            return Err(CatalogListError::Empty);
+        }
         let port_default = match set(catalog_port) {
             Some(port) => parse_port(&port, CatalogOrigin::Environment)?,
             None => CATALOG_PORT_DEFAULT,
@@ -303,7 +310,7 @@ mod tests {
         assert_eq!(list(None, None, None), "catalog.cse.nd.edu:9097");
         assert_eq!(list(None, Some("a"), None), "a:9097");
         assert_eq!(list(Some("b"), Some("a"), None), "b:9097");
-        assert_eq!(list(Some(""), Some(" "), None), "catalog.cse.nd.edu:9097");
+        assert_eq!(list(None, Some(" "), Some("")), "catalog.cse.nd.edu:9097");
         let default = CatalogList::from_settings(None, None, None).unwrap();
         assert_eq!(default.origin(), CatalogOrigin::Default);
     }
@@ -345,6 +352,10 @@ mod tests {
             let bad_list = result.is_err();
             // Trailing white space is trimmed, so `a\n` is `a`.
             assert_eq!(bad_list, bad != "a\n", "{bad:?}");
+        }
+        for empty in ["", " "] {
+            let error = CatalogList::from_settings(Some(empty), Some("a"), None).unwrap_err();
+            assert!(error.to_string().contains("`none`"), "{error}");
         }
         let error = CatalogList::from_settings(None, None, Some("x")).unwrap_err();
         assert!(error.to_string().contains("CATALOG_PORT"));

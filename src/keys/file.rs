@@ -101,6 +101,18 @@ pub fn load_or_create_owner_key(directory: &Path) -> Result<KeyPair, KeyFileErro
     }
 }
 
+/// Reads the owner's key from `directory`; `None` where no key was made yet. Makes nothing:
+/// who only looks around should not become somebody.
+///
+/// # Errors
+/// Loose modes, foreign owner, unreadable content, I/O.
+pub fn load_owner_key(directory: &Path) -> Result<Option<KeyPair>, KeyFileError> {
+    match check_directory(directory).and_then(|()| load_key_file(&directory.join(OWNER_KEY_FILE))) {
+        Err(KeyFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Reads a key file (`--key FILE`, or the owner's own) and checks who may read it.
 ///
 /// # Errors
@@ -158,6 +170,11 @@ fn check_or_create_directory(directory: &Path) -> Result<(), KeyFileError> {
         .mode(0o700)
         .create(directory)
         .map_err(|source| io_error("create the directory", source))?;
+    check_directory(directory)
+}
+
+fn check_directory(directory: &Path) -> Result<(), KeyFileError> {
+    let io_error = |action, source| KeyFileError::Io { action, path: directory.to_owned(), source };
     let metadata = fs::metadata(directory).map_err(|source| io_error("inspect", source))?;
     // Readable by others is harmless here, writable is not: they could swap files.
     check_private(directory, &metadata, 0o022, "go-w")

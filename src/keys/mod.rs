@@ -32,7 +32,7 @@ use crate::transport::{self, TransportError};
 
 mod file;
 
-pub use file::{KeyFileError, OWNER_KEY_FILE, load_key_file, load_or_create_owner_key};
+pub use file::{KeyFileError, OWNER_KEY_FILE, load_key_file, load_or_create_owner_key, load_owner_key};
 
 /// Bytes of a CURVE key, public or secret.
 pub const KEY_BYTES: usize = 32;

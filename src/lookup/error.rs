@@ -1,6 +1,7 @@
 //! Why no broker was found, told apart, each with what to do about it.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use kvbroker_protocol::BrokerId;
 
@@ -75,12 +76,23 @@ pub enum LookupError {
         found: Vec<Rival>,
     },
     /// Listed, but nobody answers there.
-    #[error("a broker for {project} is known but can't be reached: {}", places.join("; "))]
+    #[error(
+        "a broker for {project} is known but can't be reached: {}{}",
+        places.join("; "), left_by.map_or(String::new(), |pid| format!("; the one on this machine, process {pid}, is gone"))
+    )]
     Unreachable {
         /// The project.
         project: ProjectName,
         /// Where it was tried, and what happened.
         places: Vec<String>,
+        /// The process that left its endpoint file behind on this machine, if there is one.
+        left_by: Option<u32>,
+    },
+    /// The network needs a key of ours, and there is none.
+    #[error("you have no key yet, and a broker on the network admits its owner's only: there is no {}", path.display())]
+    NoOwnKey {
+        /// Where it would be.
+        path: PathBuf,
     },
     /// Reached, but refused by one side.
     #[error("the broker for {project} at {place} is refused: {why}")]
@@ -95,12 +107,17 @@ pub enum LookupError {
         own_key: Option<PublicKey>,
     },
     /// Several live brokers, between which nothing chooses.
-    #[error("{} brokers serve {project}: {}", brokers.len(), rivals_text(brokers))]
+    #[error(
+        "{} brokers serve {project}{}: {}",
+        brokers.len(), if *refused { ", and none of them has your key" } else { "" }, rivals_text(brokers)
+    )]
     Ambiguous {
         /// The project.
         project: ProjectName,
         /// The brokers.
         brokers: Vec<Rival>,
+        /// Whether each of them is refused for its key.
+        refused: bool,
     },
     /// The address of a host could not be found.
     #[error("the host {host} of the address can't be found: {why}")]
@@ -157,7 +174,10 @@ impl LookupError {
     pub fn exit(&self) -> Exit {
         match self {
             LookupError::Ambiguous { .. } => Exit::Ambiguous,
-            LookupError::Refused { .. } | LookupError::Key(_) => Exit::Refused,
+            LookupError::Refused { .. }
+            | LookupError::NoOwnKey { .. }
+            | LookupError::Key(_)
+            | LookupError::Path(PathError::LooseMode { .. }) => Exit::Refused,
             LookupError::Address(_) | LookupError::Catalogs(_) | LookupError::Path(_) => Exit::Usage,
             _ => Exit::Unreachable,
         }
@@ -190,6 +210,7 @@ impl LookupError {
                 )
             }
             LookupError::NotWanted { .. } => "leave --owner and --broker away, or give one of these".into(),
+            LookupError::Unreachable { project, left_by: Some(_), .. } => format!("start it with: kvbroker {project}"),
             LookupError::Unreachable { .. } => {
                 "if it runs, a firewall on the way may drop its port; if it was stopped, its record goes away after 3 minutes"
                     .into()
@@ -199,6 +220,13 @@ impl LookupError {
                 format!(
                     "this version admits the broker owner's own key only{own}: use the account, or KVBROKER_HOME, of the broker's owner"
                 )
+            }
+            LookupError::NoOwnKey { .. } => {
+                "the first start of a broker makes it; for a broker that runs elsewhere use the account, or KVBROKER_HOME, of its owner".into()
+            }
+            LookupError::Ambiguous { refused: true, .. } => {
+                "this version admits the broker owner's own key only: use the account, or KVBROKER_HOME, of the owner whose broker you want"
+                    .into()
             }
             LookupError::Ambiguous { .. } => "choose one with --broker UUID or --owner NAME; --explain shows each".into(),
             LookupError::NoSuchHost { .. } => "check its spelling, or give its number".into(),
@@ -261,7 +289,25 @@ mod tests {
                 "firewall",
                 5,
             ),
-            (LookupError::Unreachable { project: p(), places: vec!["x".into()] }, "known but can't be reached: x", "firewall", 5),
+            (
+                LookupError::Unreachable { project: p(), places: vec!["x".into()], left_by: Some(7) },
+                "can't be reached: x; the one on this machine, process 7, is gone",
+                "start it with: kvbroker lab",
+                5,
+            ),
+            (LookupError::NoOwnKey { path: "/c/id".into() }, "you have no key yet", "KVBROKER_HOME", 6),
+            (
+                LookupError::Ambiguous { project: p(), brokers: vec![rival(1), rival(2)], refused: true },
+                "2 brokers serve lab, and none of them has your key: ann's",
+                "KVBROKER_HOME",
+                8,
+            ),
+            (
+                LookupError::Unreachable { project: p(), places: vec!["x".into()], left_by: None },
+                "known but can't be reached: x",
+                "firewall",
+                5,
+            ),
             (
                 LookupError::Refused { project: p(), place: "h:1".into(), why: "no".into(), own_key: None },
                 "at h:1 is refused: no",
@@ -269,7 +315,7 @@ mod tests {
                 6,
             ),
             (
-                LookupError::Ambiguous { project: p(), brokers: vec![rival(1), rival(2)] },
+                LookupError::Ambiguous { project: p(), brokers: vec![rival(1), rival(2)], refused: false },
                 "2 brokers serve lab: ann's at 10.0.0.1:4000 (--broker 01010101-",
                 "--owner",
                 8,

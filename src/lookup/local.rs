@@ -20,6 +20,8 @@ pub(super) struct Local {
     pub(super) candidates: Vec<Candidate>,
     /// The process that left an endpoint file behind.
     pub(super) left_by: Option<u32>,
+    /// A directory of our own that others can use: whatever runs in it was left out.
+    pub(super) loose: Option<PathError>,
     /// What was seen, in order.
     pub(super) steps: Vec<Step>,
 }
@@ -30,7 +32,13 @@ pub(super) fn look(dirs: &Dirs, project: &ProjectName) -> Local {
     for runtime in dirs.open_runtimes(project) {
         match runtime {
             Ok(runtime) => look_into(&runtime, &mut local),
-            Err(error) => local.steps.push(Step::new("local", format!("left out: {error}"))),
+            Err(error) => {
+                local.steps.push(Step::new("local", format!("left out: {error}")));
+                // What a stranger put there, or a base that is not ours to close, says nothing about our brokers.
+                if matches!(error, PathError::LooseMode { wanted: "700", .. }) {
+                    local.loose = Some(error);
+                }
+            }
         }
     }
     if local.steps.is_empty() {

@@ -6,7 +6,8 @@
 //! - Nothing that a catalog says is believed: a record leads to a broker only if the broker
 //!   proves the key that is expected, and then says the project and uuid of the record.
 //! - The key that is expected is computed from the owner's own secret key, or part of the
-//!   address that the user gave. It is loaded only where it is needed: not for unix sockets.
+//!   address that the user gave. It is loaded only where it is needed (not for unix sockets), and never made here:
+//!   without a key the brokers of catalogs are other people's.
 //! - Live brokers of different uuids are never chosen between by time ([`choose`]).
 //! - Everything that was seen, and what became of it, is data ([`Explanation`]).
 //! - Each wait has an end; while a wait lasts, the user is told what for.
@@ -26,6 +27,7 @@ pub mod survey;
 
 use std::fmt;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::BrokerId;
@@ -39,7 +41,7 @@ pub use explain::{Explanation, Step};
 use crate::catalog::CatalogList;
 use crate::client::{ConnectError, Connection, Expected, Progress, Route};
 use crate::keys::{self, KeyPair, PublicKey};
-use crate::paths::Dirs;
+use crate::paths::{Dirs, PathError};
 use crate::transport::Context;
 use choose::{Choice, Choosing, Own, Trial};
 
@@ -93,6 +95,8 @@ struct Run<'a, 'p> {
     choosing: Choosing,
     connections: Vec<(usize, Connection)>,
     left_by: Option<u32>,
+    /// A directory of ours that was not looked into.
+    closed_out: Option<PathError>,
 }
 
 impl Lookup {
@@ -129,6 +133,7 @@ impl Lookup {
             choosing: Choosing::new(self.wanted.clone(), own),
             connections: Vec::new(),
             left_by: None,
+            closed_out: None,
         };
         let outcome = self.look(&mut run);
         run.explanation.candidates = run.choosing.judged().to_vec();
@@ -149,6 +154,7 @@ impl Lookup {
         }
         let local = local::look(&self.dirs, &self.target.project);
         run.left_by = local.left_by;
+        run.closed_out = local.loose;
         run.explanation.steps.extend(local.steps);
         local.candidates.into_iter().for_each(|candidate| run.choosing.add(candidate));
         if let Some(connection) = self.try_all(run)? {
@@ -199,6 +205,9 @@ impl Lookup {
             }
             Address::Network { host, port, key, .. } => {
                 self.load_own_keys(run)?;
+                if self.own.is_none() {
+                    return Err(LookupError::NoOwnKey { path: self.own_key_file() });
+                }
                 let key = key.or(run.choosing_expects()).unwrap_or(PublicKey::from_bytes([0; 32]));
                 candidate.key = Some(key);
                 run.progress.doing(Instant::now(), format!("looking up the host {host}"));
@@ -213,17 +222,21 @@ impl Lookup {
     }
 
     fn load_own_keys(&mut self, run: &mut Run<'_, '_>) -> Result<(), LookupError> {
-        let own = match self.own.take() {
-            Some(own) => own,
-            None => {
-                let pair = keys::load_or_create_owner_key(self.dirs.config_dir())?;
-                let project = *pair.project(&self.target.project)?.public();
-                OwnKeys { pair, project }
-            }
-        };
-        run.choosing.expect_key(own.project);
-        self.own = Some(own);
+        if self.own.is_none()
+            && let Some(pair) = keys::load_owner_key(self.dirs.config_dir())?
+        {
+            let project = *pair.project(&self.target.project)?.public();
+            self.own = Some(OwnKeys { pair, project });
+        }
+        match &self.own {
+            Some(own) => run.choosing.expect_key(own.project),
+            None => run.explanation.step("own key", format!("there is none yet: no {}", self.own_key_file().display())),
+        }
         Ok(())
+    }
+
+    fn own_key_file(&self) -> PathBuf {
+        self.dirs.config_dir().join(keys::OWNER_KEY_FILE)
     }
 
     /// Makes all trials that the candidates so far need. The connection, if the choice fell on one.
@@ -275,13 +288,16 @@ impl Lookup {
     }
 
     /// Why nothing was found.
-    fn failure(&self, run: &Run<'_, '_>, answers: &[crate::catalog::CatalogAnswer]) -> LookupError {
+    fn failure(&self, run: &mut Run<'_, '_>, answers: &[crate::catalog::CatalogAnswer]) -> LookupError {
         let project = self.target.project.clone();
         let judged = run.choosing.judged();
         let of = |indexes: &[usize]| -> Vec<&Judged> { indexes.iter().filter_map(|index| judged.get(*index)).collect() };
         match run.choosing.choice() {
             Choice::Ambiguous(indexes) => {
-                LookupError::Ambiguous { project, brokers: of(&indexes).into_iter().map(rival).collect() }
+                let brokers = of(&indexes);
+                // Naming one of them would only be refused next.
+                let refused = brokers.iter().all(|judged| matches!(judged.verdict, Verdict::OtherKey | Verdict::NoKey));
+                LookupError::Ambiguous { project, brokers: brokers.into_iter().map(rival).collect(), refused }
             }
             Choice::Refused(indexes) => {
                 let first = of(&indexes).first().copied();
@@ -290,7 +306,10 @@ impl Lookup {
                     Some(Verdict::NoKey) => "it announces no key, so nothing would prove who it is".into(),
                     Some(Verdict::OtherKey) => {
                         let owner = first.and_then(|judged| judged.candidate.owner.as_deref()).unwrap_or("its owner");
-                        format!("it is {owner}'s and has another key than yours for this project")
+                        match self.own {
+                            Some(_) => format!("it is {owner}'s and has another key than yours for this project"),
+                            None => format!("it is {owner}'s, and you have no key yet ({})", self.own_key_file().display()),
+                        }
                     }
                     _ => "no key was accepted".into(),
                 };
@@ -302,12 +321,15 @@ impl Lookup {
                     Verdict::Unreachable(why) | Verdict::SomebodyElse(why) => format!("{} ({why})", judged.candidate.place),
                     _ => format!("{} (nobody listens there)", judged.candidate.place),
                 };
-                LookupError::Unreachable { project, places: of(&indexes).into_iter().map(said).collect() }
+                LookupError::Unreachable { project, places: of(&indexes).into_iter().map(said).collect(), left_by: run.left_by }
             }
             Choice::Use(_) | Choice::Nothing if !judged.is_empty() => {
                 LookupError::NotWanted { project, found: judged.iter().map(rival).collect() }
             }
-            Choice::Use(_) | Choice::Nothing => self.nothing(run, answers),
+            Choice::Use(_) | Choice::Nothing => match run.closed_out.take() {
+                Some(loose) => LookupError::Path(loose),
+                None => self.nothing(run, answers),
+            },
         }
     }
 

@@ -222,7 +222,11 @@ fn brokers_with_other_keys_are_refused_or_ambiguous_by_being_alive() {
         error(find(&options(&place, catalogs(&[catalog.address])), "lab"))
     };
     let both = look(&[of(1, a_port, &a), of(2, b_port, &b)]);
-    assert!(matches!(both, LookupError::Ambiguous { .. }), "{both}");
+    assert!(matches!(both, LookupError::Ambiguous { refused: true, .. }), "{both}");
+    let keyless = look(&[of(2, b_port, &b)]);
+    assert!(keyless.to_string().contains("you have no key yet"), "{keyless}");
+    assert!(!place.dirs.config_dir().exists(), "looking makes no key");
+    project_keys(&place);
     let one = look(&[of(1, closed_port(), &a), of(2, b_port, &b)]);
     assert!(one.to_string().contains("another key than yours"), "{one}");
     let hint = one.hint().unwrap();
@@ -281,6 +285,10 @@ fn an_address_is_taken_instead_of_searching() {
     let (_broker, port) = network_broker(&place, 1, &keys);
     let options = options(&place, CatalogList::none());
     let key = keys.public();
+    let keyless = error(find(&options, &format!("kv://127.0.0.1:{port}/lab?key={key}")));
+    assert!(matches!(keyless, LookupError::NoOwnKey { .. }), "{keyless}");
+    assert!(!place.dirs.config_dir().exists(), "looking makes no key");
+    project_keys(&place);
     assert!(find(&options, &format!("kv://127.0.0.1:{port}/lab?key={key}")).outcome.is_ok());
     assert!(find(&options, &format!("kv://localhost:{port}/lab?key={key}")).outcome.is_ok());
     assert!(find(&options.clone().endpoint(format!("kv://127.0.0.1:{port}?key={key}")), "lab").outcome.is_ok());
@@ -304,6 +312,11 @@ fn a_socket_that_is_given_must_lie_in_a_directory_of_ours() {
     let open = |mode| std::fs::set_permissions(runtime.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     open(0o755);
     assert!(matches!(error(find(&options, "lab")), LookupError::Path(_)));
+    // Found by its name it is not said to be absent.
+    let by_name = error(find(&self::options(&place, CatalogList::none()), "lab"));
+    assert!(by_name.to_string().contains("is open to others (mode 755)"), "{by_name}");
+    assert!(by_name.to_string().contains("chmod 700"), "{by_name}");
+    assert_eq!(by_name.exit().code(), 6);
     open(0o700);
 }
 

@@ -404,3 +404,42 @@ fn a_closed_stdout_is_success_everywhere() {
         assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{words:?}");
     }
 }
+
+#[test]
+fn a_result_that_cannot_be_written_is_told_with_what_was_done() {
+    let (_broker, cli) = started();
+    cli.ok(&["test", "put", "k", "v"]);
+    let full = |words: &[&str]| {
+        let stdout = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        finish(cli.command(words).stdout(stdout).spawn().unwrap())
+    };
+    let lost = full(&["test", "del", "k", "--return"]);
+    assert_eq!(lost.code, Some(2), "{}", lost.stderr);
+    assert!(lost.stderr.starts_with("kvclient: done at revision 2, but the result could not be written: "), "{}", lost.stderr);
+    assert_eq!(cli.ok(&["test", "size"]).text(), "0\n");
+    let added = full(&["test", "incr", "n", "--json"]);
+    assert!(added.stderr.contains("done at revision 3, but"), "{}", added.stderr);
+    // Nothing was changed by these.
+    for words in [&["test", "size"][..], &["help"], &["version"]] {
+        let said = full(words);
+        assert_eq!(said.code, Some(2), "{words:?}");
+        assert!(said.stderr.starts_with("kvclient: cannot write the result: "), "{words:?}: {}", said.stderr);
+    }
+}
+
+#[test]
+fn scan_takes_its_prefix_by_name_too() {
+    let (_broker, cli) = started();
+    cli.ok(&["test", "put", "a/1", "v"]);
+    cli.ok(&["test", "put", "b/1", "v"]);
+    assert_eq!(cli.ok(&["test", "scan", "--prefix", "b/"]).text(), "b/1\t\"v\"\n");
+    assert_eq!(cli.run(&["test", "scan", "a/", "--prefix", "b/"]).code, Some(2));
+}
+
+#[test]
+fn an_empty_list_of_catalogs_is_refused() {
+    let (_broker, cli) = started();
+    let said = cli.run(&["list", "--catalog", ""]);
+    assert_eq!(said.code, Some(2));
+    assert!(said.stderr.contains("`none`"), "{}", said.stderr);
+}

@@ -264,6 +264,9 @@ fn a_catalog_leads_to_the_owners_broker_over_curve() {
     let gone = cli.run(&["test", "get", "k"]);
     assert_eq!(gone.code, Some(5), "{}", gone.stderr);
     assert!(gone.stderr.contains("known but can't be reached") && gone.stderr.contains("firewall"), "{}", gone.stderr);
+    let here = Cli::new(&home).catalog(&catalog.address).run(&["test", "get", "k"]);
+    assert_eq!(here.code, Some(5), "{}", here.stderr);
+    assert!(here.stderr.contains("is gone") && here.stderr.contains("start it with: kvbroker test"), "{}", here.stderr);
     broker.restart();
     catalog.wait_for(2);
     assert_eq!(cli.ok(&["test", "get", "k"]).text(), "w\n");
@@ -290,11 +293,14 @@ fn two_brokers_of_one_name_are_ambiguous() {
     }
     // Whoever has none of their keys is refused by name, and is told the same before.
     let stranger = Cli::new(&Home::new()).catalog(&catalog.address);
-    assert_eq!(stranger.run(&["test", "get", "k"]).code, Some(8));
+    let none_is_ours = stranger.run(&["test", "get", "k"]);
+    assert_eq!(none_is_ours.code, Some(8));
+    assert!(none_is_ours.stderr.contains("none of them has your key"), "{}", none_is_ours.stderr);
+    assert!(none_is_ours.stderr.contains("KVBROKER_HOME") && !none_is_ours.stderr.contains("choose"), "{}", none_is_ours.stderr);
     let uuid = first.endpoint()["uuid"].as_str().unwrap();
     let refused = stranger.run(&["test", "get", "k", "--broker", uuid]);
     assert_eq!(refused.code, Some(6), "{}", refused.stderr);
-    assert!(refused.stderr.contains("another key than yours"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("you have no key yet"), "{}", refused.stderr);
     // On the spot nothing is ambiguous.
     assert_eq!(Cli::new(&one).catalog(&catalog.address).run(&["test", "get", "k"]).code, Some(1));
 }

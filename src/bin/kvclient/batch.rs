@@ -133,16 +133,18 @@ impl Sender<'_> {
         self.bytes = 0;
         let outcomes = self.client.batch(operations.clone())?;
         let several = outcomes.len() > 1;
+        let changes =
+            outcomes.iter().zip(&operations).filter(|(outcome, operation)| operation.is_mutation() && outcome.result.is_ok());
+        let done_at = changes.filter_map(|(outcome, _)| outcome.revision).max();
         for (outcome, operation) in outcomes.into_iter().zip(operations) {
             let full = matches!(&outcome.result, Err(failure) if failure.code == ErrorCode::ReplyFull);
             let outcome = if full && several && !operation.is_mutation() { self.again(operation)? } else { outcome };
             if self.exit == Exit::Ok {
                 self.exit = exit_of_outcome(&outcome);
             }
-            self.out.outcome_json(&outcome)?;
+            self.out.outcome_json(&outcome).map_err(|error| Trouble::output_after(done_at, error))?;
         }
-        self.out.flush()?;
-        Ok(())
+        self.out.flush().map_err(|error| Trouble::output_after(done_at, error))
     }
 
     fn again(&self, operation: Operation) -> Result<Outcome, ClientError> {

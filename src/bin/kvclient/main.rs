@@ -39,6 +39,14 @@ enum Trouble {
     /// Stdout.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
+    /// Stdout, after something was changed: asking again would change it once more.
+    #[error("done at revision {revision}, but the result could not be written: {source}")]
+    DoneUnwritten {
+        /// The last revision that is known to be done.
+        revision: u64,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl Trouble {
@@ -46,13 +54,23 @@ impl Trouble {
         Trouble::Misuse(Misuse { sentence: sentence.into(), hint: None })
     }
 
+    /// That stdout failed, after a change at `done_at` if there was one.
+    fn output_after(done_at: Option<u64>, source: io::Error) -> Self {
+        match done_at {
+            Some(revision) => Trouble::DoneUnwritten { revision, source },
+            None => Trouble::Output(source),
+        }
+    }
+
     fn exit(&self) -> Exit {
         match self {
             Trouble::Client(error) => error.exit(),
             Trouble::Misuse(_) => Exit::Usage,
-            Trouble::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Trouble::Output(source) | Trouble::DoneUnwritten { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => {
+                Exit::Ok
+            }
             // No number is published for a full disk behind stdout; it is no outcome of the broker's.
-            Trouble::Output(_) => Exit::Usage,
+            Trouble::Output(_) | Trouble::DoneUnwritten { .. } => Exit::Usage,
         }
     }
 }
@@ -67,7 +85,10 @@ fn main() -> ExitCode {
     };
     match invocation {
         Invocation::Print(text) => match print(&text) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::Usage.into(),
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                complain(&Trouble::Output(error).to_string(), None);
+                Exit::Usage.into()
+            }
             _ => Exit::Ok.into(),
         },
         Invocation::List(global) => {
@@ -130,7 +151,7 @@ fn tell(trouble: &Trouble, global: &Global) {
             in_place(output::invalid_json(&misuse.sentence));
             misuse.hint.clone()
         }
-        Trouble::Output(_) => None,
+        Trouble::Output(_) | Trouble::DoneUnwritten { .. } => None,
     };
     complain(&trouble.to_string(), hint.as_deref());
 }

@@ -228,7 +228,7 @@ fn lookup_code(error: &LookupError) -> &'static str {
         LookupError::CatalogsSilent { .. } => "catalogs_silent",
         LookupError::NotWanted { .. } => "not_wanted",
         LookupError::Unreachable { .. } | LookupError::NoSuchHost { .. } => "unreachable",
-        LookupError::Refused { .. } => "refused",
+        LookupError::Refused { .. } | LookupError::NoOwnKey { .. } => "refused",
         LookupError::Ambiguous { .. } => "ambiguous",
         _ => "setup",
     }

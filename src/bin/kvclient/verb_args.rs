@@ -150,6 +150,9 @@ Examples:
         /// Only keys that start with this
         #[arg(default_value = "")]
         prefix: OsString,
+        /// The same, as for `query`
+        #[arg(long = "prefix", value_name = "PREFIX", conflicts_with = "prefix")]
+        prefix_option: Option<OsString>,
         #[command(flatten)]
         pages: PageArgs,
     },

@@ -96,7 +96,10 @@ impl Asked {
             }
             Verb::Size => Asked::One(Operation::Size),
             Verb::Stats => Asked::One(Operation::Stats),
-            Verb::Scan { prefix, pages } => Asked::Rows { query: None, limit: pages.limit, scan: scan(&prefix, pages) },
+            Verb::Scan { prefix, prefix_option, pages } => {
+                let prefix = prefix_option.unwrap_or(prefix);
+                Asked::Rows { query: None, limit: pages.limit, scan: scan(&prefix, pages) }
+            }
             Verb::Query { subkey, subvalue, prefix, pages } => {
                 Asked::Rows { query: Some((subkey, scalar(subvalue))), limit: pages.limit, scan: scan(&prefix, pages) }
             }
@@ -253,26 +256,31 @@ fn explain(client: Result<Client, ClientError>, explanation: Option<Explanation>
 
 fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, Trouble> {
     let subject = Subject::of(&operation);
+    let mutation = operation.is_mutation();
     let outcome = ask(client, operation)?;
-    match &outcome.result {
-        Err(failure) => {
-            if out.is_json() {
-                out.outcome_json(&outcome)?;
-            }
-            subject.complain(failure);
-            return Ok(exit_of(failure.code));
-        }
-        Ok(Answer::Stats(stats)) => out.stats(stats, &outcome)?,
-        // There is no other good form for results of several kinds.
-        Ok(Answer::Txn { .. }) => out.outcome_json(&outcome)?,
-        Ok(_) if out.is_json() => out.outcome_json(&outcome)?,
-        Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value)?,
-        Ok(Answer::Size(size)) => out.line(&size.to_string())?,
-        Ok(Answer::Integer(integer)) => out.line(&integer.to_string())?,
-        Ok(_) => {}
+    let done_at = outcome.revision.filter(|_| mutation && outcome.result.is_ok());
+    // Flushed here: only here is it known that something was changed.
+    let written = print_one(&outcome, out).and_then(|()| out.flush());
+    written.map_err(|error| Trouble::output_after(done_at, error))?;
+    if let Err(failure) = &outcome.result {
+        subject.complain(failure);
+        return Ok(exit_of(failure.code));
     }
     let unmet = matches!(outcome.result, Ok(Answer::Exists(false) | Answer::Txn { succeeded: false, .. }));
     Ok(if unmet { Exit::NotFound } else { Exit::Ok })
+}
+
+fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
+    match &outcome.result {
+        Ok(Answer::Stats(stats)) => out.stats(stats, outcome),
+        // There is no other good form for results of several kinds.
+        Ok(Answer::Txn { .. }) => out.outcome_json(outcome),
+        _ if out.is_json() => out.outcome_json(outcome),
+        Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value),
+        Ok(Answer::Size(size)) => out.line(&size.to_string()),
+        Ok(Answer::Integer(integer)) => out.line(&integer.to_string()),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// One operation and its outcome.
