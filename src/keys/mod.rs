@@ -1,6 +1,6 @@
 //! Keys: the owner's secret, and the keys of projects derived from it.
 //!
-//! An owner has one secret key, made at first use and kept in one small text
+//! An owner has one secret key, made when a first broker starts and kept in one small text
 //! file. It serves twice: as the CURVE key pair with which the owner's programs
 //! show who they are, and as the key from which the key pair of each of the
 //! owner's projects is derived. So every broker of a project has the same
