@@ -192,6 +192,9 @@ impl Many {
         if self.regexes > ARRAY_REGEXES_MAX {
             return Err(Failure::limit(format!("at most {ARRAY_REGEXES_MAX} operations of an array may have a `regex`")));
         }
+        if operation == Operation::End {
+            return Err(Failure::invalid("`end` stands alone in its message"));
+        }
         self.weight += operation.weight();
         if self.weight > ARRAY_OPERATIONS_MAX {
             let message = format!(
@@ -383,7 +386,10 @@ mod tests {
         assert_eq!(request.form, Form::Json);
         assert_eq!(request.header, Header::default());
         let value = Stored::from_json(br#"{"weight":100}"#).unwrap();
-        assert_eq!(request.operations, Operations::One(Operation::Put { key: b"zebra".to_vec(), value, condition: None }));
+        assert_eq!(
+            request.operations,
+            Operations::One(Operation::Put { key: b"zebra".to_vec(), value, condition: None, ttl_ms: None })
+        );
         for (text, verb) in [
             (r#"{"method":"lookup","key":"zebra"}"#, "get"),
             (r#"{"method":"remove","key":"zebra"}"#, "del"),

@@ -3,7 +3,7 @@
 use crate::PROTOCOL_VERSION;
 use crate::header::Header;
 use crate::msgpack::write;
-use crate::operation::{Condition, Operation, Operations, Scan};
+use crate::operation::{Condition, List, Operation, Operations, Scan};
 use crate::txn::Compare;
 
 /// Appends the compact form of a message.
@@ -27,13 +27,13 @@ fn write_operations(operations: &[Operation], out: &mut Vec<u8>) {
     operations.iter().for_each(|operation| write_operation(operation, out));
 }
 
-fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
+pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
     let head = |out: &mut Vec<u8>, length: usize| {
         write::array(out, length);
         write::text(out, operation.verb());
     };
     match operation {
-        Operation::Ping | Operation::Stats | Operation::Size => head(out, 1),
+        Operation::Ping | Operation::Stats | Operation::Size | Operation::Noop | Operation::End => head(out, 1),
         Operation::Hello { project } => {
             head(out, 2);
             write::map(out, usize::from(project.is_some()));
@@ -42,16 +42,73 @@ fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
                 write::text(out, project);
             }
         }
-        Operation::Put { key, value, condition } => {
-            head(out, if condition.is_some() { 4 } else { 3 });
+        Operation::Put { key, value, condition, ttl_ms } => {
+            let options = usize::from(condition.is_some()) + usize::from(ttl_ms.is_some());
+            head(out, if options > 0 { 4 } else { 3 });
             write::key(out, key);
             value.write_msgpack(out);
+            if options > 0 {
+                write::map(out, options);
+            }
             if let Some(condition) = condition {
-                write::map(out, 1);
                 write_condition(condition, out);
             }
+            if let Some(ttl_ms) = ttl_ms {
+                write::text(out, "ttl");
+                write::uint(out, *ttl_ms);
+            }
         }
-        Operation::Get { key } | Operation::Exists { key } => {
+        Operation::Expire { key, ttl_ms } => {
+            head(out, 3);
+            write::key(out, key);
+            write::uint(out, *ttl_ms);
+        }
+        Operation::DelPrefix { prefix, limit } => {
+            head(out, if limit.is_some() { 3 } else { 2 });
+            write::key(out, prefix);
+            if let Some(limit) = limit {
+                write::map(out, 1);
+                write::text(out, "limit");
+                write::uint(out, *limit as u64);
+            }
+        }
+        Operation::Result { session, seq } => {
+            head(out, 3);
+            write::bytes(out, &session.0);
+            write::uint(out, *seq);
+        }
+        Operation::List(List { prefix, delimiter, cursor, limit }) => {
+            head(out, 3);
+            write::key(out, prefix);
+            write::map(out, 1 + usize::from(cursor.is_some()) + usize::from(limit.is_some()));
+            write::text(out, "delimiter");
+            write::key(out, delimiter);
+            if let Some(cursor) = cursor {
+                write::text(out, "cursor");
+                write::key(out, cursor);
+            }
+            if let Some(limit) = limit {
+                write::text(out, "limit");
+                write::uint(out, *limit as u64);
+            }
+        }
+        Operation::History { key, limit, before } => {
+            let options = usize::from(limit.is_some()) + usize::from(before.is_some());
+            head(out, if options > 0 { 3 } else { 2 });
+            write::key(out, key);
+            if options > 0 {
+                write::map(out, options);
+            }
+            if let Some(limit) = limit {
+                write::text(out, "limit");
+                write::uint(out, *limit as u64);
+            }
+            if let Some(before) = before {
+                write::text(out, "before");
+                write::uint(out, *before);
+            }
+        }
+        Operation::Get { key } | Operation::Exists { key } | Operation::Persist { key } | Operation::Ttl { key } => {
             head(out, 2);
             write::key(out, key);
         }
@@ -135,12 +192,13 @@ fn write_condition(condition: &Condition, out: &mut Vec<u8>) {
 }
 
 fn write_scan(scan: &Scan, out: &mut Vec<u8>) {
-    let Scan { prefix, from, to, reverse, keys_only, pattern, cursor, limit } = scan;
+    let Scan { prefix, from, to, reverse, keys_only, pattern, cursor, limit, snapshot } = scan;
     let prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
     let keys = [("prefix", prefix), ("from", from.as_ref()), ("to", to.as_ref()), ("cursor", cursor.as_ref())];
     let flags = [("reverse", *reverse), ("keys_only", *keys_only)];
     let given = keys.iter().filter(|(_, key)| key.is_some()).count() + flags.iter().filter(|(_, flag)| *flag).count();
-    write::map(out, given + usize::from(pattern.is_some()) + usize::from(limit.is_some()));
+    let numbers = usize::from(limit.is_some()) + usize::from(snapshot.is_some());
+    write::map(out, given + usize::from(pattern.is_some()) + numbers);
     for (name, key) in keys {
         if let Some(key) = key {
             write::text(out, name);
@@ -158,6 +216,10 @@ fn write_scan(scan: &Scan, out: &mut Vec<u8>) {
     if let Some(limit) = limit {
         write::text(out, "limit");
         write::uint(out, *limit as u64);
+    }
+    if let Some(snapshot) = snapshot {
+        write::text(out, "snapshot");
+        write::uint(out, *snapshot);
     }
 }
 
@@ -184,6 +246,7 @@ mod tests {
             pattern: Some(Pattern::new("a+").unwrap()),
             cursor: Some(key.clone()),
             limit: Some(5),
+            snapshot: Some(9),
         };
         let nil = Stored::from_msgpack(&[0xc0]).unwrap();
         let operations = vec![
@@ -192,10 +255,37 @@ mod tests {
             Operation::Ping,
             Operation::Stats,
             Operation::Size,
-            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None },
-            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Absent) },
-            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Revision(7)) },
-            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: Some(Condition::Value(nil)) },
+            Operation::Noop,
+            Operation::End,
+            Operation::Expire { key: key.clone(), ttl_ms: 1 },
+            Operation::Persist { key: key.clone() },
+            Operation::Ttl { key: key.clone() },
+            Operation::DelPrefix { prefix: key.clone(), limit: None },
+            Operation::DelPrefix { prefix: vec![], limit: Some(3) },
+            Operation::Result { session: SessionId([7; 16]), seq: 9 },
+            Operation::List(List { prefix: key.clone(), delimiter: b"::".to_vec(), cursor: Some(key.clone()), limit: Some(2) }),
+            Operation::List(List { prefix: vec![], delimiter: b"/".to_vec(), cursor: None, limit: None }),
+            Operation::History { key: key.clone(), limit: None, before: None },
+            Operation::History { key: key.clone(), limit: Some(4), before: Some(77) },
+            Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None, ttl_ms: None },
+            Operation::Put {
+                key: b"k".to_vec(),
+                value: Stored::text("v").unwrap(),
+                condition: Some(Condition::Absent),
+                ttl_ms: Some(5),
+            },
+            Operation::Put {
+                key: b"k".to_vec(),
+                value: Stored::text("v").unwrap(),
+                condition: Some(Condition::Revision(7)),
+                ttl_ms: Some(5),
+            },
+            Operation::Put {
+                key: b"k".to_vec(),
+                value: Stored::text("v").unwrap(),
+                condition: Some(Condition::Value(nil)),
+                ttl_ms: Some(5),
+            },
             Operation::Txn(Box::new(Txn {
                 compares: vec![
                     Compare { key: key.clone(), condition: Condition::Exists },
@@ -226,7 +316,8 @@ mod tests {
             ack: Some(0),
             got: Some(300),
         };
-        for operations in operations.iter().cloned().map(Operations::One).chain([Operations::Many(operations.clone())]) {
+        let many = operations.iter().filter(|operation| **operation != Operation::End).cloned().collect();
+        for operations in operations.iter().cloned().map(Operations::One).chain([Operations::Many(many)]) {
             let mut body = Vec::new();
             encode_request(&header, &operations, &mut body);
             let request = decode_request(&body).unwrap();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::reply::Outcome;
+
 /// What a reply says about its operation; a client can always tell these four apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -95,6 +97,12 @@ codes! {
     ReplyFull = "reply_full", Failed;
     /// A bound on work in progress is reached; try again after the given time.
     Busy = "busy", Failed;
+    /// A number before this one in the session has not been decided: send that one first, then this one again.
+    OutOfOrder = "out_of_order", Failed;
+    /// The number was used for another request, whose outcome is attached.
+    IdReused = "id_reused", Failed;
+    /// The snapshot is not kept any more; begin a new one.
+    SnapshotGone = "snapshot_gone", Failed;
     /// The header names another broker than this one.
     WrongBroker = "wrong_broker", Failed;
     /// Hello asked for another project than this one.
@@ -105,6 +113,8 @@ codes! {
     ShuttingDown = "shutting_down", Failed;
     /// A fault in the broker while deciding; nothing was changed.
     Internal = "internal", Failed;
+    /// The session is not known any more: a request that was sent before may have been done.
+    SessionExpired = "session_expired", Unknown;
     /// The outcome is not known: the operation may have been done.
     UnknownOutcome = "unknown_outcome", Unknown;
 }
@@ -132,12 +142,14 @@ pub struct Failure {
     pub message: String,
     /// With `busy`: how long to wait before trying again, milliseconds.
     pub retry_after_ms: Option<u64>,
+    /// With `id_reused`: what became of the request that used the number first.
+    pub original: Option<Box<Outcome>>,
 }
 
 impl Failure {
     /// A failure with a sentence.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Failure {
-        Failure { code, message: message.into(), retry_after_ms: None }
+        Failure { code, message: message.into(), retry_after_ms: None, original: None }
     }
 
     /// `invalid` with a sentence.
@@ -152,7 +164,7 @@ impl Failure {
 
     /// `busy`, with the time after which a retry makes sense.
     pub fn busy(message: impl Into<String>, retry_after_ms: u64) -> Failure {
-        Failure { code: ErrorCode::Busy, message: message.into(), retry_after_ms: Some(retry_after_ms) }
+        Failure { code: ErrorCode::Busy, message: message.into(), retry_after_ms: Some(retry_after_ms), original: None }
     }
 }
 
@@ -169,8 +181,8 @@ mod tests {
     }
 
     #[test]
-    fn only_an_unknown_outcome_is_indefinite() {
+    fn only_an_unknown_outcome_or_session_is_indefinite() {
         let indefinite: Vec<_> = ErrorCode::ALL.iter().filter(|code| !code.is_definite()).collect();
-        assert_eq!(indefinite, [&ErrorCode::UnknownOutcome]);
+        assert_eq!(indefinite, [&ErrorCode::SessionExpired, &ErrorCode::UnknownOutcome]);
     }
 }

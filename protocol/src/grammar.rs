@@ -4,13 +4,14 @@ use crate::decode::{json_entries, pack_entries};
 use crate::error::Failure;
 use crate::field::Raw;
 use crate::json::{Token as Json, Walker};
+use crate::limits;
 use crate::msgpack::{Cursor, Token as Pack};
-use crate::operation::{Condition, Operation, Scan};
+use crate::operation::{Condition, LIST_DELIMITER, List, Operation, Scan};
 use crate::txn::{Txn, compares_of, operations_of};
 use crate::value::Key;
 
 /// Most fields of any verb.
-pub(crate) const FIELDS_MAX: usize = 10;
+pub(crate) const FIELDS_MAX: usize = 12;
 
 /// One verb: its names (the first is ours, others are taken too), the fields that a compact array gives by position, and those
 /// it gives in a trailing map of options. A map or object names them all.
@@ -31,11 +32,12 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["put", "insert"],
         positional: &["key", "value"],
-        options: &["if_absent", "if_rev", "if_value", "if_exists"],
+        options: &["if_absent", "if_rev", "if_value", "if_exists", "ttl"],
         build: |fields| {
+            let ttl_ms = fields.given(6).map(|raw| ttl(raw)).transpose()?;
             let (key, value) = (fields.needed(0)?.key("key")?, fields.needed(1)?.stored()?);
             let condition = one_of(&[absent(fields, 2)?, revision(fields, 3)?, value_is(fields, 4)?, exists(fields, 5)?])?;
-            Ok(Operation::Put { key, value, condition })
+            Ok(Operation::Put { key, value, condition, ttl_ms })
         },
     },
     Verb {
@@ -83,6 +85,69 @@ pub(crate) static VERBS: &[Verb] = &[
             Ok(Operation::Txn(Box::new(txn.check()?)))
         },
     },
+    Verb {
+        names: &["expire"],
+        positional: &["key", "ttl"],
+        options: &[],
+        build: |fields| Ok(Operation::Expire { key: fields.needed(0)?.key("key")?, ttl_ms: ttl(fields.needed(1)?)? }),
+    },
+    Verb {
+        names: &["persist"],
+        positional: &["key"],
+        options: &[],
+        build: |fields| Ok(Operation::Persist { key: fields.needed(0)?.key("key")? }),
+    },
+    Verb {
+        names: &["ttl"],
+        positional: &["key"],
+        options: &[],
+        build: |fields| Ok(Operation::Ttl { key: fields.needed(0)?.key("key")? }),
+    },
+    Verb {
+        names: &["del_prefix"],
+        positional: &["prefix"],
+        options: &["limit"],
+        build: |fields| Ok(Operation::DelPrefix { prefix: fields.needed(0)?.key("prefix")?, limit: limit(fields, 1)? }),
+    },
+    Verb { names: &["noop"], positional: &[], options: &[], build: |_| Ok(Operation::Noop) },
+    Verb {
+        names: &["result"],
+        positional: &["of_session", "of_seq"],
+        options: &[],
+        build: |fields| {
+            let seq = fields.needed(1)?.uint("of_seq")?;
+            if seq == 0 {
+                return Err(Failure::invalid("the numbers of a session start at 1"));
+            }
+            Ok(Operation::Result { session: fields.needed(0)?.id16("of_session")?, seq })
+        },
+    },
+    Verb { names: &["end"], positional: &[], options: &[], build: |_| Ok(Operation::End) },
+    Verb {
+        names: &["ls"],
+        positional: &["prefix"],
+        options: &["delimiter", "cursor", "limit"],
+        build: |fields| {
+            let prefix = fields.given(0).map(|raw| raw.key("prefix")).transpose()?.unwrap_or_default();
+            let delimiter = fields.given(1).map(|raw| raw.key("delimiter")).transpose()?;
+            let delimiter = delimiter.unwrap_or_else(|| LIST_DELIMITER.to_vec());
+            if delimiter.is_empty() || delimiter.len() > limits::DELIMITER_BYTES_MAX {
+                let message = format!("`delimiter` has 1 to {} bytes", limits::DELIMITER_BYTES_MAX);
+                return Err(Failure::invalid(message));
+            }
+            let cursor = fields.given(2).map(|raw| raw.key("cursor")).transpose()?;
+            Ok(Operation::List(List { prefix, delimiter, cursor, limit: limit(fields, 3)? }))
+        },
+    },
+    Verb {
+        names: &["history"],
+        positional: &["key"],
+        options: &["limit", "before"],
+        build: |fields| {
+            let before = fields.given(2).map(|raw| raw.uint("before")).transpose()?;
+            Ok(Operation::History { key: fields.needed(0)?.key("key")?, limit: limit(fields, 1)?, before })
+        },
+    },
     Verb { names: &["size"], positional: &[], options: &[], build: |_| Ok(Operation::Size) },
     Verb { names: &["scan"], positional: &[], options: SCAN_OPTIONS, build: |fields| Ok(Operation::Scan(scan(fields, 0)?)) },
     Verb {
@@ -107,7 +172,7 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb { names: &["stats"], positional: &[], options: &[], build: |_| Ok(Operation::Stats) },
 ];
 
-const SCAN_OPTIONS: &[&str] = &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only"];
+const SCAN_OPTIONS: &[&str] = &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only", "snapshot"];
 
 /// Not a verb: one comparison of a transaction.
 static COMPARE: Verb = Verb {
@@ -185,11 +250,26 @@ fn scan(fields: &Fields<'_>, at: usize) -> Result<Scan, Failure> {
         to: fields.given(at + 5).map(|raw| raw.key("to")).transpose()?,
         reverse: flag(at + 6, "reverse")?,
         keys_only: flag(at + 7, "keys_only")?,
-        limit: match fields.given(at + 3).map(|raw| raw.uint("limit")).transpose()? {
-            Some(0) => return Err(Failure::invalid("`limit` is at least 1")),
-            limit => limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
-        },
+        limit: limit(fields, at + 3)?,
+        snapshot: fields.given(at + 8).map(|raw| raw.uint("snapshot")).transpose()?,
     })
+}
+
+fn limit(fields: &Fields<'_>, at: usize) -> Result<Option<usize>, Failure> {
+    match fields.given(at).map(|raw| raw.uint("limit")).transpose()? {
+        Some(0) => Err(Failure::invalid("`limit` is at least 1")),
+        limit => Ok(limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))),
+    }
+}
+
+fn ttl(raw: Raw<'_>) -> Result<u64, Failure> {
+    match raw.uint("ttl")? {
+        0 => Err(Failure::invalid("`ttl` is at least 1 ms; to remove a key use `del`")),
+        ms if ms > limits::TTL_MS_MAX => {
+            Err(Failure::limit(format!("`ttl` is at most {} ms; leave it out for a key that stays", limits::TTL_MS_MAX)))
+        }
+        ms => Ok(ms),
+    }
 }
 
 impl Verb {

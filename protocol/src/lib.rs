@@ -22,6 +22,8 @@ mod predicate;
 mod reply;
 mod reply_decode;
 mod reply_encode;
+mod reply_named;
+mod request_hash;
 mod txn;
 mod value;
 
@@ -32,11 +34,15 @@ pub use encode::encode_request;
 pub use error::{ErrorCode, Failure, Status};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
-pub use operation::{Condition, Matcher, Operation, Operations, Pattern, Request, Scan};
+pub use operation::{Condition, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Scalar, field_equals};
-pub use reply::{Answer, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, reported_limits};
+pub use reply::{
+    Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind, reported_limits,
+};
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
-pub use reply_encode::encode_reply;
+pub use reply_encode::{encode_outcome, encode_reply};
+pub use reply_named::decode_outcome;
+pub use request_hash::request_hash;
 pub use txn::{Compare, Txn};
 pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text};
 

@@ -46,6 +46,39 @@ pub const IN_FLIGHT_MAX: usize = 4_096;
 pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// Most mutations a session keeps unacknowledged (the window W).
 pub const SESSION_WINDOW: usize = 4_096;
+/// Most bytes of replies that one session has remembered and not acknowledged before it is told `busy`. The reply that passes the
+/// bound is still remembered, as a mutation's size of reply is known only once it is done.
+pub const SESSION_REPLY_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of remembered replies, all sessions together.
+pub const SESSIONS_REPLY_BYTES_MAX: usize = 256 << 20;
+/// Most sessions that are known, ended ones included.
+pub const SESSIONS_MAX: usize = 100_000;
+/// Most sessions of one authenticated key that are known, ended ones included.
+pub const SESSIONS_PER_OWNER_MAX: usize = 20_000;
+/// A session used within this time is never forgotten, milliseconds.
+pub const SESSION_KEEP_MS: u64 = 10 * 60 * 1_000;
+/// A session id that was born further ahead of the broker's time than this is none of its own, milliseconds.
+pub const SESSION_AHEAD_MS: u64 = 60_000;
+/// Longest time to live, milliseconds: a hundred years.
+pub const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3_600 * 1_000;
+/// Most keys whose deadline has come that are removed before one batch of requests.
+pub const EXPIRIES_PER_BATCH_MAX: usize = 1_000;
+/// Most bytes of keys that one `del_prefix` removes.
+pub const DEL_PREFIX_BYTES_MAX: usize = 1 << 20;
+/// Most versions in one answer to `history`.
+pub const HISTORY_VERSIONS_MAX: usize = 1_000;
+/// Versions in an answer to `history` where no limit is given.
+pub const HISTORY_VERSIONS_DEFAULT: usize = 100;
+/// Most `history` requests that wait for the log's reader.
+pub const HISTORY_CALLS_MAX: usize = 256;
+/// Longest delimiter of `ls`, bytes.
+pub const DELIMITER_BYTES_MAX: usize = 64;
+/// Most snapshots that are open.
+pub const SNAPSHOTS_MAX: usize = 64;
+/// Most bytes of old values that open snapshots hold together.
+pub const SNAPSHOT_BYTES_MAX: usize = 128 << 20;
+/// A snapshot that nobody reads is given up after this time, milliseconds.
+pub const SNAPSHOT_IDLE_MS: u64 = 30_000;
 /// Most calls in the intake queue, all clients together.
 pub const INTAKE_CALLS_MAX: usize = 65_536;
 /// Most bytes of calls in the intake queue, all clients together.
@@ -78,6 +111,13 @@ const _: () = {
     assert!(BATCH_BYTES_MAX <= INTAKE_BYTES_MAX, "a full batch fits into the intake queue");
     assert!(IN_FLIGHT_BYTES_MAX <= INTAKE_BYTES_MAX, "one client cannot need more than the queue holds");
     assert!(IN_FLIGHT_MAX <= INTAKE_CALLS_MAX, "one client cannot need more than the queue holds");
+    assert!(SESSION_WINDOW <= u16::MAX as usize, "a remembered reply's place in the window has 16 bits");
+    assert!(SESSION_REPLY_BYTES_MAX >= ARRAY_REPLY_BYTES_MAX, "one full array's replies can be remembered");
+    assert!(SESSION_REPLY_BYTES_MAX <= SESSIONS_REPLY_BYTES_MAX, "one session cannot need more than all may");
+    assert!(SESSIONS_PER_OWNER_MAX <= SESSIONS_MAX, "one key cannot need more sessions than all may");
+    assert!(EXPIRIES_PER_BATCH_MAX * (KEY_BYTES_MAX + 128) <= 2 * BATCH_BYTES_MAX + (16 << 20), "expiries fit into a batch");
+    assert!(DEL_PREFIX_BYTES_MAX > KEY_BYTES_MAX, "one key always fits");
     // What we hold ourselves at the worst moment; libzmq's own buffers come on top (docs/operations.md).
     assert!(INTAKE_BYTES_MAX + RELEASE_BYTES_MAX + PUBLISH_BYTES_MAX + BATCH_BYTES_MAX <= 640 << 20);
+    assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX <= 384 << 20);
 };

@@ -1,7 +1,7 @@
 //! What a client asks for, decoded and checked.
 
 use crate::error::Failure;
-use crate::header::{Form, Header};
+use crate::header::{Form, Header, SessionId};
 use crate::limits;
 use crate::predicate::Scalar;
 use crate::txn::Txn;
@@ -57,6 +57,8 @@ pub enum Operation {
         value: Stored,
         /// What must hold; otherwise `conflict`.
         condition: Option<Condition>,
+        /// The key is removed so many milliseconds later; without it the key stays, also where it had a deadline before.
+        ttl_ms: Option<u64>,
     },
     /// Reads a key's value.
     Get {
@@ -89,8 +91,43 @@ pub enum Operation {
         /// What to add; may be negative.
         by: i64,
     },
+    /// Gives a key a deadline, or another one.
+    Expire {
+        /// The key.
+        key: Key,
+        /// Milliseconds from now until it is removed; at least 1.
+        ttl_ms: u64,
+    },
+    /// Takes a key's deadline away.
+    Persist {
+        /// The key.
+        key: Key,
+    },
+    /// Tells how long a key has.
+    Ttl {
+        /// The key.
+        key: Key,
+    },
+    /// Removes keys with a prefix, as many as one turn allows; to be repeated while there are more.
+    DelPrefix {
+        /// The prefix; empty: every key.
+        prefix: Vec<u8>,
+        /// Most keys to remove this time.
+        limit: Option<usize>,
+    },
     /// Several operations at one revision, or none.
     Txn(Box<Txn>),
+    /// Takes its number in the session and changes nothing.
+    Noop,
+    /// What became of a mutation, by its name in a session.
+    Result {
+        /// The session.
+        session: SessionId,
+        /// The mutation's number in it.
+        seq: u64,
+    },
+    /// Ends the session that the header names.
+    End,
     /// Counts the keys.
     Size,
     /// Lists keys and values in key order, a page at a time.
@@ -104,13 +141,30 @@ pub enum Operation {
         /// Which keys, and where to go on.
         scan: Scan,
     },
+    /// Lists the names below a prefix, those with more behind a delimiter as one.
+    List(List),
+    /// Lists a key's earlier values, newest first.
+    History {
+        /// The key.
+        key: Key,
+        /// Most versions wanted.
+        limit: Option<usize>,
+        /// Only versions before this revision.
+        before: Option<u64>,
+    },
 }
 
 impl Operation {
     /// True for operations that change durable state.
     pub fn is_mutation(&self) -> bool {
         match self {
-            Operation::Put { .. } | Operation::Del { .. } | Operation::Incr { .. } => true,
+            Operation::Put { .. }
+            | Operation::Del { .. }
+            | Operation::Incr { .. }
+            | Operation::Expire { .. }
+            | Operation::Persist { .. }
+            | Operation::DelPrefix { .. }
+            | Operation::Noop => true,
             Operation::Txn(txn) => txn.operations().any(Operation::is_mutation),
             _ => false,
         }
@@ -150,6 +204,15 @@ impl Operation {
             Operation::Size => "size",
             Operation::Scan(_) => "scan",
             Operation::Query { .. } => "query",
+            Operation::Expire { .. } => "expire",
+            Operation::Persist { .. } => "persist",
+            Operation::Ttl { .. } => "ttl",
+            Operation::DelPrefix { .. } => "del_prefix",
+            Operation::Noop => "noop",
+            Operation::Result { .. } => "result",
+            Operation::End => "end",
+            Operation::List(_) => "ls",
+            Operation::History { .. } => "history",
         }
     }
 }
@@ -186,7 +249,25 @@ pub struct Scan {
     pub cursor: Option<Key>,
     /// Most rows wanted on this page; the page limit where absent.
     pub limit: Option<usize>,
+    /// As of one revision on all pages: 0 opens a snapshot at the present one, another number goes on with that of a page before.
+    pub snapshot: Option<u64>,
 }
+
+/// Which names to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// Only names of keys that start with these bytes.
+    pub prefix: Vec<u8>,
+    /// What ends the name of a group; not empty.
+    pub delimiter: Vec<u8>,
+    /// Go on behind this name: the `cursor` of the page before.
+    pub cursor: Option<Key>,
+    /// Most names wanted on this page; the page limit where absent.
+    pub limit: Option<usize>,
+}
+
+/// The delimiter of [`List`] where none is given.
+pub const LIST_DELIMITER: &[u8] = b"/";
 
 /// A regular expression over keys, known to compile.
 ///

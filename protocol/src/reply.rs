@@ -5,7 +5,7 @@ use crate::header::{BrokerId, Form, SessionId};
 use crate::value::{Key, Stored};
 
 /// The answer to one message.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The request's id.
     pub id: Option<u64>,
@@ -18,7 +18,7 @@ pub struct Reply {
 }
 
 /// One outcome, or one per operation of an array, in its order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcomes {
     /// The answer to a single operation.
     One(Outcome),
@@ -37,7 +37,7 @@ impl Outcomes {
 }
 
 /// What became of one operation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The revision that a mutation made, or that was observed. None for refusals by the front end.
     pub revision: Option<u64>,
@@ -46,7 +46,7 @@ pub struct Outcome {
 }
 
 /// The answer of a successful operation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Done; nothing more to say (put, del, ping).
     Done,
@@ -75,6 +75,8 @@ pub enum Answer {
         keys: Vec<Key>,
         /// Where to go on; None at the end.
         cursor: Option<Key>,
+        /// The revision of the snapshot that the page belongs to.
+        snapshot: Option<u64>,
     },
     /// A page of keys and values, in key order.
     Rows {
@@ -82,6 +84,28 @@ pub enum Answer {
         rows: Vec<Row>,
         /// Where to go on; None at the end.
         cursor: Option<Key>,
+        /// The revision of the snapshot that the page belongs to.
+        snapshot: Option<u64>,
+    },
+    /// A key's deadline; None: it has none.
+    Ttl(Option<Deadline>),
+    /// Keys were removed.
+    Deleted {
+        /// So many.
+        removed: u64,
+        /// There are more: ask again.
+        more: bool,
+    },
+    /// What became of a mutation.
+    Result(Fate),
+    /// A key's versions, newest first.
+    History {
+        /// The versions.
+        versions: Vec<Version>,
+        /// There are older ones in the log: ask again with `before`.
+        more: bool,
+        /// The oldest revision that the log still has.
+        oldest: u64,
     },
     /// A transaction was done.
     Txn {
@@ -96,8 +120,72 @@ pub enum Answer {
     Stats(Vec<(String, StatValue)>),
 }
 
+/// When a key is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// Milliseconds left at the moment of the answer; 0: it is due.
+    pub left_ms: u64,
+    /// The broker's time at which it is due, milliseconds since 1970-01-01 UTC.
+    pub at_ms: u64,
+}
+
+/// What became of a mutation that a session and a number name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was decided: this was the answer.
+    Decided(Box<Outcome>),
+    /// It has not arrived. It may yet, unless a `noop` takes its number.
+    Undecided,
+    /// Its answer was acknowledged, and forgotten.
+    Acknowledged,
+}
+
+impl Fate {
+    /// The name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Fate::Decided(_) => "decided",
+            Fate::Undecided => "undecided",
+            Fate::Acknowledged => "acknowledged",
+        }
+    }
+}
+
+/// One version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The revision that made it.
+    pub revision: u64,
+    /// When, by the broker's time, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// What happened to the key.
+    pub kind: VersionKind,
+}
+
+/// What happened to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionKind {
+    /// It got this value.
+    Put(Stored),
+    /// It was removed.
+    Remove,
+    /// Its deadline had come.
+    Expire,
+}
+
+impl VersionKind {
+    /// The name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            VersionKind::Put(_) => "put",
+            VersionKind::Remove => "remove",
+            VersionKind::Expire => "expire",
+        }
+    }
+}
+
 /// A value with its key's revisions.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// As it was written.
     pub value: Stored,
@@ -108,7 +196,7 @@ pub struct Found {
 }
 
 /// One key and its value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The key.
     pub key: Key,
@@ -119,7 +207,7 @@ pub struct Row {
 }
 
 /// A counter or setting.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatValue {
     /// A number.
     Number(u64),
@@ -177,6 +265,9 @@ pub fn reported_limits() -> Vec<(String, u64)> {
         ("in_flight", IN_FLIGHT_MAX),
         ("in_flight_bytes", IN_FLIGHT_BYTES_MAX),
         ("session_window", SESSION_WINDOW),
+        ("session_reply_bytes", SESSION_REPLY_BYTES_MAX),
+        ("history_versions", HISTORY_VERSIONS_MAX),
+        ("ttl_ms", TTL_MS_MAX as usize),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value as u64))

@@ -5,13 +5,14 @@ use crate::header::Form;
 use crate::limits::DEPTH_MAX;
 use crate::msgpack::{self, Cursor, Malformed, Token};
 use crate::operation::{Operation, Operations};
-use crate::reply::{Answer, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue};
+use crate::reply::{Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind};
+use crate::reply_named::named_outcome;
 use crate::value::{Key, Stored, ValueKind};
 
 /// A reply that does not follow the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the reply is not one of this protocol: {0}")]
-pub struct ReplyError(String);
+pub struct ReplyError(pub(crate) String);
 
 impl From<Malformed> for ReplyError {
     fn from(error: Malformed) -> Self {
@@ -38,6 +39,14 @@ pub enum Expect {
     Rows,
     /// A page of keys.
     Keys,
+    /// A deadline.
+    Ttl,
+    /// How many keys were removed.
+    Deleted,
+    /// What became of a mutation.
+    Result,
+    /// A key's versions.
+    History,
     /// A transaction's results: those of `then`, or those of `else`.
     Txn(Vec<Expect>, Vec<Expect>),
     /// Who the broker is.
@@ -50,7 +59,18 @@ impl Operation {
     /// What a successful answer to this operation looks like.
     pub fn expects(&self) -> Expect {
         match self {
-            Operation::Ping | Operation::Put { .. } | Operation::Del { .. } => Expect::Done,
+            Operation::Ping
+            | Operation::Put { .. }
+            | Operation::Del { .. }
+            | Operation::Expire { .. }
+            | Operation::Persist { .. }
+            | Operation::Noop
+            | Operation::End => Expect::Done,
+            Operation::Ttl { .. } => Expect::Ttl,
+            Operation::DelPrefix { .. } => Expect::Deleted,
+            Operation::Result { .. } => Expect::Result,
+            Operation::History { .. } => Expect::History,
+            Operation::List(_) => Expect::Keys,
             Operation::Get { .. } => Expect::Value,
             Operation::Size => Expect::Size,
             Operation::Mget { keys } => Expect::Values(keys.len()),
@@ -121,7 +141,7 @@ pub fn decode_reply(body: &[u8], expects: &[Expect]) -> Result<Reply, ReplyError
     Ok(Reply { id, form: Form::Compact, retry_safe, outcomes })
 }
 
-fn optional_uint(cursor: &mut Cursor<'_>) -> Result<Option<u64>, ReplyError> {
+pub(crate) fn optional_uint(cursor: &mut Cursor<'_>) -> Result<Option<u64>, ReplyError> {
     match cursor.token()? {
         Token::Nil => Ok(None),
         Token::UInt(value) => Ok(Some(value)),
@@ -129,25 +149,25 @@ fn optional_uint(cursor: &mut Cursor<'_>) -> Result<Option<u64>, ReplyError> {
     }
 }
 
-fn uint(cursor: &mut Cursor<'_>) -> Result<u64, ReplyError> {
+pub(crate) fn uint(cursor: &mut Cursor<'_>) -> Result<u64, ReplyError> {
     optional_uint(cursor)?.ok_or_else(|| ReplyError("nil where a number was expected".into()))
 }
 
-fn boolean(cursor: &mut Cursor<'_>) -> Result<bool, ReplyError> {
+pub(crate) fn boolean(cursor: &mut Cursor<'_>) -> Result<bool, ReplyError> {
     match cursor.token()? {
         Token::Bool(value) => Ok(value),
         other => Err(ReplyError(format!("{other:?} where true or false was expected"))),
     }
 }
 
-fn text(cursor: &mut Cursor<'_>) -> Result<String, ReplyError> {
+pub(crate) fn text(cursor: &mut Cursor<'_>) -> Result<String, ReplyError> {
     match cursor.token()? {
         Token::Str(text) => Ok(text.to_owned()),
         other => Err(ReplyError(format!("{other:?} where a text was expected"))),
     }
 }
 
-fn key(cursor: &mut Cursor<'_>) -> Result<Option<Key>, ReplyError> {
+pub(crate) fn key(cursor: &mut Cursor<'_>) -> Result<Option<Key>, ReplyError> {
     match cursor.token()? {
         Token::Nil => Ok(None),
         Token::Str(text) => Ok(Some(text.as_bytes().to_vec())),
@@ -160,7 +180,7 @@ fn needed_key(cursor: &mut Cursor<'_>) -> Result<Key, ReplyError> {
     key(cursor)?.ok_or_else(|| ReplyError("nil where a key was expected".into()))
 }
 
-fn stored(cursor: &mut Cursor<'_>) -> Result<Stored, ReplyError> {
+pub(crate) fn stored(cursor: &mut Cursor<'_>) -> Result<Stored, ReplyError> {
     // A JSON value of the largest size may be larger as MessagePack: the length is the broker's to bound.
     let raw = cursor.raw()?;
     Ok(Stored::unbounded(ValueKind::MessagePack, raw))
@@ -192,18 +212,14 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
     let status = Status::from_number(number).ok_or_else(|| ReplyError(format!("its status is {number}")))?;
     let revision = optional_uint(cursor)?;
     if status != Status::Ok {
-        end_of(5)?;
-        let name = text(cursor)?;
-        // A code newer than this client: the status still says what may be concluded.
-        let code = ErrorCode::from_name(&name).unwrap_or(match status {
-            Status::Invalid => ErrorCode::Invalid,
-            Status::Unknown => ErrorCode::UnknownOutcome,
-            _ => ErrorCode::Internal,
-        });
-        let message = text(cursor)?;
-        let message = if code.name() == name { message } else { format!("{name}: {message}") };
+        if length != 6 {
+            end_of(5)?;
+        }
+        let (name, message) = (text(cursor)?, text(cursor)?);
+        let (code, message) = code_of(status, &name, message);
         let retry_after_ms = optional_uint(cursor)?;
-        return Ok(Outcome { revision, result: Err(Failure { code, message, retry_after_ms }) });
+        let original = if length == 6 { Some(Box::new(named_outcome(cursor)?)) } else { None };
+        return Ok(Outcome { revision, result: Err(Failure { code, message, retry_after_ms, original }) });
     }
     let answer = match expect {
         Expect::Done if length == 3 => Answer::Removed(stored(cursor)?),
@@ -221,7 +237,7 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
         }
         Expect::Values(count) => {
             end_of(3)?;
-            values(cursor, *count)?
+            values(cursor, Some(*count))?
         }
         Expect::Exists => {
             end_of(3)?;
@@ -235,15 +251,38 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
                 other => return Err(ReplyError(format!("{other:?} where an integer was expected"))),
             }
         }
-        Expect::Rows => {
-            end_of(4)?;
-            rows(cursor)?
+        Expect::Rows | Expect::Keys => {
+            if length != 5 {
+                end_of(4)?;
+            }
+            let (rows, keys) = if *expect == Expect::Rows { (rows(cursor)?, vec![]) } else { (vec![], keys(cursor)?) };
+            let next = key(cursor)?;
+            let snapshot = if length == 5 { Some(uint(cursor)?) } else { None };
+            match expect {
+                Expect::Rows => Answer::Rows { rows, cursor: next, snapshot },
+                _ => Answer::Keys { keys, cursor: next, snapshot },
+            }
         }
-        Expect::Keys => {
+        Expect::Ttl => {
             end_of(4)?;
-            let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no keys".into())) };
-            let keys: Result<Vec<_>, ReplyError> = (0..count).map(|_| needed_key(cursor)).collect();
-            Answer::Keys { keys: keys?, cursor: key(cursor)? }
+            deadline(optional_uint(cursor)?, optional_uint(cursor)?)
+        }
+        Expect::Deleted => {
+            end_of(4)?;
+            Answer::Deleted { removed: uint(cursor)?, more: boolean(cursor)? }
+        }
+        Expect::Result => match text(cursor)?.as_str() {
+            "decided" => {
+                end_of(4)?;
+                Answer::Result(Fate::Decided(Box::new(named_outcome(cursor)?)))
+            }
+            "undecided" => Answer::Result(Fate::Undecided),
+            "acknowledged" => Answer::Result(Fate::Acknowledged),
+            other => return Err(ReplyError(format!("the state of a mutation is {other:?}"))),
+        },
+        Expect::History => {
+            end_of(5)?;
+            Answer::History { versions: versions(cursor)?, more: boolean(cursor)?, oldest: uint(cursor)? }
         }
         Expect::Txn(then, otherwise) => {
             end_of(4)?;
@@ -263,9 +302,10 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
     Ok(Outcome { revision, result: Ok(answer) })
 }
 
-fn values(cursor: &mut Cursor<'_>, count: usize) -> Result<Answer, ReplyError> {
-    if cursor.token()? != Token::Array(count) {
-        return Err(ReplyError(format!("not {count} values")));
+pub(crate) fn values(cursor: &mut Cursor<'_>, wanted: Option<usize>) -> Result<Answer, ReplyError> {
+    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no values".into())) };
+    if wanted.is_some_and(|wanted| wanted != count) {
+        return Err(ReplyError(format!("{count} values where others were asked for")));
     }
     let mut values = Vec::new();
     for _ in 0..count {
@@ -278,7 +318,50 @@ fn values(cursor: &mut Cursor<'_>, count: usize) -> Result<Answer, ReplyError> {
     Ok(Answer::Values(values))
 }
 
-fn rows(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
+/// The code of a failure. One newer than this client: the status still says what may be concluded.
+pub(crate) fn code_of(status: Status, name: &str, message: String) -> (ErrorCode, String) {
+    match ErrorCode::from_name(name) {
+        Some(code) => (code, message),
+        None => {
+            let code = match status {
+                Status::Invalid => ErrorCode::Invalid,
+                Status::Unknown => ErrorCode::UnknownOutcome,
+                _ => ErrorCode::Internal,
+            };
+            (code, format!("{name}: {message}"))
+        }
+    }
+}
+
+pub(crate) fn deadline(left_ms: Option<u64>, at_ms: Option<u64>) -> Answer {
+    Answer::Ttl(left_ms.zip(at_ms).map(|(left_ms, at_ms)| Deadline { left_ms, at_ms }))
+}
+
+pub(crate) fn keys(cursor: &mut Cursor<'_>) -> Result<Vec<Key>, ReplyError> {
+    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no keys".into())) };
+    (0..count).map(|_| needed_key(cursor)).collect()
+}
+
+pub(crate) fn versions(cursor: &mut Cursor<'_>) -> Result<Vec<Version>, ReplyError> {
+    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no versions".into())) };
+    let mut versions = Vec::new();
+    for _ in 0..count {
+        let Token::Array(length @ (3 | 4)) = cursor.token()? else {
+            return Err(ReplyError("a version is not an array of 3 or 4".into()));
+        };
+        let (revision, time_ms, name) = (uint(cursor)?, uint(cursor)?, text(cursor)?);
+        let kind = match (name.as_str(), length) {
+            ("put", 4) => VersionKind::Put(stored(cursor)?),
+            ("remove", 3) => VersionKind::Remove,
+            ("expire", 3) => VersionKind::Expire,
+            _ => return Err(ReplyError(format!("a version is {name:?} of {length}"))),
+        };
+        versions.push(Version { revision, time_ms, kind });
+    }
+    Ok(versions)
+}
+
+pub(crate) fn rows(cursor: &mut Cursor<'_>) -> Result<Vec<Row>, ReplyError> {
     let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no rows".into())) };
     let mut rows = Vec::new();
     for _ in 0..count {
@@ -288,7 +371,7 @@ fn rows(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
         let key = needed_key(cursor)?;
         rows.push(Row { key, value: stored(cursor)?, modified: uint(cursor)? });
     }
-    Ok(Answer::Rows { rows, cursor: key(cursor)? })
+    Ok(rows)
 }
 
 fn stats(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
@@ -373,6 +456,9 @@ mod tests {
             prefixes: vec!["a/".into()],
             limits: reported_limits(),
         };
+        let version = |kind| Version { revision: 5, time_ms: 6, kind };
+        let kinds = [VersionKind::Put(value.clone()), VersionKind::Remove, VersionKind::Expire];
+        let versions = kinds.into_iter().map(version).collect();
         let rows = vec![Row { key: vec![0xff], value: value.clone(), modified: 2 }];
         vec![
             (Expect::Done, ok(Answer::Done)),
@@ -387,15 +473,33 @@ mod tests {
             (Expect::Integer, ok(Answer::Integer(i128::from(u64::MAX)))),
             (Expect::Integer, ok(Answer::Integer(i128::from(i64::MIN)))),
             (Expect::Values(2), ok(Answer::Values(vec![None, Some(Found { value: value.clone(), modified: 2, created: 1 })]))),
-            (Expect::Keys, ok(Answer::Keys { keys: vec![b"a".to_vec(), vec![0xff]], cursor: None })),
-            (Expect::Rows, ok(Answer::Rows { rows, cursor: Some(b"k".to_vec()) })),
-            (Expect::Rows, ok(Answer::Rows { rows: vec![], cursor: None })),
+            (Expect::Keys, ok(Answer::Keys { keys: vec![b"a".to_vec(), vec![0xff]], cursor: None, snapshot: None })),
+            (Expect::Keys, ok(Answer::Keys { keys: vec![], cursor: None, snapshot: Some(8) })),
+            (Expect::Rows, ok(Answer::Rows { rows, cursor: Some(b"k".to_vec()), snapshot: Some(7) })),
+            (Expect::Rows, ok(Answer::Rows { rows: vec![], cursor: None, snapshot: None })),
+            (Expect::Ttl, ok(Answer::Ttl(None))),
+            (Expect::Ttl, ok(Answer::Ttl(Some(Deadline { left_ms: 5, at_ms: u64::MAX })))),
+            (Expect::Deleted, ok(Answer::Deleted { removed: 10_000, more: true })),
+            (Expect::Result, ok(Answer::Result(Fate::Undecided))),
+            (Expect::Result, ok(Answer::Result(Fate::Acknowledged))),
+            (Expect::Result, ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Removed(value.clone()))))))),
+            (Expect::History, ok(Answer::History { versions, more: true, oldest: 3 })),
             (Expect::Hello, ok(Answer::Hello(Box::new(hello)))),
             (
                 Expect::Stats,
                 ok(Answer::Stats(vec![("a".into(), StatValue::Number(1)), ("b".into(), StatValue::Text("x".into()))])),
             ),
             (Expect::Value, Outcome { revision: None, result: Err(Failure::busy("wait", 100)) }),
+            (
+                Expect::Done,
+                Outcome {
+                    revision: Some(9),
+                    result: Err(Failure {
+                        original: Some(Box::new(ok(Answer::Done))),
+                        ..Failure::new(ErrorCode::IdReused, "another request has this number")
+                    }),
+                },
+            ),
         ]
     }
 

@@ -1,14 +1,15 @@
 //! Writing a reply in its request's shape.
 //!
 //! Compact: `[version, id, retry_safe, result-or-results]` with `[0, rev, …]` for success and
-//! `[status, rev, code, message, retry_after_ms]` otherwise. Map and JSON say the same by name.
+//! `[status, rev, code, message, retry_after_ms]` otherwise, with the original's outcome behind it where a number was used twice. Map
+//! and JSON say the same by name.
 
 use crate::PROTOCOL_VERSION;
 use crate::error::{Failure, Status};
 use crate::header::Form;
 use crate::json;
 use crate::msgpack::write;
-use crate::reply::{Answer, Found, HelloAnswer, Outcome, Outcomes, Reply, StatValue};
+use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, StatValue, Version, VersionKind};
 use crate::value::{Stored, key_to_json_text};
 
 /// Appends a reply in its request's shape.
@@ -36,16 +37,24 @@ fn compact(reply: &Reply, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends one outcome as a MessagePack map: the form that says by itself what it is, for whoever does not have the request.
+pub fn encode_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
+    outcome_map(outcome, &mut Sink { json: false, comma: false, out });
+}
+
 fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
     let answer = match &outcome.result {
         Ok(answer) => answer,
         Err(failure) => {
-            write::array(out, 5);
+            write::array(out, 5 + usize::from(failure.original.is_some()));
             write::uint(out, u64::from(failure.code.status().number()));
             write::optional_uint(out, outcome.revision);
             write::text(out, failure.code.name());
             write::text(out, &failure.message);
             write::optional_uint(out, failure.retry_after_ms);
+            if let Some(original) = &failure.original {
+                encode_outcome(original, out);
+            }
             return;
         }
     };
@@ -82,14 +91,15 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             head(out, 1);
             found_values(values, &mut Sink { json: false, comma: false, out });
         }
-        Answer::Keys { keys, cursor } => {
-            head(out, 2);
+        Answer::Keys { keys, cursor, snapshot } => {
+            head(out, 2 + usize::from(snapshot.is_some()));
             write::array(out, keys.len());
             keys.iter().for_each(|key| write::key(out, key));
             write::optional(out, cursor.as_deref(), write::key);
+            snapshot.iter().for_each(|revision| write::uint(out, *revision));
         }
-        Answer::Rows { rows, cursor } => {
-            head(out, 2);
+        Answer::Rows { rows, cursor, snapshot } => {
+            head(out, 2 + usize::from(snapshot.is_some()));
             write::array(out, rows.len());
             for row in rows {
                 write::array(out, 3);
@@ -98,6 +108,30 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
                 write::uint(out, row.modified);
             }
             write::optional(out, cursor.as_deref(), write::key);
+            snapshot.iter().for_each(|revision| write::uint(out, *revision));
+        }
+        Answer::Ttl(deadline) => {
+            head(out, 2);
+            write::optional_uint(out, deadline.map(|deadline| deadline.left_ms));
+            write::optional_uint(out, deadline.map(|deadline| deadline.at_ms));
+        }
+        Answer::Deleted { removed, more } => {
+            head(out, 2);
+            write::uint(out, *removed);
+            write::boolean(out, *more);
+        }
+        Answer::Result(fate) => {
+            head(out, if matches!(fate, Fate::Decided(_)) { 2 } else { 1 });
+            write::text(out, fate.name());
+            if let Fate::Decided(outcome) = fate {
+                encode_outcome(outcome, out);
+            }
+        }
+        Answer::History { versions, more, oldest } => {
+            head(out, 3);
+            self::versions(versions, &mut Sink { json: false, comma: false, out });
+            write::boolean(out, *more);
+            write::uint(out, *oldest);
         }
         Answer::Txn { succeeded, results } => {
             head(out, 2);
@@ -141,12 +175,14 @@ fn named(reply: &Reply, sink: &mut Sink<'_>) {
 fn results_field(outcomes: &[Outcome], sink: &mut Sink<'_>) {
     sink.name("results");
     sink.array(outcomes.len());
-    for outcome in outcomes {
-        sink.map(outcome_field_count(outcome));
-        outcome_fields(outcome, sink);
-        sink.end_map();
-    }
+    outcomes.iter().for_each(|outcome| outcome_map(outcome, sink));
     sink.end_array();
+}
+
+fn outcome_map(outcome: &Outcome, sink: &mut Sink<'_>) {
+    sink.map(outcome_field_count(outcome));
+    outcome_fields(outcome, sink);
+    sink.end_map();
 }
 
 fn named_head(reply: &Reply, sink: &mut Sink<'_>) {
@@ -174,8 +210,18 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
                 | Answer::Stats(_),
             ) => 1,
             Ok(Answer::Value { .. }) => 3,
-            Ok(Answer::Txn { .. }) => 2,
-            Ok(Answer::Rows { cursor, .. } | Answer::Keys { cursor, .. }) => 1 + usize::from(cursor.is_some()),
+            Ok(Answer::Txn { .. } | Answer::Ttl(_) | Answer::Deleted { .. }) => 2,
+            Ok(Answer::History { .. }) => 3,
+            Ok(Answer::Result(fate)) => {
+                if matches!(fate, Fate::Decided(_)) {
+                    2
+                } else {
+                    1
+                }
+            }
+            Ok(Answer::Rows { cursor, snapshot, .. } | Answer::Keys { cursor, snapshot, .. }) => {
+                1 + usize::from(cursor.is_some()) + usize::from(snapshot.is_some())
+            }
             Ok(Answer::Hello(_)) => HELLO_FIELDS,
         }
 }
@@ -218,17 +264,14 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             sink.name("values");
             found_values(values, sink);
         }
-        Ok(Answer::Keys { keys, cursor }) => {
+        Ok(Answer::Keys { keys, cursor, snapshot }) => {
             sink.name("keys");
             sink.array(keys.len());
             keys.iter().for_each(|key| sink.key(key));
             sink.end_array();
-            if let Some(cursor) = cursor {
-                sink.name("cursor");
-                sink.key(cursor);
-            }
+            page_end(cursor.as_deref(), *snapshot, sink);
         }
-        Ok(Answer::Rows { rows, cursor }) => {
+        Ok(Answer::Rows { rows, cursor, snapshot }) => {
             sink.name("rows");
             sink.array(rows.len());
             for row in rows {
@@ -239,15 +282,40 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
                 sink.end_array();
             }
             sink.end_array();
-            if let Some(cursor) = cursor {
-                sink.name("cursor");
-                sink.key(cursor);
-            }
+            page_end(cursor.as_deref(), *snapshot, sink);
         }
         Ok(Answer::Txn { succeeded, results }) => {
             sink.name("succeeded");
             sink.boolean(*succeeded);
             results_field(results, sink);
+        }
+        Ok(Answer::Ttl(deadline)) => {
+            sink.name("ttl");
+            sink.optional_uint(deadline.map(|deadline| deadline.left_ms));
+            sink.name("expires");
+            sink.optional_uint(deadline.map(|deadline| deadline.at_ms));
+        }
+        Ok(Answer::Deleted { removed, more }) => {
+            sink.name("removed");
+            sink.uint(*removed);
+            sink.name("more");
+            sink.boolean(*more);
+        }
+        Ok(Answer::Result(fate)) => {
+            sink.name("state");
+            sink.text(fate.name());
+            if let Fate::Decided(outcome) = fate {
+                sink.name("outcome");
+                outcome_map(outcome, sink);
+            }
+        }
+        Ok(Answer::History { versions, more, oldest }) => {
+            sink.name("versions");
+            self::versions(versions, sink);
+            sink.name("more");
+            sink.boolean(*more);
+            sink.name("oldest");
+            sink.uint(*oldest);
         }
         Ok(Answer::Hello(hello)) => hello_fields(hello, sink),
         Ok(Answer::Stats(stats)) => {
@@ -255,6 +323,37 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             stats_map(stats, sink);
         }
     }
+}
+
+fn page_end(cursor: Option<&[u8]>, snapshot: Option<u64>, sink: &mut Sink<'_>) {
+    if let Some(cursor) = cursor {
+        sink.name("cursor");
+        sink.key(cursor);
+    }
+    if let Some(revision) = snapshot {
+        sink.name("snapshot");
+        sink.uint(revision);
+    }
+}
+
+/// `[rev, time, "put", value]`, or without a value `[rev, time, "remove"]` and `[rev, time, "expire"]`.
+fn versions(versions: &[Version], sink: &mut Sink<'_>) {
+    sink.array(versions.len());
+    for version in versions {
+        let value = match &version.kind {
+            VersionKind::Put(value) => Some(value),
+            VersionKind::Remove | VersionKind::Expire => None,
+        };
+        sink.array(if value.is_some() { 4 } else { 3 });
+        sink.uint(version.revision);
+        sink.uint(version.time_ms);
+        sink.text(version.kind.name());
+        if let Some(value) = value {
+            sink.stored(value);
+        }
+        sink.end_array();
+    }
+    sink.end_array();
 }
 
 /// `[value, modified, created]` or nil for each key asked for.
@@ -277,7 +376,7 @@ fn found_values(values: &[Option<Found>], sink: &mut Sink<'_>) {
 
 fn failure_field(failure: &Failure, sink: &mut Sink<'_>) {
     sink.name("error");
-    sink.map(3 + usize::from(failure.retry_after_ms.is_some()));
+    sink.map(3 + usize::from(failure.retry_after_ms.is_some()) + usize::from(failure.original.is_some()));
     sink.name("code");
     sink.text(failure.code.name());
     sink.name("message");
@@ -287,6 +386,10 @@ fn failure_field(failure: &Failure, sink: &mut Sink<'_>) {
     if let Some(ms) = failure.retry_after_ms {
         sink.name("retry_after_ms");
         sink.uint(ms);
+    }
+    if let Some(original) = &failure.original {
+        sink.name("original");
+        outcome_map(original, sink);
     }
     sink.end_map();
 }
@@ -414,6 +517,13 @@ impl Sink<'_> {
         if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::integer(self.out, value) }
     }
 
+    fn optional_uint(&mut self, value: Option<u64>) {
+        match value {
+            Some(value) => self.uint(value),
+            None => self.nil(),
+        }
+    }
+
     fn nil(&mut self) {
         self.separate();
         if self.json { self.out.extend_from_slice(b"null") } else { write::nil(self.out) }
@@ -466,6 +576,7 @@ mod tests {
                 Row { key: vec![0xff], value, modified: 4 },
             ],
             cursor: Some(b"b".to_vec()),
+            snapshot: None,
         };
         let failure = Failure::busy("wait", 100);
         let many = vec![Outcome { revision: Some(9), result: Ok(rows) }, Outcome { revision: None, result: Err(failure) }];

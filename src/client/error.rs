@@ -113,12 +113,12 @@ impl ClientError {
 pub fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::NotFound => Exit::NotFound,
-        ErrorCode::Conflict => Exit::Conflict,
+        ErrorCode::Conflict | ErrorCode::IdReused => Exit::Conflict,
         ErrorCode::Invalid | ErrorCode::UnsupportedVersion | ErrorCode::WrongType | ErrorCode::OutOfRange => Exit::Usage,
-        ErrorCode::Limit | ErrorCode::Busy | ErrorCode::ReplyFull => Exit::Busy,
+        ErrorCode::Limit | ErrorCode::Busy | ErrorCode::ReplyFull | ErrorCode::OutOfOrder | ErrorCode::SnapshotGone => Exit::Busy,
         ErrorCode::Refused => Exit::Refused,
         ErrorCode::WrongBroker | ErrorCode::WrongProject | ErrorCode::ShuttingDown | ErrorCode::Internal => Exit::Unreachable,
-        ErrorCode::UnknownOutcome => Exit::UnknownOutcome,
+        ErrorCode::SessionExpired | ErrorCode::UnknownOutcome => Exit::UnknownOutcome,
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
     fn only_unknown_outcomes_are_indefinite() {
         for code in ErrorCode::ALL {
             let error = ClientError::Failed(Failure::new(*code, "x"));
-            assert_eq!(error.is_definite(), *code != ErrorCode::UnknownOutcome);
+            assert_eq!(error.is_definite(), code.is_definite());
             assert_ne!(error.exit(), Exit::Ok);
             assert_eq!(error.exit() == Exit::UnknownOutcome, !error.is_definite());
         }

@@ -44,7 +44,7 @@ mod sealed {
 
         fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)> {
             match answer {
-                Answer::Rows { rows, cursor } => Some((rows, cursor)),
+                Answer::Rows { rows, cursor, .. } => Some((rows, cursor)),
                 _ => None,
             }
         }
@@ -55,7 +55,7 @@ mod sealed {
 
         fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)> {
             match answer {
-                Answer::Keys { keys, cursor } => Some((keys, cursor)),
+                Answer::Keys { keys, cursor, .. } => Some((keys, cursor)),
                 _ => None,
             }
         }

@@ -435,7 +435,7 @@ fn operation_size_hint(operation: &Operation) -> usize {
         None => 0,
     };
     match operation {
-        Operation::Put { key, value, condition } => key.len() + value.as_bytes().len() + 16 + compared(condition.as_ref()),
+        Operation::Put { key, value, condition, .. } => key.len() + value.as_bytes().len() + 16 + compared(condition.as_ref()),
         Operation::Del { key, condition, .. } => key.len() + 24 + compared(condition.as_ref()),
         Operation::Get { key } | Operation::Exists { key } | Operation::Incr { key, .. } => key.len() + 24,
         Operation::Mget { keys } => keys.iter().map(|key| key.len() + 5).sum::<usize>() + 16,

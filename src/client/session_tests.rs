@@ -16,7 +16,7 @@ fn get() -> Operations {
 }
 
 fn put() -> Operation {
-    Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None }
+    Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None, ttl_ms: None }
 }
 
 /// A session with a clock and what its driver saw.
@@ -285,7 +285,12 @@ fn replies_that_cannot_be_read_are_told_apart_from_silence() {
 #[test]
 fn bounds_are_kept() {
     let mut bench = Bench::connected();
-    let large = Operation::Put { key: vec![b'k'; 60_000], value: Stored::bytes(&vec![0; 7 << 20]).unwrap(), condition: None };
+    let large = Operation::Put {
+        key: vec![b'k'; 60_000],
+        value: Stored::bytes(&vec![0; 7 << 20]).unwrap(),
+        condition: None,
+        ttl_ms: None,
+    };
     bench.begin(Operations::Many(vec![large; 3]), 10);
     assert!(matches!(bench.finished(), (_, Err(GaveUp::OverLimit(failure))) if failure.code == ErrorCode::Limit));
     assert_eq!(bench.session.next_seq, 1, "it was never sent");

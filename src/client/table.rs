@@ -267,7 +267,7 @@ impl Client {
     }
 
     fn store(&self, key: &[u8], value: Stored, condition: Option<Condition>) -> Result<u64, ClientError> {
-        Ok(self.one(Operation::Put { key: key.to_vec(), value, condition })?.1)
+        Ok(self.one(Operation::Put { key: key.to_vec(), value, condition, ttl_ms: None })?.1)
     }
 
     fn remove(&self, key: &[u8], condition: Option<Condition>) -> Result<bool, ClientError> {

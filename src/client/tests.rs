@@ -142,13 +142,13 @@ fn keys_come_without_values_page_by_page() {
     let broker = place.broker(1, |operation| {
         let (Operation::Scan(scan) | Operation::Query { scan, .. }) = operation else { return fail(ErrorCode::Invalid) };
         if !scan.keys_only {
-            return ok(Answer::Rows { rows: vec![], cursor: None });
+            return ok(Answer::Rows { rows: vec![], cursor: None, snapshot: None });
         }
         let (keys, cursor): (Vec<&str>, _) = match scan.cursor.as_deref() {
             None => (vec!["c", "b"], Some(b"b".to_vec())),
             _ => (vec!["a"], None),
         };
-        ok(Answer::Keys { keys: keys.into_iter().map(|key| key.as_bytes().to_vec()).collect(), cursor })
+        ok(Answer::Keys { keys: keys.into_iter().map(|key| key.as_bytes().to_vec()).collect(), cursor, snapshot: None })
     });
     let client = connect(&place);
     let range = Scan { from: Some(b"a".to_vec()), to: Some(b"d".to_vec()), reverse: true, ..Scan::default() };
@@ -257,7 +257,7 @@ fn pages_follow_the_cursor_through_empty_pages() {
             Some(b"b") => (vec![], Some(b"c".to_vec())),
             _ => (vec![row("d")], None),
         };
-        ok(Answer::Rows { rows, cursor })
+        ok(Answer::Rows { rows, cursor, snapshot: None })
     });
     let client = connect(&place);
     let keys: Vec<Vec<u8>> = client.scan(Scan::default()).map(|row| row.unwrap().key).collect();

@@ -189,6 +189,14 @@ fn the_tables_of_limits_are_the_codes() {
         ("intake_calls", limits::INTAKE_CALLS_MAX as u64),
         ("intake_bytes", limits::INTAKE_BYTES_MAX as u64),
         ("connections", limits::CONNECTIONS_MAX as u64),
+        ("sessions_reply_bytes", limits::SESSIONS_REPLY_BYTES_MAX as u64),
+        ("sessions", limits::SESSIONS_MAX as u64),
+        ("sessions_per_owner", limits::SESSIONS_PER_OWNER_MAX as u64),
+        ("del_prefix_bytes", limits::DEL_PREFIX_BYTES_MAX as u64),
+        ("delimiter_bytes", limits::DELIMITER_BYTES_MAX as u64),
+        ("history_calls", limits::HISTORY_CALLS_MAX as u64),
+        ("snapshots", limits::SNAPSHOTS_MAX as u64),
+        ("snapshot_bytes", limits::SNAPSHOT_BYTES_MAX as u64),
         ("retry_after_ms", limits::RETRY_AFTER_MS),
     ];
     assert_eq!(documented(1), fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().collect());

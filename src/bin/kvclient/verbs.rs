@@ -81,7 +81,7 @@ impl Asked {
                     (Some(text), None) => stored(bytes(&text), Kind::of_text(global.json))?,
                     (None, None) => return Err(Trouble::misuse("put needs a value, `-` or --file")),
                 };
-                Asked::One(Operation::Put { key: bytes(&key), value, condition: put_condition(only, global)? })
+                Asked::One(Operation::Put { key: bytes(&key), value, condition: put_condition(only, global)?, ttl_ms: None })
             }
             Verb::Get { key } => Asked::One(Operation::Get { key: bytes(&key) }),
             Verb::Mget { keys } => Asked::Mget(keys.iter().map(|key| bytes(key)).collect()),
@@ -128,6 +128,7 @@ fn scan(prefix: &OsStr, args: PageArgs) -> Scan {
         pattern: args.regex,
         cursor: None,
         limit: page_size.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
+        snapshot: None,
     }
 }
 

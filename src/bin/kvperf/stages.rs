@@ -188,7 +188,9 @@ impl Workload {
     /// The value is larger than values may be.
     pub(crate) fn operation(&self, ask: Ask) -> Result<Operation, Failure> {
         Ok(match ask {
-            Ask::Put(number) => Operation::Put { key: self.keys.key(number), value: self.keys.value(number)?, condition: None },
+            Ask::Put(number) => {
+                Operation::Put { key: self.keys.key(number), value: self.keys.value(number)?, condition: None, ttl_ms: None }
+            }
             Ask::Get(number) => Operation::Get { key: self.keys.key(number) },
             Ask::Del(number) => Operation::Del { key: self.keys.key(number), return_old: false, condition: None },
             Ask::Scan(number) => Operation::Scan(self.page_from(number, self.shape.page_rows())),

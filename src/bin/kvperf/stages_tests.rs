@@ -28,7 +28,7 @@ fn rows(workload: &Workload, numbers: impl IntoIterator<Item = u64>) -> Vec<Row>
 }
 
 fn answered(workload: &mut Workload, ask: Ask, rows: Vec<Row>) -> Result<u64, String> {
-    workload.check(ask, &outcome(Answer::Rows { rows, cursor: None })).map_err(|wrong| wrong.to_string())
+    workload.check(ask, &outcome(Answer::Rows { rows, cursor: None, snapshot: None })).map_err(|wrong| wrong.to_string())
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Get { key } => point::get(overlay, &key, turn),
         Operation::Mget { keys } => point::mget(overlay, &keys, turn),
         Operation::Exists { key } => Ok(Answer::Exists(overlay.get(&key).is_some())),
-        Operation::Put { key, value, condition } => point::put(overlay, key, value, condition.as_ref()),
+        Operation::Put { key, value, condition, .. } => point::put(overlay, key, value, condition.as_ref()),
         Operation::Del { key, return_old, condition } => point::del(overlay, key, return_old, condition.as_ref(), turn),
         Operation::Incr { key, by } => point::incr(overlay, key, by),
         Operation::Txn(txn) => crate::txn::txn(overlay, *txn, turn),
@@ -110,8 +110,16 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Query { subkey, subvalue, scan: wanted } => {
             scan(overlay, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn)
         }
-        Operation::Hello { .. } | Operation::Stats => {
-            Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
-        }
+        Operation::Noop => Ok(Answer::Done),
+        Operation::Expire { .. }
+        | Operation::Persist { .. }
+        | Operation::Ttl { .. }
+        | Operation::DelPrefix { .. }
+        | Operation::List(_)
+        | Operation::History { .. }
+        | Operation::Result { .. }
+        | Operation::End
+        | Operation::Hello { .. }
+        | Operation::Stats => Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table")),
     }
 }

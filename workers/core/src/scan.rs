@@ -102,7 +102,11 @@ fn page<'a>(
         }
         last = Some(key);
     }
-    Ok(if wanted.keys_only { Answer::Keys { keys: page.keys, cursor } } else { Answer::Rows { rows: page.rows, cursor } })
+    Ok(if wanted.keys_only {
+        Answer::Keys { keys: page.keys, cursor, snapshot: None }
+    } else {
+        Answer::Rows { rows: page.rows, cursor, snapshot: None }
+    })
 }
 
 impl<'a> Filter<'a> {

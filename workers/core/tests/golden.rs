@@ -74,7 +74,7 @@ impl Runner {
         let value = Stored::text(&"v".repeat(bytes))?;
         for at in 0..count {
             let key = format!("{prefix}{at:05}").into_bytes();
-            self.run_one(Operation::Put { key, value: value.clone(), condition: None }, &mut Turn::one());
+            self.run_one(Operation::Put { key, value: value.clone(), condition: None, ttl_ms: None }, &mut Turn::one());
         }
         Ok(format!("{} keys at revision {}", self.state.keys(), self.state.revision()))
     }

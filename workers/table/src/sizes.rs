@@ -1,6 +1,6 @@
 //! Rough bytes of what waits in the outboxes, for their bounds.
 
-use kvbroker_protocol::{Answer, HelloAnswer, Outcome, StatValue};
+use kvbroker_protocol::{Answer, Fate, HelloAnswer, Outcome, StatValue, Version, VersionKind};
 
 use crate::released::{Event, EventKind, ReplyOut};
 
@@ -19,7 +19,9 @@ pub(crate) fn reply_bytes(out: &ReplyOut) -> usize {
 fn outcome_bytes(outcomes: &[Outcome]) -> usize {
     let bytes = |outcome: &Outcome| match &outcome.result {
         Ok(answer) => answer_bytes(answer),
-        Err(failure) => failure.message.len(),
+        Err(failure) => {
+            failure.message.len() + failure.original.as_ref().map_or(0, |original| outcome_bytes(std::slice::from_ref(original)))
+        }
     };
     outcomes.iter().map(|outcome| bytes(outcome) + OUTCOME_OVERHEAD_BYTES).sum()
 }
@@ -37,8 +39,24 @@ fn answer_bytes(answer: &Answer) -> usize {
         Answer::Txn { results, .. } => outcome_bytes(results),
         Answer::Stats(stats) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
         Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
-        Answer::Done | Answer::Size(_) | Answer::Exists(_) | Answer::Integer(_) => 0,
+        Answer::Result(Fate::Decided(outcome)) => outcome_bytes(std::slice::from_ref(outcome)),
+        Answer::History { versions, .. } => versions.iter().map(version_bytes).sum(),
+        Answer::Done
+        | Answer::Size(_)
+        | Answer::Exists(_)
+        | Answer::Integer(_)
+        | Answer::Ttl(_)
+        | Answer::Deleted { .. }
+        | Answer::Result(_) => 0,
     }
+}
+
+fn version_bytes(version: &Version) -> usize {
+    let value = match &version.kind {
+        VersionKind::Put(value) => value.as_bytes().len(),
+        VersionKind::Remove | VersionKind::Expire => 0,
+    };
+    value + size_of::<Version>()
 }
 
 fn stat_bytes(value: &StatValue) -> usize {
@@ -71,7 +89,7 @@ mod tests {
         let least = [
             (Answer::Values(vec![None; many]), many * size_of::<Option<Found>>()),
             (Answer::Values(vec![Some(found); many]), many * (size_of::<Option<Found>>() + value().as_bytes().len())),
-            (Answer::Keys { keys: vec![b"key".to_vec(); many], cursor: None }, many * (size_of::<Key>() + 3)),
+            (Answer::Keys { keys: vec![b"key".to_vec(); many], cursor: None, snapshot: None }, many * (size_of::<Key>() + 3)),
             (Answer::Txn { succeeded: true, results: vec![row(); many] }, many * value().as_bytes().len()),
         ];
         for (answer, bytes) in least {

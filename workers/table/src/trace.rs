@@ -48,14 +48,26 @@ fn first_key(operation: &Operation) -> Option<&Key> {
         | Operation::Exists { key }
         | Operation::Put { key, .. }
         | Operation::Del { key, .. }
-        | Operation::Incr { key, .. } => Some(key),
+        | Operation::Incr { key, .. }
+        | Operation::Expire { key, .. }
+        | Operation::Persist { key }
+        | Operation::Ttl { key }
+        | Operation::History { key, .. } => Some(key),
+        Operation::DelPrefix { prefix, .. } => Some(prefix),
+        Operation::List(list) => Some(&list.prefix),
         Operation::Mget { keys } => keys.first(),
         Operation::Txn(txn) => match txn.compares.first() {
             Some(compare) => Some(&compare.key),
             None => txn.operations().find_map(first_key),
         },
         Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
-        Operation::Hello { .. } | Operation::Ping | Operation::Stats | Operation::Size => None,
+        Operation::Hello { .. }
+        | Operation::Ping
+        | Operation::Stats
+        | Operation::Size
+        | Operation::Noop
+        | Operation::Result { .. }
+        | Operation::End => None,
     }
 }
 

@@ -73,7 +73,7 @@ fn filled(count: usize, key_bytes: usize, value_bytes: usize) -> State {
 
 fn put(state: &mut State, key: Key, value: Stored) {
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-    let decision = decide(state, Operation::Put { key, value, condition: None }, stamp, &mut Turn::one());
+    let decision = decide(state, Operation::Put { key, value, condition: None, ttl_ms: None }, stamp, &mut Turn::one());
     decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
 }
 
@@ -96,7 +96,7 @@ fn pages_under_concurrent_changes_show_every_lasting_key_once() {
             let mut pages = 0;
             loop {
                 let answer = walk.decide(&Operation::Scan(wanted.clone()), &mut Turn::one()).outcome.result.unwrap();
-                let Answer::Rows { rows, cursor } = answer else { panic!("{answer:?}") };
+                let Answer::Rows { rows, cursor, .. } = answer else { panic!("{answer:?}") };
                 rows.into_iter().for_each(|row| *seen.entry(row.key).or_default() += 1);
                 pages += 1;
                 let Some(cursor) = cursor else { break };
@@ -122,7 +122,7 @@ fn a_scan_examines_no_more_than_its_turn_and_its_cursor_leads_on() {
     for page in 0..3 {
         let mut turn = Turn::one();
         let answer = read(&state, Operation::Scan(wanted.clone()), &mut turn).unwrap();
-        let Answer::Rows { rows, cursor } = answer else { panic!("{answer:?}") };
+        let Answer::Rows { rows, cursor, .. } = answer else { panic!("{answer:?}") };
         assert_eq!(rows, []);
         assert_eq!(cursor.is_some(), page < 2);
         if let Some(cursor) = cursor {
@@ -138,12 +138,12 @@ fn the_scans_of_an_array_share_their_turn() {
     let state = filled(limits::EXAMINED_KEYS_MAX + 1, 8, 1);
     let mut turn = Turn::many();
     let all = || Operation::Scan(Scan::default());
-    let Ok(Answer::Rows { rows, cursor }) = read(&state, all(), &mut turn) else { panic!("the first scan has a page") };
+    let Ok(Answer::Rows { rows, cursor, .. }) = read(&state, all(), &mut turn) else { panic!("the first scan has a page") };
     assert_eq!((rows.len(), cursor.is_some()), (limits::EXAMINED_KEYS_MAX, true));
     assert_eq!(read(&state, all(), &mut turn), Err(ErrorCode::ReplyFull));
     // What examines no key still works: an empty range, and everything that is no scan.
     let nobody = Operation::Scan(Scan { prefix: b"nobody".to_vec(), ..Scan::default() });
-    assert_eq!(read(&state, nobody, &mut turn), Ok(Answer::Rows { rows: vec![], cursor: None }));
+    assert_eq!(read(&state, nobody, &mut turn), Ok(Answer::Rows { rows: vec![], cursor: None, snapshot: None }));
     assert!(read(&state, Operation::Get { key: b"00000000".to_vec() }, &mut turn).is_ok());
 }
 
@@ -151,10 +151,14 @@ fn the_scans_of_an_array_share_their_turn() {
 fn a_page_is_bounded_in_bytes_and_one_row_always_fits() {
     let half = limits::PAGE_BYTES_MAX / 2;
     let state = filled(3, 8, half);
-    let Ok(Answer::Rows { rows, cursor }) = read(&state, Operation::Scan(Scan::default()), &mut Turn::one()) else { panic!() };
+    let Ok(Answer::Rows { rows, cursor, .. }) = read(&state, Operation::Scan(Scan::default()), &mut Turn::one()) else {
+        panic!()
+    };
     assert_eq!((rows.len(), cursor), (1, Some(b"00000000".to_vec())));
     let state = filled(2, 8, limits::VALUE_BYTES_MAX - 8);
-    let Ok(Answer::Rows { rows, cursor }) = read(&state, Operation::Scan(Scan::default()), &mut Turn::one()) else { panic!() };
+    let Ok(Answer::Rows { rows, cursor, .. }) = read(&state, Operation::Scan(Scan::default()), &mut Turn::one()) else {
+        panic!()
+    };
     assert_eq!((rows.len(), cursor), (1, Some(b"00000000".to_vec())));
 }
 
@@ -191,7 +195,7 @@ fn a_dear_regex_over_long_keys_does_not_hold_the_worker() {
     let mut pages = 0;
     loop {
         let mut turn = Turn::one();
-        let Ok(Answer::Rows { rows, cursor }) = read(&state, Operation::Scan(wanted.clone()), &mut turn) else { panic!() };
+        let Ok(Answer::Rows { rows, cursor, .. }) = read(&state, Operation::Scan(wanted.clone()), &mut turn) else { panic!() };
         assert_eq!(rows, []);
         assert!(limits::EXAMINED_KEYS_MAX - turn.examined_left <= limits::TURN_WORK_MAX / work + 1);
         pages += 1;
@@ -207,7 +211,10 @@ fn a_dear_regex_over_long_keys_does_not_hold_the_worker() {
     let Ok(Answer::Rows { cursor, .. }) = read(&state, Operation::Scan(dearest.clone()), &mut Turn::one()) else { panic!() };
     let rest = Scan { cursor, ..dearest };
     assert_eq!(rest.cursor.as_ref().map(Vec::len), Some(limits::KEY_BYTES_MAX));
-    assert_eq!(read(&state, Operation::Scan(rest), &mut Turn::one()), Ok(Answer::Rows { rows: vec![], cursor: None }));
+    assert_eq!(
+        read(&state, Operation::Scan(rest), &mut Turn::one()),
+        Ok(Answer::Rows { rows: vec![], cursor: None, snapshot: None })
+    );
 }
 
 #[test]
@@ -216,10 +223,10 @@ fn a_query_over_large_values_ends_its_page_by_what_it_looked_into() {
     let query =
         |cursor| Operation::Query { subkey: "weight".into(), subvalue: Scalar::Int(1), scan: Scan { cursor, ..Scan::default() } };
     let mut turn = Turn { work_left: 3 * (4 << 20) / limits::QUERY_BYTES_PER_UNIT, ..Turn::many() };
-    let Ok(Answer::Rows { rows, cursor }) = read(&state, query(None), &mut turn) else { panic!() };
+    let Ok(Answer::Rows { rows, cursor, .. }) = read(&state, query(None), &mut turn) else { panic!() };
     assert_eq!((rows.len(), cursor.as_deref()), (0, Some(&b"00000002"[..])));
     assert_eq!(read(&state, query(cursor.clone()), &mut turn), Err(ErrorCode::ReplyFull));
-    assert_eq!(read(&state, query(cursor), &mut Turn::one()), Ok(Answer::Rows { rows: vec![], cursor: None }));
+    assert_eq!(read(&state, query(cursor), &mut Turn::one()), Ok(Answer::Rows { rows: vec![], cursor: None, snapshot: None }));
 }
 
 #[test]

@@ -105,8 +105,8 @@ pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
 pub(crate) fn check_page(answer: Answer, wanted: &Scan, all: Vec<Row>) {
     let limit = wanted.limit.unwrap_or(usize::MAX);
     let (rows, cursor) = match answer {
-        Answer::Rows { rows, cursor } if !wanted.keys_only => (rows, cursor),
-        Answer::Keys { keys, cursor } if wanted.keys_only => {
+        Answer::Rows { rows, cursor, .. } if !wanted.keys_only => (rows, cursor),
+        Answer::Keys { keys, cursor, .. } if wanted.keys_only => {
             assert!(keys.iter().eq(all.iter().map(|row| &row.key).take(keys.len())), "{wanted:?}");
             (all[..keys.len()].to_vec(), cursor)
         }

@@ -65,7 +65,7 @@ impl Walk {
         let from = self.dice.one_in(4).then(|| self.key());
         let to = self.dice.one_in(4).then(|| self.key());
         let (reverse, keys_only) = (self.dice.one_in(3), self.dice.one_in(4));
-        Scan { prefix, pattern, cursor, limit, from, to, reverse, keys_only }
+        Scan { prefix, pattern, cursor, limit, from, to, reverse, keys_only, snapshot: None }
     }
 
     /// A condition on this key, and whether it holds.
@@ -119,7 +119,7 @@ impl Walk {
             0..4 => {
                 let (key, (value, stored)) = (self.key(), self.value());
                 let (condition, holds) = self.condition(&key);
-                let operation = Operation::Put { key: key.clone(), value: stored.clone(), condition };
+                let operation = Operation::Put { key: key.clone(), value: stored.clone(), condition, ttl_ms: None };
                 let result = self.decide(&operation, turn).outcome.result;
                 if holds {
                     assert_eq!(result, Ok(Answer::Done), "{operation:?}");
@@ -239,7 +239,7 @@ impl Walk {
             match self.dice.below(4) {
                 0 => {
                     let (value, stored) = self.value();
-                    operations.push(Operation::Put { key: key.clone(), value: stored.clone(), condition: None });
+                    operations.push(Operation::Put { key: key.clone(), value: stored.clone(), condition: None, ttl_ms: None });
                     after.put(&key, value, stored);
                     expected.push(Ok(Answer::Done));
                 }
@@ -259,7 +259,7 @@ impl Walk {
                     let rows = after.rows(&wanted, |_| true);
                     operations.extend([Operation::Size, Operation::Scan(wanted)]);
                     expected.push(Ok(Answer::Size(after.keys.len() as u64)));
-                    expected.push(Ok(Answer::Rows { rows, cursor: None }));
+                    expected.push(Ok(Answer::Rows { rows, cursor: None, snapshot: None }));
                 }
             }
             // All of a transaction has one revision.

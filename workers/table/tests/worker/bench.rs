@@ -283,7 +283,7 @@ pub fn key(name: &str) -> Key {
 }
 
 pub fn put(name: &str, value: &str) -> Operation {
-    Operation::Put { key: key(name), value: Stored::text(value).unwrap(), condition: None }
+    Operation::Put { key: key(name), value: Stored::text(value).unwrap(), condition: None, ttl_ms: None }
 }
 
 pub fn get(name: &str) -> Operation {

@@ -204,7 +204,7 @@ fn a_condition_that_fails_takes_a_number_and_makes_no_revision() {
     let incr = |by| Operation::Incr { key: key("n"), by };
     let put_if_absent = || {
         let Operation::Put { key, value, .. } = put("a", "1") else { unreachable!("put makes a put") };
-        Operation::Put { key, value, condition: Some(Condition::Absent) }
+        Operation::Put { key, value, condition: Some(Condition::Absent), ttl_ms: None }
     };
     let del = Operation::Del { key: key("a"), return_old: false, condition: Some(Condition::Revision(9)) };
     let reads = [Operation::Mget { keys: vec![key("n"), key("none")] }, Operation::Exists { key: key("a") }];
@@ -411,7 +411,7 @@ fn many_reads_of_large_values_do_not_gather_in_one_batch() {
     // A batch of 8,192 gets of 8 MiB was answered whole before anything of it left: 64 GiB.
     let mut bench = Bench::with_room(40 << 20, limits::PUBLISH_BYTES_MAX);
     let value = Stored::text(&"v".repeat(4 << 20)).unwrap();
-    bench.one(Operation::Put { key: key("large"), value, condition: None });
+    bench.one(Operation::Put { key: key("large"), value, condition: None, ttl_ms: None });
     repeat(40, || bench.one(get("large")));
     repeat(20, || bench.one(Operation::Mget { keys: vec![key("large"); 3] }));
     repeat(200, || bench.ask(Header::default(), Operations::Many(vec![Operation::Stats; 500])));
