@@ -3,6 +3,7 @@
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, field_equals, limits};
 
 use crate::change::Change;
+use crate::list::list;
 use crate::overlay::Overlay;
 use crate::point;
 use crate::scan::scan;
@@ -110,12 +111,12 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Query { subkey, subvalue, scan: wanted } => {
             scan(overlay, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn)
         }
+        Operation::List(wanted) => list(overlay, &wanted, turn),
         Operation::Noop => Ok(Answer::Done),
         Operation::Expire { .. }
         | Operation::Persist { .. }
         | Operation::Ttl { .. }
         | Operation::DelPrefix { .. }
-        | Operation::List(_)
         | Operation::History { .. }
         | Operation::Result { .. }
         | Operation::End

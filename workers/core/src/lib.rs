@@ -7,6 +7,7 @@
 
 mod change;
 mod decide;
+mod list;
 mod overlay;
 mod point;
 mod record;

@@ -95,20 +95,16 @@ impl<'a> Overlay<'a> {
     pub(crate) fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Seen<'s>)> + 's> {
         let below = self.state.table.range(range);
         let below = below.filter_map(|(key, entry)| Some((key, Seen::of(&entry.record, entry.modified)?)));
-        let own = self.own.iter().filter(|(key, _)| range.contains(key)).map(|(key, record)| (key.as_slice(), record.as_deref()));
-        let own: Vec<_> = own.collect();
-        match (own.is_empty(), reverse) {
+        let own = range.part_of(&self.own);
+        let is_empty = own.is_empty();
+        let own = own.iter().map(|(key, record)| (key.as_slice(), record.as_deref()));
+        match (is_empty, reverse) {
             (true, false) => Box::new(below),
             (true, true) => Box::new(below.rev()),
-            (false, false) => {
-                Box::new(Merged { below: below.peekable(), own: own.into_iter().peekable(), revision: self.revision, reverse })
+            (false, false) => Box::new(Merged { below: below.peekable(), own: own.peekable(), revision: self.revision, reverse }),
+            (false, true) => {
+                Box::new(Merged { below: below.rev().peekable(), own: own.rev().peekable(), revision: self.revision, reverse })
             }
-            (false, true) => Box::new(Merged {
-                below: below.rev().peekable(),
-                own: own.into_iter().rev().peekable(),
-                revision: self.revision,
-                reverse,
-            }),
         }
     }
 

@@ -24,12 +24,7 @@ pub(crate) struct KeyRange {
 impl KeyRange {
     /// All keys with a prefix.
     pub(crate) fn prefix(prefix: &[u8]) -> KeyRange {
-        // The first key behind all that start with the prefix: its last byte that can grow, grown. All 0xff: there is none.
-        let end = prefix.iter().rposition(|byte| *byte < u8::MAX).map(|at| {
-            let mut end = prefix[..=at].to_vec();
-            end[at] += 1;
-            end
-        });
+        let end = end_of_prefix(prefix);
         KeyRange { from: Bound::Included(prefix.to_vec()), to: end.map_or(Bound::Unbounded, Bound::Excluded) }
     }
 
@@ -47,6 +42,15 @@ impl KeyRange {
         }
     }
 
+    /// Leaves out all keys that start with `prefix` and those before them.
+    pub(crate) fn starting_behind_all(&mut self, prefix: &[u8]) {
+        match end_of_prefix(prefix) {
+            Some(end) => self.starting_at(&end),
+            // Nothing lies behind them, and nothing before the empty key.
+            None => self.to = Bound::Excluded(Vec::new()),
+        }
+    }
+
     /// Leaves out `to` and keys behind it.
     pub(crate) fn ending_before(&mut self, to: &[u8]) {
         let ends_later = match &self.to {
@@ -58,19 +62,19 @@ impl KeyRange {
         }
     }
 
-    /// True if the key lies in the range.
-    pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        let starts = match &self.from {
+    /// The part of a sorted list whose keys lie in the range.
+    pub(crate) fn part_of<'l, T>(&self, list: &'l [(Vec<u8>, T)]) -> &'l [(Vec<u8>, T)] {
+        let start = list.partition_point(|(key, _)| match &self.from {
+            Bound::Unbounded => false,
+            Bound::Included(from) => key < from,
+            Bound::Excluded(from) => key <= from,
+        });
+        let end = list.partition_point(|(key, _)| match &self.to {
             Bound::Unbounded => true,
-            Bound::Included(from) => from.as_slice() <= key,
-            Bound::Excluded(from) => from.as_slice() < key,
-        };
-        let ends = match &self.to {
-            Bound::Unbounded => true,
-            Bound::Included(to) => key <= to.as_slice(),
-            Bound::Excluded(to) => key < to.as_slice(),
-        };
-        starts && ends
+            Bound::Included(to) => key <= to,
+            Bound::Excluded(to) => key < to,
+        });
+        list.get(start..end).unwrap_or_default()
     }
 
     fn lowest(&self) -> Option<&[u8]> {
@@ -87,6 +91,14 @@ impl KeyRange {
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
         }
     }
+}
+
+/// The first key behind all that start with the prefix: its last byte that can grow, grown. All 0xff: there is none.
+fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let at = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+    let mut end = prefix[..=at].to_vec();
+    end[at] += 1;
+    Some(end)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -142,6 +154,8 @@ mod tests {
         let mut backward: Vec<Vec<u8>> = table.range(range).rev().map(|(key, _)| key.to_vec()).collect();
         backward.reverse();
         assert_eq!(forward, backward);
+        let list: Vec<(Vec<u8>, ())> = table.entries.keys().map(|key| (key.to_vec(), ())).collect();
+        assert!(range.part_of(&list).iter().map(|(key, ())| key).eq(&forward));
         forward
     }
 
@@ -170,6 +184,9 @@ mod tests {
                     range.starting_behind(from);
                     let mut sorted = expected(true);
                     sorted.sort();
+                    assert_eq!(keys(&table, &range), sorted);
+                    sorted.retain(|key| !key.starts_with(from));
+                    range.starting_behind_all(from);
                     assert_eq!(keys(&table, &range), sorted);
                 }
             }

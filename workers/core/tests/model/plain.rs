@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvbroker_protocol::{Answer, Key, Row, Scan, Stored};
+use kvbroker_protocol::{Answer, Key, List, Row, Scan, Stored};
 use serde_json::Value;
 
 /// splitmix64: small, and the same everywhere.
@@ -46,6 +46,18 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// All names that `ls` has to list from the beginning.
+    pub(crate) fn names(&self, wanted: &List) -> Vec<Key> {
+        let (prefix, delimiter) = (&wanted.prefix, &wanted.delimiter);
+        let name = |key: &Key| {
+            let ends = |end: &usize| key[prefix.len()..*end].ends_with(delimiter);
+            (prefix.len() + 1..=key.len()).find(ends).map_or(key.clone(), |end| key[..end].to_vec())
+        };
+        let mut names: Vec<Key> = self.keys.keys().filter(|key| key.starts_with(prefix)).map(name).collect();
+        names.dedup();
+        names
+    }
+
     pub(crate) fn put(&mut self, key: &[u8], value: Value, stored: Stored) {
         self.revision += 1;
         let created = self.keys.get(key).map_or(self.revision, |held| held.created);

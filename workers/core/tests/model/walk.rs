@@ -2,7 +2,7 @@
 
 use kvbroker_core::{Change, Decision, Stamp, State, Turn, decide};
 use kvbroker_protocol::{
-    Answer, Compare, Condition, ErrorCode, Found, Key, Operation, Pattern, Scalar, Scan, Stored, Txn, limits,
+    Answer, Compare, Condition, ErrorCode, Found, Key, List, Operation, Pattern, Scalar, Scan, Stored, Txn, limits,
 };
 use serde_json::{Value, json};
 
@@ -66,6 +66,30 @@ impl Walk {
         let to = self.dice.one_in(4).then(|| self.key());
         let (reverse, keys_only) = (self.dice.one_in(3), self.dice.one_in(4));
         Scan { prefix, pattern, cursor, limit, from, to, reverse, keys_only, snapshot: None }
+    }
+
+    pub(crate) fn list(&mut self) -> List {
+        let prefixes: [&[u8]; 6] = [b"", b"a", b"a/", b"user/", b"\xff", b"nobody"];
+        let delimiters: [&[u8]; 5] = [b"/", b"/", b"1", b"\xff", b"/b"];
+        let (prefix, delimiter) = (self.dice.pick(&prefixes).to_vec(), self.dice.pick(&delimiters).to_vec());
+        List { prefix, delimiter, cursor: None, limit: self.dice.one_in(2).then(|| self.dice.below(5) + 1) }
+    }
+
+    /// All names, page by page.
+    fn names(&mut self, turn: &mut Turn) {
+        let mut wanted = self.list();
+        let mut expected = self.model.names(&wanted);
+        expected.reverse();
+        loop {
+            let result = self.decide(&Operation::List(wanted.clone()), turn).outcome.result;
+            let Ok(Answer::Keys { keys, cursor, .. }) = result else { panic!("{wanted:?}: {result:?}") };
+            assert!(keys.len() <= wanted.limit.unwrap_or(usize::MAX) && (!keys.is_empty() || cursor.is_none()), "{wanted:?}");
+            keys.iter().for_each(|name| assert_eq!(expected.pop().as_ref(), Some(name), "{wanted:?}"));
+            if cursor.is_none() {
+                break assert!(expected.is_empty(), "{wanted:?} left out {expected:?}");
+            }
+            wanted.cursor = cursor;
+        }
     }
 
     /// A condition on this key, and whether it holds.
@@ -213,6 +237,7 @@ impl Walk {
                 let result = self.decide(&operation, turn).outcome.result;
                 check_page(result.unwrap(), &wanted, self.model.rows(&wanted, |value| is_equal(value.get(subkey), &subvalue)));
             }
+            _ if self.dice.one_in(4) => self.names(turn),
             _ => {
                 assert_eq!(self.decide(&Operation::Ping, turn).outcome.result, Ok(Answer::Done));
             }
@@ -257,9 +282,12 @@ impl Walk {
                 _ => {
                     let wanted = Scan { prefix: b"a".to_vec(), reverse: self.dice.one_in(2), ..Scan::default() };
                     let rows = after.rows(&wanted, |_| true);
-                    operations.extend([Operation::Size, Operation::Scan(wanted)]);
+                    let list = List { limit: None, ..self.list() };
+                    let names = after.names(&list);
+                    operations.extend([Operation::Size, Operation::Scan(wanted), Operation::List(list)]);
                     expected.push(Ok(Answer::Size(after.keys.len() as u64)));
                     expected.push(Ok(Answer::Rows { rows, cursor: None, snapshot: None }));
+                    expected.push(Ok(Answer::Keys { keys: names, cursor: None, snapshot: None }));
                 }
             }
             // All of a transaction has one revision.
