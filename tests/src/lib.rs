@@ -4,6 +4,7 @@
 //!   ended by its own process id when its [`Broker`] is dropped.
 //! - Nothing sleeps to synchronise: [`wait_until`] waits for a condition with a deadline and says what it waited for.
 //! - [`RawClient`] uses ZeroMQ sockets directly and not this project's client library: it stands for a stranger's program.
+//! - [`linear`] is pure: it tells whether a history of operations can have happened.
 //! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
 //!
 //! Caveat: `KVBROKER_TEST_BIN=DIR` takes the programs from a directory instead of building them.
@@ -12,6 +13,7 @@ mod binaries;
 mod broker;
 mod cli;
 mod dice;
+pub mod linear;
 mod peers;
 mod raw;
 mod wait;
