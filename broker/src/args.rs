@@ -8,7 +8,9 @@ use clap::{ArgAction, Parser, ValueEnum};
 use kvbroker::catalog::CatalogList;
 use kvbroker::logging::LogFormat;
 use kvbroker::project::ProjectName;
+use kvbroker_core::SessionBounds;
 use kvbroker_log::SyncMode;
+use kvbroker_protocol::limits;
 
 /// Starts a durable key-value broker, found by name.
 #[derive(Debug, Parser)]
@@ -64,6 +66,12 @@ pub(crate) struct Args {
     /// How long a stop waits for requests already taken
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "KVBROKER_GRACE")]
     grace: Duration,
+    /// Most sessions of clients that are remembered for their retries; ended and then long unused ones make room
+    #[arg(long, value_name = "N", default_value_t = limits::SESSIONS_MAX as u64, value_parser = clap::value_parser!(u64).range(1..=1_000_000), env = "KVBROKER_MAX_SESSIONS")]
+    max_sessions: u64,
+    /// A session used within this time is never forgotten: at the bound a new one is told busy instead
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration, env = "KVBROKER_SESSION_KEEP")]
+    session_keep: Duration,
     /// Take over a data directory that a process on another host has locked: only when that process is gone
     #[arg(long)]
     take_over: bool,
@@ -108,6 +116,7 @@ pub(crate) struct Config {
     pub(crate) sync: SyncMode,
     pub(crate) ready_file: Option<PathBuf>,
     pub(crate) grace: Duration,
+    pub(crate) session_bounds: SessionBounds,
     pub(crate) take_over: bool,
     pub(crate) accept_clock: bool,
     pub(crate) verbose: u8,
@@ -149,6 +158,11 @@ impl Args {
             sync: self.sync,
             ready_file: self.ready_file,
             grace: self.grace,
+            session_bounds: SessionBounds {
+                sessions_max: self.max_sessions as usize,
+                per_owner_max: limits::SESSIONS_PER_OWNER_MAX.min(self.max_sessions as usize),
+                keep_ms: u64::try_from(self.session_keep.as_millis()).unwrap_or(u64::MAX),
+            },
             take_over: self.take_over,
             accept_clock: self.accept_clock,
             verbose: self.verbose,

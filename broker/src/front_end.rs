@@ -15,6 +15,7 @@ use kvbroker::logging::Repeated;
 use kvbroker::transport::{
     Message, POLLIN, PollItem, ReceiveLimits, Reception, SendOutcome, ServerSocket, TransportError, poll, user_id,
 };
+use kvbroker::zap::identity;
 use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encode_reply, limits};
 use kvbroker_table::{Call, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
 
@@ -78,7 +79,7 @@ const RECEIVE: ReceiveLimits = ReceiveLimits {
 impl FrontEnd {
     /// Runs until [`Phase::finish`].
     pub(crate) fn run(self) -> Result<(), TransportError> {
-        let mut desk = Desk { clients: Clients::default(), body: Vec::new(), slow: Repeated::new() };
+        let mut desk = Desk { clients: Clients::default(), body: Vec::new(), slow: Repeated::new(), user: "".into() };
         let mut frames = Vec::new();
         let mut taken = VecDeque::new();
         loop {
@@ -128,7 +129,7 @@ impl FrontEnd {
 
     fn message(&self, desk: &mut Desk, frames: &mut [Message], taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
         self.counters.messages.fetch_add(1, Ordering::Relaxed);
-        let authenticated = user_id(frames).is_some();
+        let user = user_id(frames).map(|user| desk.user(identity(user)));
         let (envelope, body) = match inbound::split(frames) {
             Ok(parts) => parts,
             Err((envelope, failure)) => return self.refuse(desk, &envelope, inbound::refusal(None, Form::Json, failure)),
@@ -138,10 +139,10 @@ impl FrontEnd {
             Err(reply) => return self.refuse(desk, &envelope, reply),
         };
         let refusal = |failure| inbound::refusal(request.header.id, request.form, failure);
-        if !authenticated {
+        let Some(user) = user else {
             let failure = Failure::new(ErrorCode::Refused, "this connection was not authenticated; nothing it asks is done");
             return self.refuse(desk, &envelope, refusal(failure));
-        }
+        };
         if self.phase.is(Phase::STOPPING) {
             return self.refuse(desk, &envelope, refusal(shutting_down()));
         }
@@ -149,7 +150,7 @@ impl FrontEnd {
         match desk.clients.take(&envelope.routing_id, bytes) {
             Ok(client) => {
                 self.counters.clients.store(desk.clients.seen(), Ordering::Relaxed);
-                taken.push_back(Call { client, envelope, request, bytes });
+                taken.push_back(Call { client, user, envelope, request, bytes });
                 Ok(())
             }
             Err(failure) => self.refuse(desk, &envelope, refusal(failure)),
@@ -241,4 +242,15 @@ struct Desk {
     clients: Clients,
     body: Vec<u8>,
     slow: Repeated,
+    /// The user of the message before: nearly always the next one's as well.
+    user: Arc<str>,
+}
+
+impl Desk {
+    fn user(&mut self, name: &str) -> Arc<str> {
+        if *self.user != *name {
+            self.user = name.into();
+        }
+        self.user.clone()
+    }
 }

@@ -126,6 +126,8 @@ impl Running {
                 SyncMode::Always | SyncMode::Never => None,
             },
             entropy: Box::new(random_u64),
+            session_bounds: config.session_bounds,
+            scratch: Vec::new(),
         };
         spawn_critical("worker", move || {
             // The main thread decides how the process ends; it may have ended waiting already.

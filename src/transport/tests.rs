@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::keys::{KeyPair, SecretKey};
-use crate::zap::{LOCAL_USER_ID, Policy, SecuredContext, key_user_id};
+use crate::zap::{LOCAL_USER_ID, OWNER_USER_ID, Policy, SecuredContext, identity};
 
 const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -112,8 +112,9 @@ fn local_peers_and_the_owners_key_are_let_in_and_named() {
     let context = Context::new(1).unwrap();
     let cases = [
         (server.local_client(&context), LOCAL_USER_ID.to_owned()),
-        (server.client(&context, &server.owner, &server.project), key_user_id(server.owner.public())),
+        (server.client(&context, &server.owner, &server.project), OWNER_USER_ID.to_owned()),
     ];
+    assert!(cases.iter().all(|(_, user)| identity(user) == OWNER_USER_ID), "both are the owner");
     for (client, expected) in cases {
         wait_until_ready(&client);
         assert_eq!(client.try_send(&["", "hello"]).unwrap(), SendOutcome::Queued);
@@ -361,7 +362,7 @@ fn ten_thousand_subscriptions_all_arrive() {
     let mut seen = std::collections::HashSet::new();
     while seen.len() < 10_000 {
         assert_eq!(xpub.receive(LIMITS, &mut frames, Some(PATIENCE)).unwrap(), Reception::Whole);
-        assert_eq!(user_id(&mut frames), Some(key_user_id(owner.public()).as_str()));
+        assert_eq!(user_id(&mut frames), Some(OWNER_USER_ID));
         assert_eq!(frames[0][0], 1);
         seen.insert(frames[0][1..].to_vec());
     }

@@ -34,8 +34,8 @@ use crate::transport::{
 /// The `User-Id` of peers on ipc: programs of our own user on this machine.
 pub const LOCAL_USER_ID: &str = "local";
 
-/// What stands in front of the 64 hex digits in the `User-Id` of peers with a key.
-pub const KEY_USER_ID_PREFIX: &str = "key:";
+/// The `User-Id` of peers with the owner's own key.
+pub const OWNER_USER_ID: &str = "owner";
 
 /// RFC 27's version of requests and replies.
 const VERSION: &[u8] = b"1.0";
@@ -67,15 +67,15 @@ impl Policy {
     pub fn owner_only(owner: PublicKey) -> Self {
         Self {
             local_uid: rustix::process::geteuid().as_raw(),
-            keys: Arc::new(move |key| (key == owner.as_bytes()).then(|| key_user_id(&PublicKey::from_bytes(*key)))),
+            keys: Arc::new(move |key| (key == owner.as_bytes()).then(|| OWNER_USER_ID.to_owned())),
         }
     }
 }
 
-/// The `User-Id` of a peer with this key: `key:` and 64 hex digits.
+/// Who a `User-Id` is: the owner is one identity, on ipc and with a key.
 #[must_use]
-pub fn key_user_id(key: &PublicKey) -> String {
-    format!("{KEY_USER_ID_PREFIX}{}", key.to_hex())
+pub fn identity(user_id: &str) -> &str {
+    if user_id == LOCAL_USER_ID { OWNER_USER_ID } else { user_id }
 }
 
 /// A context with a running ZAP handler: what a broker makes its sockets in.

@@ -4,14 +4,21 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Space {
+    /// By owner: the birth of the youngest session that was forgotten.
+    Floor = b'f',
+    /// Sessions.
+    Session = b's',
     /// Keys of the table.
     Table = b't',
+    /// Replies that sessions remember. Its byte is above that of the sessions: records read in the order of their keys give each
+    /// session before its replies.
+    Window = b'w',
 }
 
 impl Space {
     /// The space of a record key's first byte.
     pub fn from_byte(byte: u8) -> Option<Space> {
-        (byte == Space::Table as u8).then_some(Space::Table)
+        [Space::Floor, Space::Session, Space::Table, Space::Window].into_iter().find(|space| *space as u8 == byte)
     }
 }
 
@@ -35,9 +42,9 @@ pub enum ChangeError {
     /// The record key is empty.
     #[error("the log holds a record without a key")]
     NoKey,
-    /// The value is not a table record.
-    #[error("the log holds a table record whose value is not one")]
-    NotATableRecord,
+    /// The key or the value is not one of its space.
+    #[error("the log holds a record of space {:?} that is not one", char::from(*.0 as u8))]
+    NotOfItsSpace(Space),
 }
 
 impl Change {
@@ -54,8 +61,12 @@ impl Change {
     pub fn from_record(record_key: &[u8], value: Option<&[u8]>) -> Result<Change, ChangeError> {
         let (&space, key) = record_key.split_first().ok_or(ChangeError::NoKey)?;
         let space = Space::from_byte(space).ok_or(ChangeError::UnknownSpace(space))?;
-        if space == Space::Table && value.is_some_and(|value| crate::record::split_table_record(value).is_none()) {
-            return Err(ChangeError::NotATableRecord);
+        let is_record = |value| match space {
+            Space::Table => crate::record::split_table_record(value).is_some(),
+            Space::Floor | Space::Session | Space::Window => crate::sessions::is_record(space, key, value),
+        };
+        if !value.is_none_or(is_record) {
+            return Err(ChangeError::NotOfItsSpace(space));
         }
         Ok(Change { space, key: key.to_vec(), value: value.map(<[u8]>::to_vec) })
     }

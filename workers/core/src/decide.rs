@@ -1,12 +1,13 @@
 //! What an operation answers and changes.
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, field_equals, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, SessionId, field_equals, limits};
 
 use crate::change::Change;
 use crate::list::list;
 use crate::overlay::Overlay;
 use crate::point;
 use crate::scan::scan;
+use crate::sessions::{Admission, Numbered, SessionBounds, admit, end, fate, remember};
 use crate::state::State;
 
 /// The core's only source of order and time for one decision.
@@ -66,22 +67,33 @@ impl Turn {
     }
 }
 
-/// An operation decided: its outcome, and the changes to log and apply. Without changes there is no revision either.
+/// An operation decided: its outcome, and the changes to log and apply. Without changes there is nothing to log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     /// What to answer once the changes are durable.
     pub outcome: Outcome,
-    /// What to log and apply, all of one revision.
+    /// What to log and apply, all in one group.
     pub changes: Vec<Change>,
+    /// True if the group takes the stamp's revision; otherwise its changes are bookkeeping and repeat the last one.
+    pub takes_revision: bool,
 }
 
 impl Decision {
     fn read(state: &State, result: Result<Answer, Failure>) -> Decision {
-        Decision { outcome: Outcome { revision: Some(state.revision()), result }, changes: Vec::new() }
+        Decision::bookkeeping(state, result, Vec::new())
+    }
+
+    fn bookkeeping(state: &State, result: Result<Answer, Failure>, changes: Vec<Change>) -> Decision {
+        Decision { outcome: Outcome { revision: Some(state.revision()), result }, changes, takes_revision: false }
+    }
+
+    /// A failure that changes nothing, and takes no number either.
+    pub fn refused(state: &State, failure: Failure) -> Decision {
+        Decision::read(state, Err(failure))
     }
 }
 
-/// Decides one operation. `Hello` and `Stats` are the table worker's and answered `internal` here.
+/// Decides one operation without a number. What concerns the broker or a session is answered before, and `internal` here.
 pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
     let mut overlay = Overlay::new(state, stamp.revision);
     let result = operate(&mut overlay, operation, turn);
@@ -92,7 +104,43 @@ pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn
     if changes.is_empty() {
         return Decision::read(state, result);
     }
-    Decision { outcome: Outcome { revision: Some(stamp.revision), result }, changes }
+    Decision { outcome: Outcome { revision: Some(stamp.revision), result }, changes, takes_revision: true }
+}
+
+/// Decides a mutation that has a number in a session: at most once, and with the first answer each time it comes again.
+pub fn decide_numbered(
+    state: &State,
+    operation: Operation,
+    numbered: &Numbered<'_>,
+    stamp: Stamp,
+    turn: &mut Turn,
+    bounds: &SessionBounds,
+) -> Decision {
+    match admit(&state.sessions, numbered, stamp.time_ms, bounds) {
+        Admission::Refused(failure) => Decision::refused(state, failure),
+        Admission::Again(outcome) => Decision { outcome, changes: Vec::new(), takes_revision: false },
+        Admission::New { mut changes, acked } => {
+            let decision = decide(state, operation, stamp, turn);
+            let revision = if decision.takes_revision { stamp.revision } else { state.revision() };
+            changes.extend(decision.changes);
+            changes.push(remember(numbered, acked, &decision.outcome, revision, stamp.time_ms));
+            Decision { changes, ..decision }
+        }
+    }
+}
+
+/// Ends a session.
+pub fn end_session(state: &State, owner: &[u8], session: SessionId, ack: u64, stamp: Stamp) -> Decision {
+    match end(&state.sessions, owner, session, ack, stamp.time_ms) {
+        Ok(changes) => Decision::bookkeeping(state, Ok(Answer::Done), changes),
+        Err(failure) => Decision::refused(state, failure),
+    }
+}
+
+/// Tells what became of a mutation.
+pub fn result_of(state: &State, owner: &[u8], session: SessionId, seq: u64, stamp: Stamp) -> Outcome {
+    let fate = fate(&state.sessions, owner, session, seq, stamp.time_ms);
+    Outcome { revision: Some(state.revision()), result: fate.map(Answer::Result) }
 }
 
 /// Does one operation on the overlay: alone, or as part of a transaction.

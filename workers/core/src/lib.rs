@@ -12,11 +12,13 @@ mod overlay;
 mod point;
 mod record;
 mod scan;
+mod sessions;
 mod state;
 mod table;
 mod txn;
 
 pub use change::{Change, ChangeError, Space};
-pub use decide::{Decision, Stamp, Turn, decide};
+pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, result_of};
 pub use record::{TableRecord, split_table_record};
+pub use sessions::{Numbered, SessionBounds};
 pub use state::State;

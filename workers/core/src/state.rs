@@ -1,12 +1,14 @@
 //! The state that all changes lead to.
 
 use crate::change::{Change, Space};
+use crate::sessions::Sessions;
 use crate::table::Table;
 
 /// Everything the broker knows durably, in memory. Two states are equal when the same changes led to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub(crate) table: Table,
+    pub(crate) sessions: Sessions,
     revision: u64,
 }
 
@@ -31,12 +33,25 @@ impl State {
         self.table.bytes()
     }
 
+    /// Number of sessions known, ended ones included.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Bytes of remembered replies.
+    pub fn remembered_bytes(&self) -> usize {
+        self.sessions.bytes()
+    }
+
     /// Makes one change of the group with this revision. The only way to change the state: live, in recovery and on a standby.
     pub fn apply(&mut self, change: Change, revision: u64) {
         self.revision = revision;
         match (change.space, change.value) {
             (Space::Table, Some(record)) => self.table.put(change.key, record, revision),
             (Space::Table, None) => self.table.delete(&change.key),
+            (Space::Session, value) => self.sessions.apply_session(&change.key, value.as_deref()),
+            (Space::Window, value) => self.sessions.apply_window(&change.key, value.as_deref(), revision),
+            (Space::Floor, value) => self.sessions.apply_floor(&change.key, value.as_deref()),
         }
     }
 }

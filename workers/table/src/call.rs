@@ -1,5 +1,7 @@
 //! A call: a request and where its reply goes.
 
+use std::sync::Arc;
+
 use kvbroker_protocol::{Operation, Request};
 
 /// A connection of the front end, numbered in the order of first requests; for accounting and logs, never for identity.
@@ -19,6 +21,8 @@ pub struct Envelope {
 pub struct Call {
     /// Whose it is, for accounting.
     pub client: ClientId,
+    /// The authenticated user: whom its sessions belong to.
+    pub user: Arc<str>,
     /// Where the reply goes.
     pub envelope: Envelope,
     /// What is asked.

@@ -73,6 +73,8 @@ impl Facts {
             number("revision", state.revision()),
             number("keys", state.keys() as u64),
             number("table_bytes", state.bytes()),
+            number("sessions", state.sessions() as u64),
+            number("remembered_reply_bytes", state.remembered_bytes() as u64),
         ];
         stats.extend(counters.iter().map(|(name, value)| number(name, *value)));
         stats.extend([

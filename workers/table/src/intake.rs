@@ -139,6 +139,7 @@ mod tests {
         let operations = Operations::One(Operation::Ping);
         Call {
             client: 1,
+            user: "owner".into(),
             envelope: Envelope::default(),
             request: Request { header: Header::default(), form: Form::Json, operations },
             bytes,

@@ -5,6 +5,7 @@
 //! - While one batch syncs, the next collects: throughput rises with clients, one client pays one sync.
 //! - An error of the log ends the worker; nothing of its batch is released.
 
+mod answer;
 mod call;
 mod clock;
 mod facts;

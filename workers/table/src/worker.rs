@@ -1,23 +1,22 @@
-//! The worker's loop. All meaning is in the core; this file moves calls, batches and proofs.
+//! The worker's loop. All meaning is in the core; this file moves calls, batches and proofs. What one call is answered is in
+//! `answer.rs`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{Change, Decision, Space, Stamp, State, Turn, decide, split_table_record};
-use kvbroker_log::{BatchBuilder, Cause, Log, LogError, Persisted, SessionRef};
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, limits};
+use kvbroker_core::{SessionBounds, State, Turn};
+use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
+use kvbroker_protocol::limits;
 
-use crate::call::{Call, ClientId};
+use crate::call::Call;
 use crate::clock::Clock;
 use crate::facts::Facts;
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
-use crate::released::{Event, EventKind, Released, ReplyOut};
+use crate::released::{Event, Released, ReplyOut};
 use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes, reply_bytes};
 use crate::stamper::Stamper;
-use crate::trace::Trace;
 
 /// Counters of the worker, readable by other threads.
 #[derive(Debug, Default)]
@@ -66,6 +65,10 @@ pub struct Worker<L> {
     pub sync_interval: Option<Duration>,
     /// Random bits for session ids.
     pub entropy: Box<dyn Fn() -> u64 + Send>,
+    /// How many sessions are remembered, and for how long at least.
+    pub session_bounds: SessionBounds,
+    /// For encodings that are hashed; kept between requests.
+    pub scratch: Vec<u8>,
 }
 
 /// How long without calls until a marker vouches for the last batch.
@@ -79,11 +82,11 @@ const _: () = assert!(
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// What a batch will say once it is durable.
 #[derive(Default)]
-struct Saying {
+pub(crate) struct Saying {
     replies: Vec<ReplyOut>,
     /// Rough bytes of the replies in memory.
     reply_bytes: usize,
-    events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// Keys that its scans and queries examined, and their work.
     examined: usize,
     work: usize,
@@ -98,7 +101,7 @@ impl Saying {
             || self.work >= limits::TURN_WORK_MAX
     }
 
-    fn count(&mut self, turn: &Turn) {
+    pub(crate) fn count(&mut self, turn: &Turn) {
         self.examined += limits::EXAMINED_KEYS_MAX - turn.examined_left;
         self.work += limits::TURN_WORK_MAX - turn.work_left;
     }
@@ -181,133 +184,6 @@ impl<L: Log> Worker<L> {
         let event_bytes = EVENTS_OVERHEAD_BYTES + events.iter().map(event_bytes).sum::<usize>();
         if !self.events.try_push((events, revision), event_bytes) && tells {
             self.events_dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, saying: &mut Saying) -> ReplyOut {
-        let Call { client, envelope, request, bytes } = call;
-        let header = request.header;
-        let mut sequence = Sequence { client, session: header.session, next: header.seq };
-        let mutates = request.operations.as_slice().iter().any(Operation::is_mutation);
-        let mut turn = match &request.operations {
-            Operations::One(_) => Turn::one(),
-            Operations::Many(_) => Turn::many(),
-        };
-        let mut run = |operation| self.operation(operation, time_ms, &mut turn, &mut sequence, batch, &mut saying.events);
-        let outcomes = match request.operations {
-            Operations::One(operation) => Outcomes::One(run(operation)),
-            Operations::Many(operations) => Outcomes::Many(operations.into_iter().map(run).collect()),
-        };
-        saying.count(&turn);
-        // Sessions do not remember replies yet: a mutation sent again would be done again.
-        let retry_safe = mutates.then_some(false);
-        let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
-        ReplyOut { client, envelope, reply, request_bytes: bytes }
-    }
-
-    fn operation(
-        &mut self,
-        operation: Operation,
-        time_ms: u64,
-        turn: &mut Turn,
-        sequence: &mut Sequence,
-        batch: &mut BatchBuilder,
-        events: &mut Vec<Event>,
-    ) -> Outcome {
-        self.counters.operations.fetch_add(1, Ordering::Relaxed);
-        let session = sequence.take(&operation);
-        let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(sequence.client, session, &operation));
-        let outcome = match operation {
-            Operation::Hello { project } => self.observed(self.facts.hello(project, SessionId::new(time_ms, (self.entropy)()))),
-            Operation::Stats => self.observed(Ok(self.stats())),
-            operation => {
-                let decision = self.decide(operation, time_ms, turn);
-                self.apply(decision.changes, session, batch, events);
-                decision.outcome
-            }
-        };
-        if let Some(trace) = trace {
-            trace.finish(&outcome);
-        }
-        outcome
-    }
-
-    fn observed(&self, result: Result<Answer, Failure>) -> Outcome {
-        Outcome { revision: Some(self.state.revision()), result }
-    }
-
-    /// A panic while deciding has changed nothing: it is answered and counted, and the broker goes on.
-    fn decide(&self, operation: Operation, time_ms: u64, turn: &mut Turn) -> Decision {
-        let stamp = Stamp { revision: self.state.revision() + 1, time_ms };
-        catch_unwind(AssertUnwindSafe(|| decide(&self.state, operation, stamp, turn))).unwrap_or_else(|_| {
-            self.counters.internal_errors.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("an operation made the table worker panic; it was answered `internal` and changed nothing");
-            let failure = Failure::new(ErrorCode::Internal, "the broker has a fault in this operation; nothing was changed");
-            Decision { outcome: Outcome { revision: Some(self.state.revision()), result: Err(failure) }, changes: Vec::new() }
-        })
-    }
-
-    fn apply(&mut self, changes: Vec<Change>, session: Option<SessionRef>, batch: &mut BatchBuilder, events: &mut Vec<Event>) {
-        if changes.is_empty() {
-            return;
-        }
-        let revision = self.state.revision() + 1;
-        batch.group(revision, Cause::Request, session);
-        let wanted = self.events_wanted.load(Ordering::Relaxed);
-        let mut record_key = Vec::new();
-        for change in changes {
-            record_key.clear();
-            change.write_record_key(&mut record_key);
-            match &change.value {
-                Some(value) => batch.put(&record_key, value),
-                None => batch.delete(&record_key),
-            }
-            if wanted {
-                events.extend(event_of(&change, revision));
-            }
-            self.state.apply(change, revision);
-        }
-    }
-
-    fn stats(&self) -> Answer {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = [
-            ("operations", load(&self.counters.operations)),
-            ("batches", load(&self.counters.batches)),
-            ("internal_errors", load(&self.counters.internal_errors)),
-            ("intake_calls", self.intake.len() as u64),
-            ("events_dropped", load(&self.events_dropped)),
-        ];
-        self.facts.stats(&self.state, &counters, self.log.stats())
-    }
-}
-
-/// Numbers the mutations of one message: the i-th has the header's sequence + i; reads have none.
-struct Sequence {
-    client: ClientId,
-    session: Option<SessionId>,
-    next: Option<u64>,
-}
-
-impl Sequence {
-    fn take(&mut self, operation: &Operation) -> Option<SessionRef> {
-        if !operation.is_mutation() {
-            return None;
-        }
-        let sequence = self.next?;
-        self.next = sequence.checked_add(1);
-        Some(SessionRef { id: self.session?.0, sequence })
-    }
-}
-
-fn event_of(change: &Change, revision: u64) -> Option<Event> {
-    match change.space {
-        Space::Table => {
-            let kind = match &change.value {
-                Some(record) => EventKind::Put(Stored::from_bytes(split_table_record(record)?.stored.to_vec())?),
-                None => EventKind::Remove,
-            };
-            Some(Event { revision, key: change.key.clone(), kind })
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvbroker_core::State;
+use kvbroker_core::{SessionBounds, State};
 use kvbroker_log::{BatchBuilder, Log, LogError, LogStats, MemoryLog, Persisted};
 use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
@@ -202,6 +202,8 @@ impl Bench {
             },
             sync_interval: self.sync_interval,
             entropy: Box::new(|| 0xabcd),
+            session_bounds: SessionBounds::default(),
+            scratch: Vec::new(),
         }
     }
 
@@ -211,6 +213,7 @@ impl Bench {
         let header = Header { id: Some(self.next_id), ..header };
         let call = Call {
             client: self.next_id % 3,
+            user: "owner".into(),
             envelope: Envelope { routing_id: self.next_id.to_be_bytes().to_vec(), frames: vec![Vec::new()] },
             request: Request { header, form: Form::Compact, operations },
             bytes: 100,

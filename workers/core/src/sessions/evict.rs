@@ -1,0 +1,46 @@
+//! Which sessions make room for a new one.
+
+use kvbroker_protocol::{Failure, SessionId, limits};
+
+use super::record::{forget_session, free_window, raise_floor};
+use super::{SessionBounds, Sessions};
+use crate::change::Change;
+
+/// The changes that make room for one more session of `owner`; none where there is room.
+///
+/// Ended sessions go first, then those unused for longest; never one used within [`SessionBounds::keep_ms`].
+///
+/// # Errors
+/// `busy` if every session that could go was used too recently.
+pub(super) fn make_room(sessions: &Sessions, owner: &[u8], time_ms: u64, bounds: &SessionBounds) -> Result<Vec<Change>, Failure> {
+    let mut changes = Vec::new();
+    let victim = if sessions.owners.count(owner) >= bounds.per_owner_max {
+        Some(find(sessions, Some(owner), time_ms, bounds).ok_or_else(|| too_many("of this user", bounds.per_owner_max))?)
+    } else if sessions.len() >= bounds.sessions_max {
+        Some(find(sessions, None, time_ms, bounds).ok_or_else(|| too_many("of all users", bounds.sessions_max))?)
+    } else {
+        None
+    };
+    if let Some(id) = victim
+        && let Some(session) = sessions.known.get(&id)
+    {
+        if !session.ended {
+            changes.extend(free_window(id, session.highest));
+        }
+        changes.push(forget_session(id));
+        changes.push(raise_floor(&session.owner, id.born_ms()));
+    }
+    Ok(changes)
+}
+
+fn find(sessions: &Sessions, owner: Option<&[u8]>, time_ms: u64, bounds: &SessionBounds) -> Option<SessionId> {
+    let id = sessions.owners.in_order(owner).next()?;
+    let session = sessions.known.get(&id)?;
+    let may_go = session.ended || session.used_ms.saturating_add(bounds.keep_ms) <= time_ms;
+    may_go.then_some(id)
+}
+
+fn too_many(whose: &str, max: usize) -> Failure {
+    let message = format!("{max} sessions {whose} are in use, the most that are kept; end some, or try again later");
+    Failure::busy(message, limits::RETRY_AFTER_MS)
+}

@@ -1,0 +1,195 @@
+//! The records of sessions, byte by byte (docs/storage.md says the same). Integers are little-endian, except in keys.
+//!
+//! - Session, space `s`: key = session id (16 bytes); value = state (1 open, 2 ended), time used (u64 ms), highest number decided
+//!   when it was written (u64), owner (the rest).
+//! - Window, space `w`: key = session id, place (u16 big-endian) = number modulo [`limits::SESSION_WINDOW`]; value = number (u64),
+//!   request hash (u64), how far the acknowledged number was behind it (u16), time (u64 ms), then the reply: 0 = done at the
+//!   group's revision; 1 and a MessagePack integer = that integer at the group's revision; 2 and an outcome in map form.
+//! - Floor, space `f`: key = owner; value = born (u64 ms): unknown sessions born then or before are not new.
+
+use kvbroker_protocol::{Answer, Outcome, SessionId, Stored, decode_outcome, encode_outcome, integer_of, limits};
+
+use crate::change::{Change, Space};
+
+const OPEN: u8 = 1;
+const ENDED: u8 = 2;
+
+const REPLY_DONE: u8 = 0;
+const REPLY_INTEGER: u8 = 1;
+const REPLY_OUTCOME: u8 = 2;
+
+/// A session record's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SessionRecord<'a> {
+    pub(super) ended: bool,
+    pub(super) used_ms: u64,
+    pub(super) highest: u64,
+    pub(super) owner: &'a [u8],
+}
+
+impl<'a> SessionRecord<'a> {
+    pub(super) fn read(value: &'a [u8]) -> Option<Self> {
+        let (&state, rest) = value.split_first()?;
+        let (used_ms, rest) = rest.split_first_chunk()?;
+        let (highest, owner) = rest.split_first_chunk()?;
+        let ended = match state {
+            OPEN => false,
+            ENDED => true,
+            _ => return None,
+        };
+        Some(SessionRecord { ended, used_ms: u64::from_le_bytes(*used_ms), highest: u64::from_le_bytes(*highest), owner })
+    }
+
+    pub(super) fn change(&self, id: SessionId) -> Change {
+        let state = if self.ended { ENDED } else { OPEN };
+        let value = [&[state][..], &self.used_ms.to_le_bytes(), &self.highest.to_le_bytes(), self.owner].concat();
+        Change { space: Space::Session, key: id.0.to_vec(), value: Some(value) }
+    }
+}
+
+/// The change that forgets a session.
+pub(super) fn forget_session(id: SessionId) -> Change {
+    Change { space: Space::Session, key: id.0.to_vec(), value: None }
+}
+
+/// The changes that free the places of a session's window.
+pub(super) fn free_window(id: SessionId, highest: u64) -> impl Iterator<Item = Change> {
+    let window = limits::SESSION_WINDOW as u64;
+    let first = highest.saturating_sub(window) + 1;
+    (first..=highest).map(move |seq| Change { space: Space::Window, key: window_key(id, seq), value: None })
+}
+
+/// The change that raises an owner's floor.
+pub(super) fn raise_floor(owner: &[u8], born_ms: u64) -> Change {
+    Change { space: Space::Floor, key: owner.to_vec(), value: Some(born_ms.to_le_bytes().to_vec()) }
+}
+
+/// The session of a session record's key.
+pub(super) fn session_of(key: &[u8]) -> Option<SessionId> {
+    Some(SessionId(key.try_into().ok()?))
+}
+
+/// The session of a window record's key.
+pub(super) fn window_session_of(key: &[u8]) -> Option<SessionId> {
+    let (id, place) = key.split_first_chunk()?;
+    (place.len() == 2).then_some(SessionId(*id))
+}
+
+fn window_key(id: SessionId, seq: u64) -> Vec<u8> {
+    let place = (seq % limits::SESSION_WINDOW as u64) as u16;
+    [&id.0[..], &place.to_be_bytes()].concat()
+}
+
+/// What an operation was answered, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// Done, with the group's revision.
+    Done,
+    /// This integer, with the group's revision.
+    Integer(i128),
+    /// An outcome in map form.
+    Outcome(Box<[u8]>),
+}
+
+impl Reply {
+    /// How to keep an outcome whose group has this revision.
+    pub(super) fn keep(outcome: &Outcome, revision: u64) -> Reply {
+        match &outcome.result {
+            Ok(Answer::Done) if outcome.revision == Some(revision) => Reply::Done,
+            Ok(Answer::Integer(integer)) if outcome.revision == Some(revision) => Reply::Integer(*integer),
+            _ => {
+                let mut bytes = Vec::new();
+                encode_outcome(outcome, &mut bytes);
+                Reply::Outcome(bytes.into())
+            }
+        }
+    }
+
+    pub(super) fn outcome(&self, revision: u64) -> Outcome {
+        match self {
+            Reply::Done => Outcome { revision: Some(revision), result: Ok(Answer::Done) },
+            Reply::Integer(integer) => Outcome { revision: Some(revision), result: Ok(Answer::Integer(*integer)) },
+            Reply::Outcome(bytes) => decode_outcome(bytes).expect("the record was checked when it was read, or made by `keep`"),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Reply::Done | Reply::Integer(_) => 0,
+            Reply::Outcome(bytes) => bytes.len(),
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Option<Reply> {
+        let (&kind, rest) = bytes.split_first()?;
+        Some(match kind {
+            REPLY_DONE if rest.is_empty() => Reply::Done,
+            REPLY_INTEGER => Reply::Integer(integer_of(Stored::from_msgpack(rest).ok()?.as_bytes())?),
+            REPLY_OUTCOME if decode_outcome(rest).is_ok() => Reply::Outcome(rest.into()),
+            _ => return None,
+        })
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Reply::Done => out.push(REPLY_DONE),
+            Reply::Integer(integer) => {
+                out.push(REPLY_INTEGER);
+                Stored::integer(*integer).write_msgpack(out);
+            }
+            Reply::Outcome(bytes) => {
+                out.push(REPLY_OUTCOME);
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
+/// A window record's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WindowRecord {
+    pub(super) seq: u64,
+    pub(super) hash: u64,
+    pub(super) acked: u64,
+    pub(super) used_ms: u64,
+    pub(super) reply: Reply,
+}
+
+impl WindowRecord {
+    pub(super) fn read(value: &[u8]) -> Option<WindowRecord> {
+        let (seq, rest) = value.split_first_chunk()?;
+        let (hash, rest) = rest.split_first_chunk()?;
+        let (behind, rest) = rest.split_first_chunk()?;
+        let (used_ms, rest) = rest.split_first_chunk()?;
+        let seq = u64::from_le_bytes(*seq);
+        let acked = seq.checked_sub(u64::from(u16::from_le_bytes(*behind)))?;
+        Some(WindowRecord {
+            seq,
+            hash: u64::from_le_bytes(*hash),
+            acked,
+            used_ms: u64::from_le_bytes(*used_ms),
+            reply: Reply::read(rest)?,
+        })
+    }
+
+    pub(super) fn change(&self, id: SessionId) -> Change {
+        let behind = u16::try_from(self.seq - self.acked).expect("the window is checked before, and fits");
+        let mut value = Vec::with_capacity(32);
+        value.extend_from_slice(&self.seq.to_le_bytes());
+        value.extend_from_slice(&self.hash.to_le_bytes());
+        value.extend_from_slice(&behind.to_le_bytes());
+        value.extend_from_slice(&self.used_ms.to_le_bytes());
+        self.reply.write(&mut value);
+        Change { space: Space::Window, key: window_key(id, self.seq), value: Some(value) }
+    }
+}
+
+/// True if the bytes are a value of this space.
+pub(crate) fn is_record(space: Space, key: &[u8], value: &[u8]) -> bool {
+    match space {
+        Space::Session => session_of(key).is_some() && SessionRecord::read(value).is_some(),
+        Space::Window => window_session_of(key).is_some() && WindowRecord::read(value).is_some(),
+        Space::Floor => value.len() == size_of::<u64>(),
+        Space::Table => false,
+    }
+}

@@ -1,0 +1,200 @@
+//! What one call is answered: its operations decided in order, applied, and put into the batch.
+//!
+//! - A mutation with a number goes through its session; one without is done each time it arrives.
+//! - Sessions and the broker itself are asked here; everything else is the table's.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kvbroker_core::{
+    Change, Decision, Numbered, Space, Stamp, Turn, decide, decide_numbered, end_session, result_of, split_table_record,
+};
+use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
+use kvbroker_protocol::{
+    Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, request_hash,
+};
+
+use crate::call::{Call, ClientId};
+use crate::released::{Event, EventKind, ReplyOut};
+use crate::trace::Trace;
+use crate::worker::{Saying, Worker};
+
+/// What the operations of one message have in common.
+struct Asking {
+    client: ClientId,
+    user: Arc<str>,
+    session: Option<SessionId>,
+    /// The number of the next mutation; reads have none.
+    next_seq: Option<u64>,
+    ack: u64,
+    time_ms: u64,
+    turn: Turn,
+}
+
+impl Asking {
+    fn new(client: ClientId, user: Arc<str>, header: &Header, operations: &Operations, time_ms: u64) -> Asking {
+        let turn = match operations {
+            Operations::One(_) => Turn::one(),
+            Operations::Many(_) => Turn::many(),
+        };
+        Asking { client, user, session: header.session, next_seq: header.seq, ack: header.ack.unwrap_or_default(), time_ms, turn }
+    }
+
+    /// The name of a mutation in its session, and the next one's number.
+    fn take_number(&mut self, operation: &Operation) -> Option<SessionRef> {
+        if !operation.is_mutation() {
+            return None;
+        }
+        let sequence = self.next_seq?;
+        self.next_seq = sequence.checked_add(1);
+        Some(SessionRef { id: self.session?.0, sequence })
+    }
+}
+
+/// A header that numbers mutations names their session; the other way round a session without a number would be done twice.
+fn check_header(header: &Header, mutates: bool) -> Result<(), Failure> {
+    match (header.session, header.seq) {
+        (None, Some(_)) => Err(Failure::invalid("`seq` is a number in a `session`, which is missing; get one from hello")),
+        (Some(_), None) if mutates => Err(Failure::invalid("a mutation in a `session` has a number, in `seq`; it is missing")),
+        _ => Ok(()),
+    }
+}
+
+impl<L: Log> Worker<L> {
+    /// Decides a call's operations and gives its reply, to be released when the batch is durable.
+    pub(crate) fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, saying: &mut Saying) -> ReplyOut {
+        let Call { client, user, envelope, request, bytes } = call;
+        let header = request.header;
+        let mutates = request.operations.as_slice().iter().any(Operation::is_mutation);
+        let mut asking = Asking::new(client, user, &header, &request.operations, time_ms);
+        let outcomes = if let Err(failure) = check_header(&header, mutates) {
+            Outcomes::One(self.observed(Err(failure)))
+        } else {
+            let mut run = |operation| self.operation(operation, &mut asking, batch, &mut saying.events);
+            match request.operations {
+                Operations::One(operation) => Outcomes::One(run(operation)),
+                Operations::Many(operations) => Outcomes::Many(operations.into_iter().map(run).collect()),
+            }
+        };
+        saying.count(&asking.turn);
+        let retry_safe = mutates.then_some(header.seq.is_some() && header.session.is_some());
+        let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
+        ReplyOut { client, envelope, reply, request_bytes: bytes }
+    }
+
+    fn operation(
+        &mut self,
+        operation: Operation,
+        asking: &mut Asking,
+        batch: &mut BatchBuilder,
+        events: &mut Vec<Event>,
+    ) -> Outcome {
+        self.counters.operations.fetch_add(1, Ordering::Relaxed);
+        let name = asking.take_number(&operation);
+        let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(asking.client, name, &operation));
+        let stamp = Stamp { revision: self.state.revision() + 1, time_ms: asking.time_ms };
+        let owner = asking.user.as_bytes();
+        let decision = match operation {
+            Operation::Hello { project } => {
+                let session = SessionId::new(asking.time_ms, (self.entropy)());
+                self.only_said(self.observed(self.facts.hello(project, session)))
+            }
+            Operation::Stats => self.only_said(self.observed(Ok(self.stats()))),
+            Operation::Result { session, seq } => self.only_said(result_of(&self.state, owner, session, seq, stamp)),
+            Operation::End => match asking.session {
+                Some(session) => end_session(&self.state, owner, session, asking.ack, stamp),
+                None => {
+                    Decision::refused(&self.state, Failure::invalid("`end` ends the `session` of the header, which is missing"))
+                }
+            },
+            operation => self.decide(operation, name, asking, stamp),
+        };
+        self.take_in(decision.changes, decision.takes_revision, name, batch, events);
+        if let Some(trace) = trace {
+            trace.finish(&decision.outcome);
+        }
+        decision.outcome
+    }
+
+    fn only_said(&self, outcome: Outcome) -> Decision {
+        Decision { outcome, changes: Vec::new(), takes_revision: false }
+    }
+
+    fn observed(&self, result: Result<Answer, Failure>) -> Outcome {
+        Outcome { revision: Some(self.state.revision()), result }
+    }
+
+    /// A panic while deciding has changed nothing: it is answered and counted, and the broker goes on.
+    fn decide(&mut self, operation: Operation, name: Option<SessionRef>, asking: &mut Asking, stamp: Stamp) -> Decision {
+        let Asking { user, ack, turn, .. } = asking;
+        let hash = name.map(|_| request_hash(&operation, &mut self.scratch)).unwrap_or_default();
+        let decided = catch_unwind(AssertUnwindSafe(|| match name {
+            None => decide(&self.state, operation, stamp, turn),
+            Some(SessionRef { id, sequence }) => {
+                let numbered = Numbered { owner: user.as_bytes(), session: SessionId(id), seq: sequence, ack: *ack, hash };
+                decide_numbered(&self.state, operation, &numbered, stamp, turn, &self.session_bounds)
+            }
+        }));
+        decided.unwrap_or_else(|_| {
+            self.counters.internal_errors.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("an operation made the table worker panic; it was answered `internal` and changed nothing");
+            let failure = Failure::new(ErrorCode::Internal, "the broker has a fault in this operation; nothing was changed");
+            Decision::refused(&self.state, failure)
+        })
+    }
+
+    /// Puts the changes of one decision into the batch, as one group, and into the state.
+    fn take_in(
+        &mut self,
+        changes: Vec<Change>,
+        takes_revision: bool,
+        name: Option<SessionRef>,
+        batch: &mut BatchBuilder,
+        events: &mut Vec<Event>,
+    ) {
+        if changes.is_empty() {
+            return;
+        }
+        let (revision, cause) = match takes_revision {
+            true => (self.state.revision() + 1, Cause::Request),
+            false => (self.state.revision(), Cause::Bookkeeping),
+        };
+        batch.group(revision, cause, name);
+        let wanted = self.events_wanted.load(Ordering::Relaxed);
+        let mut record_key = Vec::new();
+        for change in changes {
+            record_key.clear();
+            change.write_record_key(&mut record_key);
+            match &change.value {
+                Some(value) => batch.put(&record_key, value),
+                None => batch.delete(&record_key),
+            }
+            if wanted {
+                events.extend(event_of(&change, revision));
+            }
+            self.state.apply(change, revision);
+        }
+    }
+
+    fn stats(&self) -> Answer {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = [
+            ("operations", load(&self.counters.operations)),
+            ("batches", load(&self.counters.batches)),
+            ("internal_errors", load(&self.counters.internal_errors)),
+            ("intake_calls", self.intake.len() as u64),
+            ("events_dropped", load(&self.events_dropped)),
+        ];
+        self.facts.stats(&self.state, &counters, self.log.stats())
+    }
+}
+
+fn event_of(change: &Change, revision: u64) -> Option<Event> {
+    let kind = match (change.space, &change.value) {
+        (Space::Table, Some(record)) => EventKind::Put(Stored::from_bytes(split_table_record(record)?.stored.to_vec())?),
+        (Space::Table, None) => EventKind::Remove,
+        (Space::Session | Space::Window | Space::Floor, _) => return None,
+    };
+    Some(Event { revision, key: change.key.clone(), kind })
+}
