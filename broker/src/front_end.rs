@@ -136,7 +136,7 @@ impl FrontEnd {
         };
         let request = match inbound::request(body, self.broker) {
             Ok(request) => request,
-            Err(reply) => return self.refuse(desk, &envelope, reply),
+            Err(reply) => return self.refuse(desk, &envelope, *reply),
         };
         let refusal = |failure| inbound::refusal(request.header.id, request.form, failure);
         let Some(user) = user else {

@@ -43,12 +43,12 @@ pub(crate) fn split<F: Deref<Target = [u8]>>(frames: &[F]) -> Result<(Envelope, 
 ///
 /// # Errors
 /// The answer: what is wrong with the request, or that it means another broker.
-pub(crate) fn request(body: &[u8], broker: BrokerId) -> Result<Request, Reply> {
-    let request = decode_request(body).map_err(|Rejected { id, form, failure }| refusal(id, form, failure))?;
+pub(crate) fn request(body: &[u8], broker: BrokerId) -> Result<Request, Box<Reply>> {
+    let request = decode_request(body).map_err(|Rejected { id, form, failure }| Box::new(refusal(id, form, failure)))?;
     match request.header.broker {
         Some(wanted) if wanted != broker => {
             let message = format!("the message is for broker {wanted}, this is {broker}; look the project up again");
-            Err(refusal(request.header.id, request.form, Failure::new(ErrorCode::WrongBroker, message)))
+            Err(Box::new(refusal(request.header.id, request.form, Failure::new(ErrorCode::WrongBroker, message))))
         }
         _ => Ok(request),
     }

@@ -48,6 +48,13 @@ impl MemoryLog {
         self.fail_after = Some(appends);
     }
 
+    /// Takes batches again after a clean stop, as a log does that is opened the next time.
+    pub fn reopen(&mut self) {
+        if std::mem::take(&mut self.closed) {
+            self.out_of_service = None;
+        }
+    }
+
     /// Gives every group to `visitor`, in order.
     pub fn replay(&self, visitor: &mut dyn FnMut(GroupRef<'_>)) {
         for (stamp_ms, payload) in &self.batches {

@@ -53,10 +53,15 @@ impl Asking {
 }
 
 /// A header that numbers mutations names their session; the other way round a session without a number would be done twice.
-fn check_header(header: &Header, mutates: bool) -> Result<(), Failure> {
+fn check_header(header: &Header, mutations: usize) -> Result<(), Failure> {
     match (header.session, header.seq) {
+        (Some(_), Some(seq)) if seq.checked_add(mutations as u64).is_none() => {
+            Err(Failure::invalid("the numbers of a session end at 2^64-1"))
+        }
         (None, Some(_)) => Err(Failure::invalid("`seq` is a number in a `session`, which is missing; get one from hello")),
-        (Some(_), None) if mutates => Err(Failure::invalid("a mutation in a `session` has a number, in `seq`; it is missing")),
+        (Some(_), None) if mutations > 0 => {
+            Err(Failure::invalid("a mutation in a `session` has a number, in `seq`; it is missing"))
+        }
         _ => Ok(()),
     }
 }
@@ -66,9 +71,9 @@ impl<L: Log> Worker<L> {
     pub(crate) fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, saying: &mut Saying) -> ReplyOut {
         let Call { client, user, envelope, request, bytes } = call;
         let header = request.header;
-        let mutates = request.operations.as_slice().iter().any(Operation::is_mutation);
+        let mutations = request.operations.as_slice().iter().filter(|operation| operation.is_mutation()).count();
         let mut asking = Asking::new(client, user, &header, &request.operations, time_ms);
-        let outcomes = if let Err(failure) = check_header(&header, mutates) {
+        let outcomes = if let Err(failure) = check_header(&header, mutations) {
             Outcomes::One(self.observed(Err(failure)))
         } else {
             let mut run = |operation| self.operation(operation, &mut asking, batch, &mut saying.events);
@@ -78,7 +83,7 @@ impl<L: Log> Worker<L> {
             }
         };
         saying.count(&asking.turn);
-        let retry_safe = mutates.then_some(header.seq.is_some() && header.session.is_some());
+        let retry_safe = (mutations > 0).then_some(header.seq.is_some() && header.session.is_some());
         let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
         ReplyOut { client, envelope, reply, request_bytes: bytes }
     }

@@ -176,10 +176,16 @@ impl Bench {
         }
     }
 
+    /// A broker started again on this one's log.
+    pub fn restarted(&self) -> Bench {
+        self.shared.seen().log.reopen();
+        Bench { shared: self.shared.clone(), next_id: self.next_id, ..Bench::new() }
+    }
+
     fn worker(&self) -> Worker<WatchedLog> {
         let (stamper, _) = Stamper::start(0, self.clock.now());
         Worker {
-            state: State::new(),
+            state: self.recovered(),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
             clock: Box::new(self.clock.clone()),
             stamper,

@@ -15,8 +15,8 @@ use bench::{Bench, WALL_MS, del, get, is_value, key, put};
 use kvbroker_core::{ChangeError, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, ErrorCode, Header, Operation, Operations, Outcome, Outcomes, Scalar, Scan, SessionId, StatValue,
-    Stored, limits,
+    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Scalar, Scan, SessionId,
+    StatValue, Stored, limits,
 };
 use kvbroker_table::{EventKind, Stopped, replay_into};
 
@@ -159,7 +159,7 @@ fn the_operations_of_an_array_see_each_other_and_share_one_turn() {
 }
 
 #[test]
-fn replies_to_mutations_are_not_safe_to_retry_and_others_do_not_say() {
+fn replies_to_mutations_without_a_number_are_not_safe_to_retry_and_reads_do_not_say() {
     let mut bench = Bench::new();
     bench.one(put("a", "1"));
     bench.one(del("none"));
@@ -180,27 +180,75 @@ fn only_mutations_have_numbers_and_each_its_own() {
     let session = SessionId::new(WALL_MS, 1);
     let mut bench = Bench::new();
     let numbered = |seq| Header { session: Some(session), seq: Some(seq), ..Header::default() };
-    // 7 is the put, 8 the del that finds nothing and logs nothing, 9 the last put; the reads have none.
-    bench.ask(numbered(7), Operations::Many(vec![put("a", "1"), get("a"), del("none"), Operation::Size, put("b", "2")]));
-    bench.ask(numbered(10), Operations::One(del("a")));
+    // 1 is the put, 2 the del that finds nothing, 3 the last put; the reads have none.
+    let array = || Operations::Many(vec![put("a", "1"), get("a"), del("none"), Operation::Size, put("b", "2")]);
+    let first = bench.ask(numbered(1), array());
+    bench.ask(numbered(4), Operations::One(del("a")));
     bench.ask(Header::default(), Operations::One(put("c", "3")));
-    bench.ask(Header { session: Some(session), ..Header::default() }, Operations::One(put("d", "4")));
-    bench.ask(Header { seq: Some(1), ..Header::default() }, Operations::One(put("e", "5")));
-    // After the last number there is none: it does not begin again.
-    bench.ask(numbered(u64::MAX), Operations::Many(vec![put("f", "6"), put("g", "7")]));
+    // A session without a number, a number without a session, and numbers past the last one do nothing.
+    let bad = [
+        bench.ask(Header { session: Some(session), ..Header::default() }, Operations::One(put("d", "4"))),
+        bench.ask(Header { seq: Some(5), ..Header::default() }, Operations::One(put("e", "5"))),
+        bench.ask(numbered(u64::MAX), Operations::One(put("f", "6"))),
+    ];
+    let again = bench.ask(numbered(1), array());
     bench.run_to_end().unwrap();
     let number = |at| Some((session, at));
-    assert_eq!(
-        bench.groups(),
-        [(1, number(7)), (2, number(9)), (3, number(10)), (4, None), (5, None), (6, None), (7, number(u64::MAX)), (8, None)]
-    );
+    // The failed del is bookkeeping: it repeats the revision before.
+    assert_eq!(bench.groups(), [(1, number(1)), (1, number(2)), (2, number(3)), (3, number(4)), (4, None)]);
+    for id in bad {
+        assert_eq!(code(&bench.outcomes(id)[0]), Some(ErrorCode::Invalid));
+    }
+    let (first, again) = (bench.outcomes(first), bench.outcomes(again));
+    for mutation in [0, 2, 4] {
+        assert_eq!(first[mutation], again[mutation], "the first answer, revision included");
+    }
+    assert_eq!(code(&again[1]), Some(ErrorCode::NotFound), "reads are done again");
+    let seen = bench.shared.seen();
+    assert_eq!(seen.replies.iter().filter(|out| out.reply.retry_safe == Some(true)).count(), 4);
+}
+
+#[test]
+fn replies_are_remembered_over_a_recovery() {
+    let session = SessionId::new(WALL_MS, 1);
+    let mut bench = Bench::new();
+    let numbered = |seq, ack| Header { session: Some(session), seq: Some(seq), ack: Some(ack), ..Header::default() };
+    let incr = || Operation::Incr { key: key("n"), by: 5 };
+    let first = bench.ask(numbered(1, 0), Operations::Many(vec![incr(), del("none"), incr()]));
+    bench.run_to_end().unwrap();
+    let first = bench.outcomes(first);
+    let mut after = bench.restarted();
+    let again = after.ask(numbered(1, 0), Operations::Many(vec![incr(), del("none"), incr()]));
+    let other = after.ask(numbered(2, 0), Operations::One(put("a", "1")));
+    let next = after.ask(numbered(4, 3), Operations::One(incr()));
+    let asked = [1, 4, 5].map(|seq| after.one(Operation::Result { session, seq }));
+    let end = after.ask(Header { session: Some(session), ack: Some(4), ..Header::default() }, Operations::One(Operation::End));
+    let late = after.ask(numbered(5, 4), Operations::One(incr()));
+    after.run_to_end().unwrap();
+    let wire = |outcomes: &[Outcome]| {
+        let mut bytes = Vec::new();
+        outcomes.iter().for_each(|outcome| kvbroker_protocol::encode_outcome(outcome, &mut bytes));
+        bytes
+    };
+    assert_eq!(wire(&first), wire(&after.outcomes(again)));
+    let Err(failure) = &after.outcomes(other)[0].result else { panic!("the number was used") };
+    assert_eq!(failure.code, ErrorCode::IdReused);
+    let original = failure.original.as_ref().unwrap().result.as_ref().unwrap_err();
+    assert_eq!(original.code, ErrorCode::NotFound);
+    assert_eq!(after.outcomes(next)[0].result, Ok(Answer::Integer(15)));
+    let fates = asked.map(|id| after.outcomes(id)[0].result.clone().unwrap());
+    assert_eq!(fates[0], Answer::Result(Fate::Acknowledged));
+    assert!(matches!(&fates[1], Answer::Result(Fate::Decided(outcome)) if outcome.revision == Some(3)));
+    assert_eq!(fates[2], Answer::Result(Fate::Undecided));
+    assert_eq!(after.outcomes(end)[0].result, Ok(Answer::Done));
+    assert_eq!(code(&after.outcomes(late)[0]), Some(ErrorCode::SessionExpired));
 }
 
 #[test]
 fn a_condition_that_fails_takes_a_number_and_makes_no_revision() {
     let session = SessionId::new(WALL_MS, 1);
     let mut bench = Bench::new();
-    let header = Header { session: Some(session), seq: Some(7), ..Header::default() };
+    let header = Header { session: Some(session), seq: Some(1), ..Header::default() };
     let incr = |by| Operation::Incr { key: key("n"), by };
     let put_if_absent = || {
         let Operation::Put { key, value, .. } = put("a", "1") else { unreachable!("put makes a put") };
@@ -220,9 +268,9 @@ fn a_condition_that_fails_takes_a_number_and_makes_no_revision() {
     assert_eq!(outcomes[4].result, Ok(Answer::Exists(true)));
     assert_eq!((outcomes[6].revision, &outcomes[6].result), (Some(3), &Ok(Answer::Integer(-2))));
     let number = |at| Some((session, at));
-    assert_eq!(bench.groups(), [(1, number(7)), (2, number(8)), (3, number(11))]);
+    assert_eq!(bench.groups(), [(1, number(1)), (2, number(2)), (2, number(3)), (2, number(4)), (3, number(5))]);
     let seen = bench.shared.seen();
-    assert!(seen.replies.iter().all(|out| out.reply.retry_safe == Some(false)));
+    assert!(seen.replies.iter().all(|out| out.reply.retry_safe == Some(true)));
     let told: Vec<_> = seen.events.iter().flat_map(|(events, _)| events).map(|event| event.kind.clone()).collect();
     let values = [Stored::integer(5), Stored::text("1").unwrap(), Stored::integer(-2)];
     assert_eq!(told, values.map(EventKind::Put), "watchers see the sum");
