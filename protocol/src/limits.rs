@@ -65,6 +65,9 @@ pub const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3_600 * 1_000;
 pub const EXPIRIES_PER_BATCH_MAX: usize = 1_000;
 /// Most bytes of keys that one `del_prefix` removes.
 pub const DEL_PREFIX_BYTES_MAX: usize = 1 << 20;
+/// Most bytes that one message makes the log write beyond those that it brings itself: values that `expire` and `persist` write again
+/// with another deadline, and keys that `del_prefix` removes. A few bytes could ask for gigabytes otherwise.
+pub const TURN_LOG_BYTES_MAX: usize = 16 << 20;
 /// Most versions in one answer to `history`.
 pub const HISTORY_VERSIONS_MAX: usize = 1_000;
 /// Versions in an answer to `history` where no limit is given.
@@ -117,6 +120,8 @@ const _: () = {
     assert!(SESSIONS_PER_OWNER_MAX <= SESSIONS_MAX, "one key cannot need more sessions than all may");
     assert!(EXPIRIES_PER_BATCH_MAX * (KEY_BYTES_MAX + 128) <= 2 * BATCH_BYTES_MAX + (16 << 20), "expiries fit into a batch");
     assert!(DEL_PREFIX_BYTES_MAX > KEY_BYTES_MAX, "one key always fits");
+    assert!(DEL_PREFIX_BYTES_MAX <= TURN_LOG_BYTES_MAX, "a del_prefix of its own has its whole share");
+    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= TURN_LOG_BYTES_MAX, "the largest value can get a deadline");
     // What we hold ourselves at the worst moment; libzmq's own buffers come on top (docs/operations.md).
     assert!(INTAKE_BYTES_MAX + RELEASE_BYTES_MAX + PUBLISH_BYTES_MAX + BATCH_BYTES_MAX <= 640 << 20);
     assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX <= 384 << 20);

@@ -193,6 +193,7 @@ fn the_tables_of_limits_are_the_codes() {
         ("sessions", limits::SESSIONS_MAX as u64),
         ("sessions_per_owner", limits::SESSIONS_PER_OWNER_MAX as u64),
         ("del_prefix_bytes", limits::DEL_PREFIX_BYTES_MAX as u64),
+        ("turn_log_bytes", limits::TURN_LOG_BYTES_MAX as u64),
         ("delimiter_bytes", limits::DELIMITER_BYTES_MAX as u64),
         ("history_calls", limits::HISTORY_CALLS_MAX as u64),
         ("snapshots", limits::SNAPSHOTS_MAX as u64),

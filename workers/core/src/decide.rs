@@ -3,6 +3,8 @@
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, SessionId, field_equals, limits};
 
 use crate::change::Change;
+use crate::del_prefix::del_prefix;
+use crate::expire;
 use crate::list::list;
 use crate::overlay::Overlay;
 use crate::point;
@@ -26,6 +28,8 @@ pub struct Turn {
     pub examined_left: usize,
     /// Units of [`limits::TURN_WORK_MAX`] that matching keys and looking into values may still take.
     pub work_left: usize,
+    /// Bytes that operations may still make the log write beyond those that their message brought (see [`limits::TURN_LOG_BYTES_MAX`]).
+    pub log_bytes_left: usize,
     /// Bytes of keys and values that the reply may still take; None for a single operation, whose page has its own bound.
     pub reply_bytes_left: Option<usize>,
 }
@@ -33,7 +37,12 @@ pub struct Turn {
 impl Turn {
     /// The turn of a message with one operation.
     pub fn one() -> Turn {
-        Turn { examined_left: limits::EXAMINED_KEYS_MAX, work_left: limits::TURN_WORK_MAX, reply_bytes_left: None }
+        Turn {
+            examined_left: limits::EXAMINED_KEYS_MAX,
+            work_left: limits::TURN_WORK_MAX,
+            log_bytes_left: limits::TURN_LOG_BYTES_MAX,
+            reply_bytes_left: None,
+        }
     }
 
     /// The turn of an array.
@@ -50,6 +59,13 @@ impl Turn {
     pub(crate) fn examine(&mut self, work: usize) {
         self.examined_left = self.examined_left.saturating_sub(1);
         self.work_left = self.work_left.saturating_sub(work);
+    }
+
+    /// Takes bytes of the log; false if they don't fit.
+    pub(crate) fn take_log_bytes(&mut self, bytes: usize) -> bool {
+        let left = self.log_bytes_left.checked_sub(bytes);
+        self.log_bytes_left = left.unwrap_or(self.log_bytes_left);
+        left.is_some()
     }
 
     /// Takes bytes of the reply; false if they don't fit.
@@ -95,7 +111,7 @@ impl Decision {
 
 /// Decides one operation without a number. What concerns the broker or a session is answered before, and `internal` here.
 pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
-    let mut overlay = Overlay::new(state, stamp.revision);
+    let mut overlay = Overlay::new(state, stamp);
     let result = operate(&mut overlay, operation, turn);
     if result.is_err() {
         return Decision::read(state, result);
@@ -151,9 +167,13 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Get { key } => point::get(overlay, &key, turn),
         Operation::Mget { keys } => point::mget(overlay, &keys, turn),
         Operation::Exists { key } => Ok(Answer::Exists(overlay.get(&key).is_some())),
-        Operation::Put { key, value, condition, .. } => point::put(overlay, key, value, condition.as_ref()),
+        Operation::Put { key, value, condition, ttl_ms } => point::put(overlay, key, value, condition.as_ref(), ttl_ms),
         Operation::Del { key, return_old, condition } => point::del(overlay, key, return_old, condition.as_ref(), turn),
         Operation::Incr { key, by } => point::incr(overlay, key, by),
+        Operation::Expire { key, ttl_ms } => expire::expire(overlay, key, ttl_ms, turn),
+        Operation::Persist { key } => expire::persist(overlay, key, turn),
+        Operation::Ttl { key } => expire::ttl(overlay, &key),
+        Operation::DelPrefix { prefix, limit } => del_prefix(overlay, &prefix, limit, turn),
         Operation::Txn(txn) => crate::txn::txn(overlay, *txn, turn),
         Operation::Scan(wanted) => scan(overlay, &wanted, None, turn),
         Operation::Query { subkey, subvalue, scan: wanted } => {
@@ -161,14 +181,8 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         }
         Operation::List(wanted) => list(overlay, &wanted, turn),
         Operation::Noop => Ok(Answer::Done),
-        Operation::Expire { .. }
-        | Operation::Persist { .. }
-        | Operation::Ttl { .. }
-        | Operation::DelPrefix { .. }
-        | Operation::History { .. }
-        | Operation::Result { .. }
-        | Operation::End
-        | Operation::Hello { .. }
-        | Operation::Stats => Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table")),
+        Operation::History { .. } | Operation::Result { .. } | Operation::End | Operation::Hello { .. } | Operation::Stats => {
+            Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
+        }
     }
 }

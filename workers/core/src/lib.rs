@@ -6,7 +6,10 @@
 //! - All durable state is records: a [`Space`] byte and key bytes, with value bytes. New features add spaces, not formats.
 
 mod change;
+mod deadlines;
 mod decide;
+mod del_prefix;
+mod expire;
 mod list;
 mod overlay;
 mod point;

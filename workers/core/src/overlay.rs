@@ -10,6 +10,7 @@ use std::iter::Peekable;
 use kvbroker_protocol::Stored;
 
 use crate::change::{Change, Space};
+use crate::decide::Stamp;
 use crate::record::{TableRecord, split_table_record, table_record};
 use crate::state::State;
 use crate::table::KeyRange;
@@ -18,8 +19,8 @@ pub(crate) struct Overlay<'a> {
     state: &'a State,
     /// In key order, each key once; None: deleted.
     own: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// The revision that the changes will have.
-    revision: u64,
+    /// The revision that the changes will have, and the time of deadlines that start now.
+    stamp: Stamp,
 }
 
 /// A key's record as an operation sees it.
@@ -41,8 +42,13 @@ impl<'a> Seen<'a> {
 }
 
 impl<'a> Overlay<'a> {
-    pub(crate) fn new(state: &'a State, revision: u64) -> Self {
-        Overlay { state, own: Vec::new(), revision }
+    pub(crate) fn new(state: &'a State, stamp: Stamp) -> Self {
+        Overlay { state, own: Vec::new(), stamp }
+    }
+
+    /// What time it is, milliseconds.
+    pub(crate) fn time_ms(&self) -> u64 {
+        self.stamp.time_ms
     }
 
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
@@ -52,15 +58,15 @@ impl<'a> Overlay<'a> {
     /// The key's record, own changes included.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Seen<'_>> {
         match self.find(key) {
-            Ok(at) => Seen::of(self.own[at].1.as_deref()?, self.revision),
+            Ok(at) => Seen::of(self.own[at].1.as_deref()?, self.stamp.revision),
             Err(_) => self.state.table.get(key).and_then(|entry| Seen::of(&entry.record, entry.modified)),
         }
     }
 
-    /// Stores a value; a key that is there keeps the revision at which it came into being.
-    pub(crate) fn put(&mut self, key: Vec<u8>, value: Stored) {
-        let created = self.get(&key).map(|seen| seen.created()).filter(|created| *created != self.revision);
-        let record = Some(table_record(value, created));
+    /// Stores a value and its deadline, or none; a key that is there keeps the revision at which it came into being.
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Stored, expires_ms: Option<u64>) {
+        let created = self.get(&key).map(|seen| seen.created()).filter(|created| *created != self.stamp.revision);
+        let record = Some(table_record(value, created, expires_ms));
         match self.find(&key) {
             Ok(at) => self.own[at].1 = record,
             Err(at) => self.own.insert(at, (key, record)),
@@ -101,10 +107,15 @@ impl<'a> Overlay<'a> {
         match (is_empty, reverse) {
             (true, false) => Box::new(below),
             (true, true) => Box::new(below.rev()),
-            (false, false) => Box::new(Merged { below: below.peekable(), own: own.peekable(), revision: self.revision, reverse }),
-            (false, true) => {
-                Box::new(Merged { below: below.rev().peekable(), own: own.rev().peekable(), revision: self.revision, reverse })
+            (false, false) => {
+                Box::new(Merged { below: below.peekable(), own: own.peekable(), revision: self.stamp.revision, reverse })
             }
+            (false, true) => Box::new(Merged {
+                below: below.rev().peekable(),
+                own: own.rev().peekable(),
+                revision: self.stamp.revision,
+                reverse,
+            }),
         }
     }
 

@@ -3,12 +3,13 @@
 use kvbroker_protocol::{Answer, Condition, ErrorCode, Failure, Found, Key, Stored, integer_of, limits, same_value};
 
 use crate::decide::Turn;
+use crate::expire::deadline_ms;
 use crate::overlay::{Overlay, Seen};
 
 /// The integers that MessagePack can say.
 const INTEGERS: std::ops::RangeInclusive<i128> = i64::MIN as i128..=u64::MAX as i128;
 
-fn not_found() -> Failure {
+pub(crate) fn not_found() -> Failure {
     Failure::new(ErrorCode::NotFound, "there is no such key")
 }
 
@@ -43,11 +44,19 @@ pub(crate) fn mget(overlay: &Overlay<'_>, keys: &[Key], turn: &mut Turn) -> Resu
     Ok(Answer::Values(found.into_iter().map(|seen| seen.map(value)).collect()))
 }
 
-pub(crate) fn put(overlay: &mut Overlay<'_>, key: Key, value: Stored, condition: Option<&Condition>) -> Result<Answer, Failure> {
+/// Stores a value. Without a time to live the key stays, also where it had a deadline before.
+pub(crate) fn put(
+    overlay: &mut Overlay<'_>,
+    key: Key,
+    value: Stored,
+    condition: Option<&Condition>,
+    ttl_ms: Option<u64>,
+) -> Result<Answer, Failure> {
     if condition.is_some() {
         check(condition, overlay.get(&key).as_ref())?;
     }
-    overlay.put(key, value);
+    let expires_ms = ttl_ms.map(|ttl_ms| deadline_ms(overlay, ttl_ms));
+    overlay.put(key, value, expires_ms);
     Ok(Answer::Done)
 }
 
@@ -73,7 +82,7 @@ pub(crate) fn del(
     Ok(answer)
 }
 
-/// Adds to an integer; a key that is not there counts as 0.
+/// Adds to an integer; a key that is not there counts as 0. A deadline stays.
 pub(crate) fn incr(overlay: &mut Overlay<'_>, key: Key, by: i64) -> Result<Answer, Failure> {
     let seen = overlay.get(&key);
     let before = match &seen {
@@ -87,7 +96,8 @@ pub(crate) fn incr(overlay: &mut Overlay<'_>, key: Key, by: i64) -> Result<Answe
         let message = format!("{before} {by:+} is {after}, outside the integers from -2^63 to 2^64-1");
         return Err(Failure::new(ErrorCode::OutOfRange, message));
     };
-    overlay.put(key, value);
+    let expires_ms = seen.and_then(|seen| seen.record.expires_ms);
+    overlay.put(key, value, expires_ms);
     Ok(Answer::Integer(after))
 }
 

@@ -1,5 +1,7 @@
 //! The state that all changes lead to.
 
+use kvbroker_protocol::{Key, limits};
+
 use crate::change::{Change, Space};
 use crate::sessions::Sessions;
 use crate::table::Table;
@@ -41,6 +43,22 @@ impl State {
     /// Bytes of remembered replies.
     pub fn remembered_bytes(&self) -> usize {
         self.sessions.bytes()
+    }
+
+    /// Number of keys with a deadline.
+    pub fn deadlines(&self) -> usize {
+        self.table.deadlines().len()
+    }
+
+    /// The earliest deadline of a key, milliseconds of the stamp.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.table.deadlines().next_ms()
+    }
+
+    /// Keys whose deadline is not after `time_ms`, in order of their deadlines; at most `max`, and at most
+    /// [`limits::EXPIRIES_PER_BATCH_MAX`]. Each is to be deleted at a revision of its own; until then it is there for every reader.
+    pub fn due(&self, time_ms: u64, max: usize) -> Vec<Key> {
+        self.table.deadlines().due(time_ms, max.min(limits::EXPIRIES_PER_BATCH_MAX))
     }
 
     /// Makes one change of the group with this revision. The only way to change the state: live, in recovery and on a standby.

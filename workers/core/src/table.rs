@@ -2,8 +2,11 @@
 //!
 //! Callers see entries by key and ranges in key order, nothing of the structure behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
+
+use crate::deadlines::Deadlines;
+use crate::record::split_table_record;
 
 /// What the table holds for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +109,12 @@ pub(crate) struct Table {
     entries: BTreeMap<Box<[u8]>, Entry>,
     /// Bytes of keys and records, without the map's own overhead.
     bytes: u64,
+    /// Of the records above, no more and no fewer.
+    deadlines: Deadlines,
+}
+
+fn expires_ms(record: &[u8]) -> Option<u64> {
+    split_table_record(record)?.expires_ms
 }
 
 impl Table {
@@ -115,17 +124,30 @@ impl Table {
 
     pub(crate) fn put(&mut self, key: Vec<u8>, record: Vec<u8>, modified: u64) {
         self.bytes += (key.len() + record.len()) as u64;
-        let key_bytes = key.len();
-        let entry = Entry { modified, record: record.into_boxed_slice() };
-        if let Some(old) = self.entries.insert(key.into_boxed_slice(), entry) {
-            self.bytes -= (key_bytes + old.record.len()) as u64;
+        let new_ms = expires_ms(&record);
+        let new = Entry { modified, record: record.into_boxed_slice() };
+        match self.entries.entry(key.into_boxed_slice()) {
+            btree_map::Entry::Occupied(mut place) => {
+                let old = place.insert(new);
+                self.bytes -= (place.key().len() + old.record.len()) as u64;
+                self.deadlines.change(place.key(), expires_ms(&old.record), new_ms);
+            }
+            btree_map::Entry::Vacant(place) => {
+                self.deadlines.change(place.key(), None, new_ms);
+                place.insert(new);
+            }
         }
     }
 
     pub(crate) fn delete(&mut self, key: &[u8]) {
         if let Some(old) = self.entries.remove(key) {
             self.bytes -= (key.len() + old.record.len()) as u64;
+            self.deadlines.change(key, expires_ms(&old.record), None);
         }
+    }
+
+    pub(crate) fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -5,6 +5,7 @@
 //!   `[hex]` sends these bytes, `[bytes]` shows the reply's bytes, `[rows]` shows of a long page only how many rows it has and where it goes on.
 //! - `fill COUNT [prefix=TEXT] [bytes=N]` puts keys PREFIX00000… with texts of N bytes; `log` shows the records that the last
 //!   message would write to the log.
+//! - Time stands still: `wait MS` lets some pass, `expiries` then removes what is due, as the table worker does before each batch.
 //!
 //! After a change that is meant to change them: `UPDATE_GOLDENFILES=1 cargo test -p kvbroker-core --test golden`, then read the
 //! difference and keep only what is understood.
@@ -18,7 +19,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use goldenscript::{Command, Context};
-use kvbroker_core::{Change, Stamp, State, Turn, decide, split_table_record};
+use kvbroker_core::{Change, Space, Stamp, State, Turn, decide, split_table_record};
 use kvbroker_protocol::{
     Operation, Operations, Outcome, Outcomes, Rejected, Reply, Stored, ValueKind, decode_request, encode_reply, json_to_msgpack,
     key_to_json_text, msgpack_to_json,
@@ -27,6 +28,8 @@ use kvbroker_protocol::{
 #[derive(Default)]
 struct Runner {
     state: State,
+    /// The time of all stamps; it stands still but for `wait`.
+    time_ms: u64,
     /// Of the last message, each with its revision.
     changes: Vec<(u64, Change)>,
 }
@@ -56,13 +59,32 @@ impl Runner {
     }
 
     fn run_one(&mut self, operation: Operation, turn: &mut Turn) -> Outcome {
-        let stamp = Stamp { revision: self.state.revision() + 1, time_ms: 0 };
+        let stamp = Stamp { revision: self.state.revision() + 1, time_ms: self.time_ms };
         let decision = decide(&self.state, operation, stamp, turn);
         for change in decision.changes {
             self.changes.push((stamp.revision, change.clone()));
             self.state.apply(change, stamp.revision);
         }
         decision.outcome
+    }
+
+    /// Time passes; nothing happens by that alone.
+    fn wait(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
+        let mut args = command.consume_args();
+        self.time_ms += args.next_pos().ok_or("wait MS")?.parse::<u64>()?;
+        args.reject_next()?;
+        Ok(format!("it is {}", self.time_ms))
+    }
+
+    /// Removes what is due, as the table worker does before each batch.
+    fn expiries(&mut self) -> String {
+        self.changes.clear();
+        for key in self.state.due(self.time_ms, usize::MAX) {
+            let (revision, change) = (self.state.revision() + 1, Change { space: Space::Table, key, value: None });
+            self.changes.push((revision, change.clone()));
+            self.state.apply(change, revision);
+        }
+        self.log()
     }
 
     fn fill(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
@@ -99,7 +121,8 @@ impl Runner {
                         ValueKind::MessagePack => format!("MessagePack {}", to_hex(stored.document())),
                     };
                     let created = parts.created.map_or("created by this revision".into(), |at| format!("created at {at}"));
-                    writeln!(shown, "put {key} = {document}, {created}").unwrap();
+                    let expires = parts.expires_ms.map(|at| format!(", due at {at}")).unwrap_or_default();
+                    writeln!(shown, "put {key} = {document}, {created}{expires}").unwrap();
                 }
             }
         }
@@ -118,6 +141,8 @@ impl goldenscript::Runner for Runner {
         match command.name.as_str() {
             "fill" => return self.fill(command),
             "log" => return Ok(self.log()),
+            "wait" => return self.wait(command),
+            "expiries" => return Ok(self.expiries()),
             _ => {}
         }
         let sent = command.name.trim();

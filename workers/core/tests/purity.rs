@@ -24,6 +24,8 @@ const PURE_PACKAGES: &[&str] = &[
     "serde",
     "serde_core",
     "serde_json",
+    // The hash of a request.
+    "xxhash-rust",
     // Regular expressions.
     "regex",
     "regex-automata",

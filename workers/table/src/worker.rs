@@ -73,9 +73,14 @@ pub struct Worker<L> {
 
 /// How long without calls until a marker vouches for the last batch.
 const IDLE: Duration = Duration::from_secs(1);
-// A batch is flushed once it is this large; one more message of the largest size, each of its operations a record, must still fit.
+// A batch is flushed once it is this large; one more message of the largest size, each of its operations a record and each key that
+// it may remove another, must still fit, with what it makes the log write again.
 const _: () = assert!(
-    limits::BATCH_BYTES_MAX + limits::MESSAGE_BYTES_MAX + limits::ARRAY_OPERATIONS_MAX * 128 <= kvbroker_log::MAX_BATCH_BYTES,
+    limits::BATCH_BYTES_MAX
+        + limits::MESSAGE_BYTES_MAX
+        + limits::TURN_LOG_BYTES_MAX
+        + (limits::ARRAY_OPERATIONS_MAX + limits::EXAMINED_KEYS_MAX) * 128
+        <= kvbroker_log::MAX_BATCH_BYTES,
     "the log takes every batch that the worker makes"
 );
 /// No interval of syncs makes the worker spin.

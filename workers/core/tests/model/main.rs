@@ -3,6 +3,8 @@
 //! - The model is a `BTreeMap` that knows nothing of records, overlays or pages; where it and the core differ, one of them is wrong.
 //! - A twin state gets only the logged changes, as recovery does, and must stay equal.
 //! - The walk is decided by a seed, which a failure prints.
+//! - `KVBROKER_MODEL_STEPS=5000000` walks so many steps (in all, over eight seeds) instead of the short default, and
+//!   `KVBROKER_MODEL_SEED=N` begins with another seed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +14,9 @@ mod walk;
 use std::collections::BTreeMap;
 
 use kvbroker_core::{Stamp, State, Turn, decide};
-use kvbroker_protocol::{Answer, ErrorCode, Key, Operation, Pattern, Scalar, Scan, Stored, field_equals, limits};
+use kvbroker_protocol::{
+    Answer, Condition, Deadline, ErrorCode, Key, Operation, Pattern, Scalar, Scan, Stored, field_equals, limits,
+};
 use serde_json::json;
 
 use crate::plain::is_equal;
@@ -26,19 +30,28 @@ fn with_seed(seed: u64, walk: impl Fn(u64) + std::panic::RefUnwindSafe) {
     }
 }
 
+/// A number from the environment.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not {text:?}")))
+}
+
 #[test]
 fn single_operations_do_what_the_model_does() {
-    for seed in 1..=8 {
+    const SEEDS: u64 = 8;
+    let (first, steps) = (number("KVBROKER_MODEL_SEED", 1), number("KVBROKER_MODEL_STEPS", 320_000) / SEEDS);
+    for seed in first..first + SEEDS {
         with_seed(seed, |seed| {
             let mut walk = Walk::new(seed);
-            for step in 0..40_000 {
+            for step in 0..steps {
                 walk.step(&mut Turn::one());
                 if step % 2_000 == 0 {
                     walk.check_whole();
                 }
             }
             walk.check_whole();
-            assert!(walk.model.revision > 10_000 && walk.model.keys.len() > 100, "the walk went nowhere");
+            let went = walk.model.revision > steps / 4 && walk.model.keys.len() > 50 && walk.expired as u64 > steps / 100;
+            assert!(went, "the walk went nowhere: {} keys, {} expired", walk.model.keys.len(), walk.expired);
         });
     }
 }
@@ -89,10 +102,10 @@ fn pages_under_concurrent_changes_show_every_lasting_key_once() {
     for seed in 201..=230 {
         with_seed(seed, |seed| {
             let mut walk = Walk::new(seed);
-            (0..600).for_each(|_| walk.step(&mut Turn::one()));
+            (0..1_200).for_each(|_| walk.step(&mut Turn::one()));
             let mut lasting: BTreeMap<Key, ()> = walk.model.keys.keys().map(|key| (key.clone(), ())).collect();
             let mut seen: BTreeMap<Key, usize> = BTreeMap::new();
-            let mut wanted = Scan { limit: Some(7), ..Scan::default() };
+            let mut wanted = Scan { limit: Some(5), ..Scan::default() };
             let mut pages = 0;
             loop {
                 let answer = walk.decide(&Operation::Scan(wanted.clone()), &mut Turn::one()).outcome.result.unwrap();
@@ -238,4 +251,101 @@ fn what_the_model_calls_equal_is_what_a_query_calls_equal() {
         let scalar = Scalar::from_json(&wanted.to_string()).unwrap();
         assert_eq!(field_equals(stored.as_bytes(), "a", &scalar), is_equal(value.get("a"), &wanted));
     }
+}
+
+#[test]
+fn a_key_past_its_deadline_is_there_until_its_expiry_is_applied() {
+    let mut state = State::new();
+    let put = Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None, ttl_ms: Some(10) };
+    let stamp = Stamp { revision: 1, time_ms: 1_000 };
+    decide(&state, put, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, 1));
+    assert_eq!((state.next_deadline_ms(), state.due(1_009, 9), state.due(1_010, 9)), (Some(1_010), vec![], vec![b"k".to_vec()]));
+    let at = |time_ms, operation| decide(&state, operation, Stamp { revision: 2, time_ms }, &mut Turn::one()).outcome.result;
+    for time_ms in [1_009, 1_010, u64::MAX] {
+        assert!(at(time_ms, Operation::Get { key: b"k".to_vec() }).is_ok());
+        assert_eq!(at(time_ms, Operation::Size), Ok(Answer::Size(1)));
+        let conflict =
+            Operation::Put { key: b"k".to_vec(), value: Stored::integer(1), condition: Some(Condition::Absent), ttl_ms: None };
+        assert_eq!(at(time_ms, conflict).unwrap_err().code, ErrorCode::Conflict);
+        let left = Answer::Ttl(Some(Deadline { left_ms: 1_010_u64.saturating_sub(time_ms), at_ms: 1_010 }));
+        assert_eq!(at(time_ms, Operation::Ttl { key: b"k".to_vec() }), Ok(left));
+    }
+    // A time past the end of time is its end, and never due before it.
+    let expire = Operation::Expire { key: b"k".to_vec(), ttl_ms: limits::TTL_MS_MAX };
+    let stamp = Stamp { revision: 2, time_ms: u64::MAX - 1 };
+    decide(&state, expire, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, 2));
+    assert_eq!((state.due(u64::MAX - 1, 9).len(), state.due(u64::MAX, 9).len()), (0, 1));
+}
+
+#[test]
+fn no_more_is_due_at_once_than_a_batch_removes() {
+    let mut state = State::new();
+    for at in 0..limits::EXPIRIES_PER_BATCH_MAX as u64 + 1 {
+        let key = format!("{at:05}").into_bytes();
+        let stamp = Stamp { revision: at + 1, time_ms: 1_000_000 - at };
+        let put = Operation::Put { key, value: Stored::integer(1), condition: None, ttl_ms: Some(1) };
+        decide(&state, put, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
+    }
+    let due = state.due(u64::MAX, usize::MAX);
+    assert_eq!(due.len(), limits::EXPIRIES_PER_BATCH_MAX);
+    assert!(due.is_sorted_by(|one, next| one > next), "what was put last is due first");
+}
+
+#[test]
+fn del_prefix_is_bounded_in_keys_and_their_bytes_and_gets_on() {
+    let longest = limits::KEY_BYTES_MAX;
+    let mut state = filled(40, longest, 1);
+    let mut calls = 0;
+    loop {
+        let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
+        let wanted = Operation::DelPrefix { prefix: b"0".to_vec(), limit: None };
+        let decision = decide(&state, wanted, stamp, &mut Turn::one());
+        let bytes: usize = decision.changes.iter().map(|change| change.key.len()).sum();
+        assert!(bytes <= limits::DEL_PREFIX_BYTES_MAX && bytes > limits::DEL_PREFIX_BYTES_MAX - 2 * longest || calls > 0);
+        decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
+        calls += 1;
+        match decision.outcome.result {
+            Ok(Answer::Deleted { more: true, .. }) => {}
+            Ok(Answer::Deleted { more: false, .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((state.keys(), calls), (0, 40 * longest / limits::DEL_PREFIX_BYTES_MAX + 1));
+
+    // An array may make the log write so much and no more, in however many parts it asks.
+    let state = filled(400, longest, 1);
+    let (mut twin, mut turn, mut removed) = (state.clone(), Turn::many(), 0);
+    let full = loop {
+        let stamp = Stamp { revision: twin.revision() + 1, time_ms: 0 };
+        let decision = decide(&twin, Operation::DelPrefix { prefix: vec![], limit: Some(10) }, stamp, &mut turn);
+        removed += decision.changes.iter().map(|change| change.key.len()).sum::<usize>();
+        decision.changes.into_iter().for_each(|change| twin.apply(change, stamp.revision));
+        if let Err(failure) = decision.outcome.result {
+            break failure.code;
+        }
+    };
+    assert_eq!(full, ErrorCode::ReplyFull);
+    assert!((limits::TURN_LOG_BYTES_MAX - longest..=limits::TURN_LOG_BYTES_MAX).contains(&removed), "{removed}");
+}
+
+#[test]
+fn small_requests_cannot_make_the_log_write_large_values_again_and_again() {
+    let mut state = filled(3, 8, limits::VALUE_BYTES_MAX - 8);
+    let mut turn = Turn::many();
+    let mut written = 0;
+    let mut refused = 0;
+    for at in 0..30 {
+        let key = format!("{:08}", at % 3).into_bytes();
+        let operation = if at % 2 == 0 { Operation::Expire { key, ttl_ms: 5 } } else { Operation::Persist { key } };
+        let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
+        let decision = decide(&state, operation, stamp, &mut turn);
+        written += decision.changes.iter().map(|change| change.value.as_ref().unwrap().len()).sum::<usize>();
+        decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
+        refused += usize::from(decision.outcome.result.is_err_and(|failure| failure.code == ErrorCode::ReplyFull));
+    }
+    assert!(written <= limits::TURN_LOG_BYTES_MAX + 1_000 && refused > 5, "{written} bytes written, {refused} refused");
+    // By itself the largest value can get a deadline.
+    let largest = Operation::Expire { key: b"00000002".to_vec(), ttl_ms: 5 };
+    let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
+    assert!(decide(&state, largest, stamp, &mut Turn::one()).outcome.result.is_ok());
 }

@@ -36,6 +36,8 @@ pub(crate) struct Held {
     pub(crate) stored: Stored,
     pub(crate) modified: u64,
     pub(crate) created: u64,
+    /// When it is due, if ever.
+    pub(crate) expires_ms: Option<u64>,
 }
 
 /// What the table should hold, written down as simply as possible.
@@ -58,10 +60,38 @@ impl Model {
         names
     }
 
-    pub(crate) fn put(&mut self, key: &[u8], value: Value, stored: Stored) {
+    pub(crate) fn put(&mut self, key: &[u8], value: Value, stored: Stored, expires_ms: Option<u64>) {
         self.revision += 1;
         let created = self.keys.get(key).map_or(self.revision, |held| held.created);
-        self.keys.insert(key.to_vec(), Held { value, stored, modified: self.revision, created });
+        self.keys.insert(key.to_vec(), Held { value, stored, modified: self.revision, created, expires_ms });
+    }
+
+    /// Another deadline, or none, for a key that is there.
+    pub(crate) fn set_deadline(&mut self, key: &[u8], expires_ms: Option<u64>) {
+        self.revision += 1;
+        if let Some(held) = self.keys.get_mut(key) {
+            (held.modified, held.expires_ms) = (self.revision, expires_ms);
+        }
+    }
+
+    /// The keys that are due, in the order in which they go.
+    pub(crate) fn due(&self, time_ms: u64) -> Vec<Key> {
+        let mut due: Vec<(u64, &Key)> = self
+            .keys
+            .iter()
+            .filter_map(|(key, held)| Some((held.expires_ms?, key)))
+            .filter(|(at_ms, _)| *at_ms <= time_ms)
+            .collect();
+        due.sort();
+        due.into_iter().map(|(_, key)| key.clone()).collect()
+    }
+
+    /// All keys with a prefix, up to a number, at one revision.
+    pub(crate) fn del_prefix(&mut self, prefix: &[u8], limit: usize) -> Vec<Key> {
+        let gone: Vec<Key> = self.keys.keys().filter(|key| key.starts_with(prefix)).take(limit).cloned().collect();
+        gone.iter().for_each(|key| drop(self.keys.remove(key)));
+        self.revision += u64::from(!gone.is_empty());
+        gone
     }
 
     pub(crate) fn del(&mut self, key: &[u8]) -> Option<Held> {

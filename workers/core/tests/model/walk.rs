@@ -1,8 +1,8 @@
 //! One walk: operations at random, each compared with the model, and a twin that gets only the changes.
 
-use kvbroker_core::{Change, Decision, Stamp, State, Turn, decide};
+use kvbroker_core::{Change, Decision, Space, Stamp, State, Turn, decide};
 use kvbroker_protocol::{
-    Answer, Compare, Condition, ErrorCode, Found, Key, List, Operation, Pattern, Scalar, Scan, Stored, Txn, limits,
+    Answer, Compare, Condition, Deadline, ErrorCode, Found, Key, List, Operation, Pattern, Scalar, Scan, Stored, Txn, limits,
 };
 use serde_json::{Value, json};
 
@@ -14,11 +14,15 @@ pub(crate) struct Walk {
     /// Gets the recorded changes only.
     pub(crate) twin: State,
     pub(crate) model: Model,
+    /// The time of the stamps.
+    pub(crate) time_ms: u64,
+    /// How many keys have expired.
+    pub(crate) expired: usize,
 }
 
 impl Walk {
     pub(crate) fn new(seed: u64) -> Walk {
-        Walk { dice: Dice(seed), state: State::new(), twin: State::new(), model: Model::default() }
+        Walk { dice: Dice(seed), state: State::new(), twin: State::new(), model: Model::default(), time_ms: 0, expired: 0 }
     }
 
     pub(crate) fn key(&mut self) -> Key {
@@ -117,7 +121,7 @@ impl Walk {
     pub(crate) fn decide(&mut self, operation: &Operation, turn: &mut Turn) -> Decision {
         let before = self.state.revision();
         assert_eq!(before, self.model.revision);
-        let stamp = Stamp { revision: before + 1, time_ms: 0 };
+        let stamp = Stamp { revision: before + 1, time_ms: self.time_ms };
         let examined_before = turn.examined_left;
         let decision = decide(&self.state, operation.clone(), stamp, turn);
         let outcome = &decision.outcome;
@@ -127,27 +131,117 @@ impl Walk {
             assert!(outcome.result.is_ok() && operation.is_mutation(), "{operation:?} failed and left a trace");
             assert_eq!(outcome.revision, Some(before + 1));
         }
-        let is_txn = matches!(operation, Operation::Txn(_));
-        assert!(is_txn || !(operation.is_mutation() && outcome.result.is_ok() && decision.changes.is_empty()), "{operation:?}");
+        let may_change_nothing = matches!(operation, Operation::Txn(_) | Operation::Persist { .. } | Operation::DelPrefix { .. });
+        assert!(
+            may_change_nothing || !(operation.is_mutation() && outcome.result.is_ok() && decision.changes.is_empty()),
+            "{operation:?}"
+        );
         assert!(examined_before - turn.examined_left <= limits::EXAMINED_KEYS_MAX);
         for change in &decision.changes {
-            self.state.apply(change.clone(), before + 1);
-            self.twin.apply(through_the_log(change), before + 1);
+            self.apply(change, before + 1);
         }
         decision
     }
 
+    fn apply(&mut self, change: &Change, revision: u64) {
+        self.state.apply(change.clone(), revision);
+        self.twin.apply(through_the_log(change), revision);
+    }
+
+    /// Time passes, and sometimes what is due is removed. As long as it is not, it is there: the steps between compare it as every key.
+    pub(crate) fn wait(&mut self) {
+        self.time_ms += self.dice.next() % 50;
+        if self.dice.one_in(2) {
+            return;
+        }
+        let max = self.dice.below(4) + 1;
+        let due = self.state.due(self.time_ms, max);
+        let expected: Vec<Key> = self.model.due(self.time_ms).into_iter().take(max).collect();
+        assert_eq!(due, expected, "at {}", self.time_ms);
+        for key in due {
+            assert!(self.model.del(&key).is_some());
+            let revision = self.model.revision;
+            self.apply(&Change { space: Space::Table, key, value: None }, revision);
+            self.expired += 1;
+        }
+    }
+
+    /// A time to live, or none; mostly short enough to run out within the walk.
+    fn ttl(&mut self) -> Option<u64> {
+        match self.dice.below(4) {
+            0 => Some(self.dice.next() % 3_000 + 1),
+            1 => Some(*self.dice.pick(&[1, 5, limits::TTL_MS_MAX])),
+            _ => None,
+        }
+    }
+
+    /// One operation on deadlines, or a removal of many keys.
+    fn deadline_step(&mut self, turn: &mut Turn) {
+        let key = self.key();
+        let held = self.model.keys.get(&key).cloned();
+        match self.dice.below(8) {
+            0..3 => {
+                let ttl_ms = self.ttl().unwrap_or(100);
+                let result = self.decide(&Operation::Expire { key: key.clone(), ttl_ms }, turn).outcome.result;
+                if held.is_none() {
+                    assert_eq!(result.unwrap_err().code, ErrorCode::NotFound);
+                } else {
+                    assert_eq!(result, Ok(Answer::Done));
+                    self.model.set_deadline(&key, Some(self.time_ms + ttl_ms));
+                }
+            }
+            3..5 => {
+                let decision = self.decide(&Operation::Persist { key: key.clone() }, turn);
+                match held.map(|held| held.expires_ms) {
+                    None => assert_eq!(decision.outcome.result.unwrap_err().code, ErrorCode::NotFound),
+                    Some(None) => assert_eq!((decision.outcome.result, decision.changes.len()), (Ok(Answer::Done), 0)),
+                    Some(Some(_)) => {
+                        assert_eq!((decision.outcome.result, decision.changes.len()), (Ok(Answer::Done), 1));
+                        self.model.set_deadline(&key, None);
+                    }
+                }
+            }
+            5..7 => {
+                let result = self.decide(&Operation::Ttl { key }, turn).outcome.result;
+                match held {
+                    None => assert_eq!(result.unwrap_err().code, ErrorCode::NotFound),
+                    Some(held) => assert_eq!(result, Ok(Answer::Ttl(self.deadline(&held)))),
+                }
+            }
+            _ => {
+                // Mostly narrow, so that something is left.
+                let prefixes: [&[u8]; 6] = [b"a/b/1", b"user/3", b"\xff", b"nobody", b"\xc3", b"b"];
+                let prefix = self.dice.pick(&prefixes).to_vec();
+                let limit = self.dice.one_in(2).then(|| self.dice.below(5) + 1);
+                let operation = Operation::DelPrefix { prefix: prefix.clone(), limit };
+                let decision = self.decide(&operation, turn);
+                let gone = self.model.del_prefix(&prefix, limit.unwrap_or(usize::MAX));
+                let more = self.model.keys.keys().any(|key| key.starts_with(&prefix));
+                assert_eq!(decision.outcome.result, Ok(Answer::Deleted { removed: gone.len() as u64, more }), "{operation:?}");
+                assert!(
+                    decision.changes.iter().map(|change| (&change.key, &change.value)).eq(gone.iter().map(|key| (key, &None)))
+                );
+            }
+        }
+    }
+
+    fn deadline(&self, held: &Held) -> Option<Deadline> {
+        held.expires_ms.map(|at_ms| Deadline { left_ms: at_ms.saturating_sub(self.time_ms), at_ms })
+    }
+
     /// One operation of any kind, compared with the model.
     pub(crate) fn step(&mut self, turn: &mut Turn) {
-        match self.dice.below(15) {
+        match self.dice.below(19) {
+            14 => self.wait(),
+            15..18 => self.deadline_step(turn),
             0..4 => {
-                let (key, (value, stored)) = (self.key(), self.value());
+                let (key, (value, stored), ttl_ms) = (self.key(), self.value(), self.ttl());
                 let (condition, holds) = self.condition(&key);
-                let operation = Operation::Put { key: key.clone(), value: stored.clone(), condition, ttl_ms: None };
+                let operation = Operation::Put { key: key.clone(), value: stored.clone(), condition, ttl_ms };
                 let result = self.decide(&operation, turn).outcome.result;
                 if holds {
                     assert_eq!(result, Ok(Answer::Done), "{operation:?}");
-                    self.model.put(&key, value, stored);
+                    self.model.put(&key, value, stored, ttl_ms.map(|ttl_ms| self.time_ms + ttl_ms));
                 } else {
                     assert_eq!(result.unwrap_err().code, ErrorCode::Conflict, "{operation:?}");
                 }
@@ -181,7 +275,9 @@ impl Walk {
                     None => assert_eq!(result.unwrap_err().code, ErrorCode::WrongType),
                     Some(after) if (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&after) => {
                         assert_eq!(result, Ok(Answer::Integer(after)));
-                        self.model.put(&key, serde_json::from_str(&after.to_string()).unwrap(), Stored::integer(after));
+                        let expires_ms = self.model.keys.get(&key).and_then(|held| held.expires_ms);
+                        let value = serde_json::from_str(&after.to_string()).unwrap();
+                        self.model.put(&key, value, Stored::integer(after), expires_ms);
                     }
                     Some(_) => assert_eq!(result.unwrap_err().code, ErrorCode::OutOfRange),
                 }
@@ -261,11 +357,11 @@ impl Walk {
         for _ in 0..self.dice.below(5) + 1 {
             let key = self.key();
             let held = after.keys.get(&key).cloned();
-            match self.dice.below(4) {
+            match self.dice.below(6) {
                 0 => {
-                    let (value, stored) = self.value();
-                    operations.push(Operation::Put { key: key.clone(), value: stored.clone(), condition: None, ttl_ms: None });
-                    after.put(&key, value, stored);
+                    let ((value, stored), ttl_ms) = (self.value(), self.ttl());
+                    operations.push(Operation::Put { key: key.clone(), value: stored.clone(), condition: None, ttl_ms });
+                    after.put(&key, value, stored, ttl_ms.map(|ttl_ms| self.time_ms + ttl_ms));
                     expected.push(Ok(Answer::Done));
                 }
                 1 => {
@@ -278,6 +374,24 @@ impl Walk {
                     operations.push(Operation::Get { key: key.clone() });
                     let value = |held: Held| Answer::Value { value: held.stored, modified: held.modified, created: held.created };
                     expected.push(held.map(value).ok_or(()));
+                }
+                3 => {
+                    // A deadline for the key, what it is then, and gone again or not.
+                    let (ttl_ms, at_ms) = (70, self.time_ms + 70);
+                    operations.extend([Operation::Expire { key: key.clone(), ttl_ms }, Operation::Ttl { key: key.clone() }]);
+                    fails |= held.is_none();
+                    after.set_deadline(&key, Some(at_ms));
+                    expected.extend([Ok(Answer::Done), Ok(Answer::Ttl(Some(Deadline { left_ms: ttl_ms, at_ms })))]);
+                    if self.dice.one_in(2) {
+                        operations.push(Operation::Persist { key: key.clone() });
+                        after.revision = self.model.revision;
+                        after.set_deadline(&key, None);
+                        expected.push(Ok(Answer::Done));
+                    }
+                }
+                4 => {
+                    operations.push(Operation::Ttl { key: key.clone() });
+                    expected.push(held.map(|held| Answer::Ttl(self.deadline(&held))).ok_or(()));
                 }
                 _ => {
                     let wanted = Scan { prefix: b"a".to_vec(), reverse: self.dice.one_in(2), ..Scan::default() };
@@ -320,10 +434,16 @@ impl Walk {
             .model
             .keys
             .iter()
-            // The flags, and the revision of creation where the record's own is another.
-            .map(|(key, held)| key.len() + held.stored.as_bytes().len() + 1 + if held.created == held.modified { 0 } else { 8 })
+            // The flags, the revision of creation where the record's own is another, and the deadline if there is one.
+            .map(|(key, held)| {
+                let numbers = usize::from(held.created != held.modified) + usize::from(held.expires_ms.is_some());
+                key.len() + held.stored.as_bytes().len() + 1 + 8 * numbers
+            })
             .sum();
         assert_eq!(self.state.bytes(), bytes as u64);
+        let deadlines = || self.model.keys.values().filter_map(|held| held.expires_ms);
+        assert_eq!((self.state.deadlines(), self.state.next_deadline_ms()), (deadlines().count(), deadlines().min()));
+        assert_eq!(self.state.due(u64::MAX, usize::MAX), self.model.due(u64::MAX));
     }
 }
 
