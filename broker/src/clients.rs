@@ -1,7 +1,10 @@
 //! What each client has in flight, and the bounds on it.
 //!
-//! A client is a connection, known by its routing id. Clients with nothing in flight are forgotten once there are many, so the
-//! map is bounded by the connections that wait for something.
+//! - A client is a connection, known by its routing id. Clients with nothing in flight are forgotten once there are many, so the
+//!   map is bounded by the connections that wait for something.
+//! - Beside its own bounds, a client may only have as much as is left for the others: one alone can take half of the intake queue,
+//!   two a third each, and some room is always left for the next (Choudhury and Hahne, "Dynamic queue length thresholds for
+//!   shared-memory packet switches", 1998). One request is taken from everybody as long as there is room at all.
 
 use std::collections::HashMap;
 
@@ -20,6 +23,9 @@ struct Client {
 pub(crate) struct Clients {
     by_routing_id: HashMap<Vec<u8>, Client>,
     last_number: ClientId,
+    /// In flight of all of them.
+    calls: usize,
+    bytes: usize,
 }
 
 impl Clients {
@@ -34,16 +40,17 @@ impl Clients {
                 self.by_routing_id.entry(routing_id.to_vec()).or_insert(client)
             }
         };
-        if client.calls >= limits::IN_FLIGHT_MAX || (client.calls > 0 && client.bytes + bytes > limits::IN_FLIGHT_BYTES_MAX) {
+        let calls_max = limits::IN_FLIGHT_MAX.min(limits::INTAKE_CALLS_MAX.saturating_sub(self.calls));
+        let bytes_max = limits::IN_FLIGHT_BYTES_MAX.min(limits::INTAKE_BYTES_MAX.saturating_sub(self.bytes));
+        if client.calls > 0 && (client.calls >= calls_max || client.bytes + bytes > bytes_max) {
             let message = format!(
-                "this client has {} requests with {} bytes in flight; at most {} with {} are taken",
-                client.calls,
-                client.bytes,
-                limits::IN_FLIGHT_MAX,
-                limits::IN_FLIGHT_BYTES_MAX
+                "this client has {} requests in flight, which take {} bytes in memory; at most {calls_max} with {bytes_max} are taken now",
+                client.calls, client.bytes,
             );
             return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
         }
+        self.calls += 1;
+        self.bytes += bytes;
         client.calls += 1;
         client.bytes += bytes;
         Ok(client.number)
@@ -54,6 +61,8 @@ impl Clients {
         if let Some(client) = self.by_routing_id.get_mut(routing_id) {
             client.calls = client.calls.saturating_sub(1);
             client.bytes = client.bytes.saturating_sub(bytes);
+            self.calls = self.calls.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(bytes);
         }
     }
 
@@ -92,6 +101,27 @@ mod tests {
         assert!(clients.take(b"b", 1).is_err());
         clients.give_back(b"a", 1);
         assert_eq!(clients.take(b"a", 1).unwrap(), 1);
+    }
+
+    #[test]
+    fn whoever_has_much_leaves_room_for_the_others() {
+        let mut clients = Clients::default();
+        let mut taken = Vec::new();
+        // Greedy ones, one after the other: each stops before the room is gone.
+        for client in 0..100_u32 {
+            let before = clients.calls;
+            while clients.take(&client.to_be_bytes(), 10_000).is_ok() {}
+            taken.push(clients.calls - before);
+        }
+        assert_eq!(taken[0], limits::IN_FLIGHT_MAX);
+        assert!(taken.iter().all(|calls| *calls > 0), "{taken:?}");
+        assert!(clients.calls < limits::INTAKE_CALLS_MAX && clients.bytes < limits::INTAKE_BYTES_MAX);
+        // What the bound on calls lets in, the one on bytes may not.
+        let mut clients = Clients::default();
+        for client in 0..8_u32 {
+            while clients.take(&client.to_be_bytes(), 1 << 20).is_ok() {}
+        }
+        assert!(clients.bytes < limits::INTAKE_BYTES_MAX, "{} bytes", clients.bytes);
     }
 
     #[test]

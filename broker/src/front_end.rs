@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvbroker::logging::Repeated;
 use kvbroker::transport::{
@@ -66,8 +66,11 @@ pub(crate) struct FrontEnd {
     pub(crate) counters: Arc<FrontEndCounters>,
 }
 
-/// Most messages taken between two looks at the replies.
+/// Most messages taken before they are handed over and the replies are looked at, and the longest time for it: a message may have
+/// megabytes, or regular expressions that are dear to compile, and then a few of them are enough. (libzmq takes a message of each
+/// connection in turn.)
 const MESSAGES_AT_ONCE: usize = 1_024;
+const RECEIVING_AT_ONCE: Duration = Duration::from_millis(2);
 /// Nothing depends on this: every reason to wake has a descriptor.
 const POLL: Duration = Duration::from_secs(5);
 const RECEIVE: ReceiveLimits = ReceiveLimits {
@@ -106,7 +109,11 @@ impl FrontEnd {
 
     /// Takes what has arrived; true if there may be more.
     fn receive(&self, desk: &mut Desk, frames: &mut Vec<Message>, taken: &mut VecDeque<Call>) -> Result<bool, TransportError> {
+        let begun = Instant::now();
         for _ in 0..MESSAGES_AT_ONCE {
+            if begun.elapsed() >= RECEIVING_AT_ONCE {
+                break;
+            }
             match self.router.try_receive(RECEIVE, frames)? {
                 Reception::Nothing => return Ok(false),
                 Reception::Whole => self.message(desk, frames, taken)?,
@@ -146,7 +153,7 @@ impl FrontEnd {
         if self.phase.is(Phase::STOPPING) {
             return self.refuse(desk, &envelope, refusal(shutting_down()));
         }
-        let bytes = body.len();
+        let bytes = Call::weight(&request, body.len());
         match desk.clients.take(&envelope.routing_id, bytes) {
             Ok(client) => {
                 self.counters.clients.store(desk.clients.seen(), Ordering::Relaxed);

@@ -90,6 +90,13 @@ pub const INTAKE_BYTES_MAX: usize = 256 << 20;
 pub const BATCH_CALLS_MAX: usize = 8_192;
 /// Most bytes of requests of one batch.
 pub const BATCH_BYTES_MAX: usize = 32 << 20;
+/// Work after which a batch takes no more requests, in the units of [`TURN_WORK_MAX`]: about ten milliseconds of ordinary ones.
+pub const BATCH_WORK_MAX: usize = 160 << 10;
+/// A request that may cost this much or more is dear: it waits for its turn among its kind, so that others need not wait for many.
+/// About a millisecond.
+pub const DEAR_WORK_MIN: usize = 16 << 10;
+/// What a client may spend in one go while others wait.
+pub const CLIENT_WORK_AT_ONCE: usize = 1 << 10;
 /// Most bytes of replies and events that wait in the release queue before the worker pauses.
 pub const RELEASE_BYTES_MAX: usize = 256 << 20;
 /// Most bytes of events that wait for the publisher; beyond, whole batches of events are dropped there and counted.
@@ -111,6 +118,7 @@ const _: () = {
     assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");
     assert!(TXN_OPERATIONS_MAX <= ARRAY_OPERATIONS_MAX, "an array holds at least one full transaction");
     assert!(MESSAGE_BYTES_MAX <= BATCH_BYTES_MAX, "the largest message fits into a batch");
+    assert!(CLIENT_WORK_AT_ONCE < DEAR_WORK_MIN && DEAR_WORK_MIN < BATCH_WORK_MAX, "a cheap request is more than a share, less than a turn");
     assert!(BATCH_BYTES_MAX <= INTAKE_BYTES_MAX, "a full batch fits into the intake queue");
     assert!(IN_FLIGHT_BYTES_MAX <= INTAKE_BYTES_MAX, "one client cannot need more than the queue holds");
     assert!(IN_FLIGHT_MAX <= INTAKE_CALLS_MAX, "one client cannot need more than the queue holds");

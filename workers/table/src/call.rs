@@ -27,14 +27,14 @@ pub struct Call {
     pub envelope: Envelope,
     /// What is asked.
     pub request: Request,
-    /// Bytes of the message, for the bounds.
+    /// Rough bytes it takes while it waits, for the bounds: see [`Call::weight`].
     pub bytes: usize,
 }
 
 impl Call {
-    /// Rough bytes of the call in memory: decoded, a short operation takes many times its bytes.
-    pub fn weight(&self) -> usize {
-        self.bytes.max(memory_of(self.request.operations.as_slice()))
+    /// Rough bytes of a request in memory, whose message has so many: decoded, a short operation takes many times its bytes.
+    pub fn weight(request: &Request, message_bytes: usize) -> usize {
+        message_bytes.max(memory_of(request.operations.as_slice()))
     }
 }
 

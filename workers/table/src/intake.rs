@@ -1,14 +1,14 @@
 //! The bounded queue of calls between the front end and the worker.
 //!
-//! - Bounded in calls and bytes: a full queue refuses, and the front end answers `busy`.
-//! - The worker takes what is there, up to a batch's bounds, in one go.
+//! - Bounded in calls and bytes, together with what waits in the worker's [`Agenda`]: a full queue refuses, and the front end answers
+//!   `busy`. What one client may have of it is bounded by the front end, which knows what it has in flight.
+//! - It only hands over. Whose call is next is the agenda's business, and no lock is held for it.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::limits;
-
+use crate::agenda::{Agenda, Waiting};
 use crate::call::Call;
 
 /// Why a call was not taken.
@@ -34,7 +34,6 @@ pub enum Collected {
 #[derive(Default)]
 struct Inner {
     calls: VecDeque<Call>,
-    bytes: usize,
     closed: bool,
     worker_waits: bool,
 }
@@ -44,12 +43,18 @@ struct Inner {
 pub struct Intake {
     inner: Mutex<Inner>,
     ready: Condvar,
+    waiting: Arc<Waiting>,
 }
 
 impl Intake {
     /// An empty queue.
     pub fn new() -> Intake {
         Intake::default()
+    }
+
+    /// An empty agenda for the worker of this queue; there is one.
+    pub fn agenda(&self) -> Agenda {
+        Agenda::new(self.waiting.clone())
     }
 
     /// A panic of another thread ends the process; until then the queue's content is whole.
@@ -69,11 +74,11 @@ impl Intake {
                 refusal = Err(Refusal::Closed);
                 break;
             }
-            if inner.calls.len() >= limits::INTAKE_CALLS_MAX || inner.bytes + call.weight() > limits::INTAKE_BYTES_MAX {
+            if !self.waiting.has_room(call.bytes) {
                 refusal = Err(Refusal::Full);
                 break;
             }
-            inner.bytes += call.weight();
+            self.waiting.add(call.bytes);
             inner.calls.extend(calls.pop_front());
         }
         let wake = inner.worker_waits && !inner.calls.is_empty();
@@ -84,31 +89,27 @@ impl Intake {
         refusal
     }
 
-    /// Moves up to a batch of calls into `out`, waiting up to `wait` for the first.
-    pub fn collect(&self, out: &mut Vec<Call>, wait: Duration) -> Collected {
-        let deadline = Instant::now() + wait;
+    /// Brings what has arrived to the agenda and begins its next turn; waits up to `wait` where there is nothing in either.
+    pub fn collect(&self, agenda: &mut Agenda, wait: Duration) -> Collected {
         let mut inner = self.lock();
-        while inner.calls.is_empty() {
-            if inner.closed {
-                return Collected::Closed;
+        if inner.calls.is_empty() && agenda.is_empty() {
+            let deadline = Instant::now() + wait;
+            while inner.calls.is_empty() {
+                if inner.closed {
+                    return Collected::Closed;
+                }
+                let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                    return Collected::Idle;
+                };
+                inner.worker_waits = true;
+                inner = self.ready.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+                inner.worker_waits = false;
             }
-            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
-                return Collected::Idle;
-            };
-            inner.worker_waits = true;
-            inner = self.ready.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
-            inner.worker_waits = false;
         }
-        let mut bytes = 0;
-        while let Some(call) = inner.calls.front() {
-            if !out.is_empty() && (out.len() == limits::BATCH_CALLS_MAX || bytes + call.weight() > limits::BATCH_BYTES_MAX) {
-                break;
-            }
-            let weight = call.weight();
-            bytes += weight;
-            inner.bytes -= weight;
-            out.extend(inner.calls.pop_front());
-        }
+        // The agenda has sorted in what came the last time: two buffers take turns.
+        std::mem::swap(&mut inner.calls, agenda.arrived());
+        drop(inner);
+        agenda.begin();
         Collected::Calls
     }
 
@@ -118,9 +119,9 @@ impl Intake {
         self.ready.notify_all();
     }
 
-    /// Calls waiting now.
+    /// Calls that wait now, in the queue and in the agenda.
     pub fn len(&self) -> usize {
-        self.lock().calls.len()
+        self.waiting.calls()
     }
 
     /// True when no call waits.
@@ -133,17 +134,22 @@ impl Intake {
 mod tests {
     use super::*;
     use crate::call::Envelope;
-    use kvbroker_protocol::{Form, Header, Operation, Operations, Request};
+    use kvbroker_protocol::{Form, Header, Operation, Operations, Request, limits};
+
+    fn call_of(operations: Operations, message_bytes: usize) -> Call {
+        let request = Request { header: Header::default(), form: Form::Json, operations };
+        let bytes = Call::weight(&request, message_bytes);
+        Call { client: 1, user: "owner".into(), envelope: Envelope::default(), request, bytes }
+    }
 
     fn call(bytes: usize) -> Call {
-        let operations = Operations::One(Operation::Ping);
-        Call {
-            client: 1,
-            user: "owner".into(),
-            envelope: Envelope::default(),
-            request: Request { header: Header::default(), form: Form::Json, operations },
-            bytes,
-        }
+        Call { bytes, ..call_of(Operations::One(Operation::Ping), 0) }
+    }
+
+    /// The calls of one turn.
+    fn turn(intake: &Intake, agenda: &mut Agenda) -> Vec<Call> {
+        assert_eq!(intake.collect(agenda, Duration::ZERO), Collected::Calls);
+        std::iter::from_fn(|| agenda.take()).collect()
     }
 
     #[test]
@@ -153,10 +159,11 @@ mod tests {
         assert_eq!(intake.push(&mut calls), Err(Refusal::Full));
         let taken = intake.len();
         assert_eq!(calls.front().map(|call| call.bytes), Some(taken));
-        let mut out = Vec::new();
-        assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Calls);
+        let mut agenda = intake.agenda();
+        let out = turn(&intake, &mut agenda);
         assert!(out.len() <= limits::BATCH_CALLS_MAX);
         assert!(out.iter().enumerate().all(|(at, call)| call.bytes == at));
+        assert_eq!(intake.len(), taken - out.len(), "what waits in the agenda counts");
     }
 
     #[test]
@@ -166,9 +173,10 @@ mod tests {
         let mut calls: VecDeque<Call> = (0..=count).map(|_| call(limits::MESSAGE_BYTES_MAX)).collect();
         assert_eq!(intake.push(&mut calls), Err(Refusal::Full));
         assert_eq!(calls.len(), 1);
-        let mut out = Vec::new();
-        assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Calls);
-        assert_eq!(out.len(), limits::BATCH_BYTES_MAX / limits::MESSAGE_BYTES_MAX);
+        let mut agenda = intake.agenda();
+        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Calls);
+        assert_eq!(intake.push(&mut calls), Err(Refusal::Full), "they only changed their place");
+        assert!(agenda.take().is_some());
         assert_eq!(intake.push(&mut calls), Ok(()));
     }
 
@@ -177,32 +185,24 @@ mod tests {
         // Arrays of `["size"]` were counted with their 28 KB and took 650: the bound of 256 MiB let 6 GB in.
         let intake = Intake::new();
         let many = limits::ARRAY_OPERATIONS_MAX;
-        let array = || {
-            let mut call = call(7 * many);
-            call.request.operations = Operations::Many(vec![Operation::Size; many]);
-            call
-        };
+        let array = || call_of(Operations::Many(vec![Operation::Size; many]), 7 * many);
         let held = limits::INTAKE_BYTES_MAX / (many * size_of::<Operation>());
         let mut calls: VecDeque<Call> = (0..=held).map(|_| array()).collect();
         assert_eq!(intake.push(&mut calls), Err(Refusal::Full));
         assert_eq!(intake.len(), held);
-        let mut out = Vec::new();
+        let mut agenda = intake.agenda();
         while !intake.is_empty() {
-            out.clear();
-            assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Calls);
-            assert!(out.len() <= limits::BATCH_BYTES_MAX / (many * size_of::<Operation>()));
+            assert!(turn(&intake, &mut agenda).len() <= limits::BATCH_BYTES_MAX / (many * size_of::<Operation>()));
         }
-        assert_eq!(intake.lock().bytes, 0);
+        calls = (0..=held).map(|_| array()).collect();
+        assert_eq!(intake.push(&mut calls), Err(Refusal::Full));
+        assert_eq!(intake.len(), held, "all bytes were given back");
     }
 
     #[test]
     fn lists_inside_an_operation_count_with_what_they_take_in_memory() {
         use kvbroker_protocol::{Compare, Condition, Txn};
-        let weight = |operation| {
-            let mut call = call(5_000);
-            call.request.operations = Operations::One(operation);
-            call.weight()
-        };
+        let weight = |operation| call_of(Operations::One(operation), 5_000).bytes;
         // A short key is two bytes of a message and a list's element in memory.
         let keys = || vec![vec![b'k']; limits::ARRAY_OPERATIONS_MAX];
         assert_eq!(weight(Operation::Mget { keys: vec![vec![b'k']] }), 5_000, "the message is what is large");
@@ -220,12 +220,15 @@ mod tests {
     #[test]
     fn closing_lets_the_worker_finish_what_is_in() {
         let intake = Intake::new();
-        let mut out = Vec::new();
-        assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Idle);
-        assert_eq!(intake.push(&mut VecDeque::from([call(1)])), Ok(()));
+        let mut agenda = intake.agenda();
+        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Idle);
+        assert_eq!(intake.push(&mut VecDeque::from([call(1), call(2)])), Ok(()));
         intake.close();
         assert_eq!(intake.push(&mut VecDeque::from([call(1)])), Err(Refusal::Closed));
-        assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Calls);
-        assert_eq!(intake.collect(&mut out, Duration::ZERO), Collected::Closed);
+        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Calls);
+        assert!(agenda.take().is_some());
+        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Calls, "one is left in the agenda");
+        assert!(agenda.take().is_some());
+        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Closed);
     }
 }

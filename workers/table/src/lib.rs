@@ -5,6 +5,7 @@
 //! - While one batch syncs, the next collects: throughput rises with clients, one client pays one sync.
 //! - An error of the log ends the worker; nothing of its batch is released.
 
+mod agenda;
 mod answer;
 mod call;
 mod clock;
@@ -16,8 +17,10 @@ mod replay;
 mod sizes;
 mod stamper;
 mod trace;
+mod work;
 mod worker;
 
+pub use agenda::Agenda;
 pub use call::{Call, ClientId, Envelope};
 pub use clock::{Clock, SimClock, SystemClock, Times};
 pub use facts::{Facts, StatSource};

@@ -9,7 +9,7 @@ use kvbroker_core::{SessionBounds, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
 use kvbroker_protocol::limits;
 
-use crate::call::Call;
+use crate::agenda::Agenda;
 use crate::clock::Clock;
 use crate::facts::Facts;
 use crate::intake::{Collected, Intake};
@@ -17,6 +17,7 @@ use crate::outbox::Outbox;
 use crate::released::{Event, Released, ReplyOut};
 use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes, reply_bytes};
 use crate::stamper::Stamper;
+use crate::work;
 
 /// Counters of the worker, readable by other threads.
 #[derive(Debug, Default)]
@@ -92,23 +93,13 @@ pub(crate) struct Saying {
     /// Rough bytes of the replies in memory.
     reply_bytes: usize,
     pub(crate) events: Vec<Event>,
-    /// Keys that its scans and queries examined, and their work.
-    examined: usize,
-    work: usize,
+    /// What the last call cost the table.
+    spent: usize,
 }
 
 impl Saying {
-    /// What fits into a batch of requests may ask for far more than a batch of replies: a few bytes for a value of megabytes, or for
-    /// ten thousand keys to be looked at. Whoever came before should not wait for all of it.
-    fn is_enough(&self) -> bool {
-        self.reply_bytes >= limits::BATCH_BYTES_MAX
-            || self.examined >= limits::EXAMINED_KEYS_MAX
-            || self.work >= limits::TURN_WORK_MAX
-    }
-
     pub(crate) fn count(&mut self, turn: &Turn) {
-        self.examined += limits::EXAMINED_KEYS_MAX - turn.examined_left;
-        self.work += limits::TURN_WORK_MAX - turn.work_left;
+        self.spent = work::count(turn);
     }
 }
 
@@ -119,13 +110,13 @@ impl<L: Log> Worker<L> {
     /// [`Stopped`] if the log failed. Nothing of the failed batch was released.
     pub fn run(mut self) -> Result<(), Stopped> {
         let mut batch = BatchBuilder::new();
-        let mut calls = Vec::new();
+        let mut agenda = self.intake.agenda();
         let mut last_append = Instant::now();
         let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).clamp(WAIT_MIN, IDLE));
         loop {
-            match self.intake.collect(&mut calls, wait) {
+            match self.intake.collect(&mut agenda, wait) {
                 Collected::Calls => {
-                    if self.turn(&mut calls, &mut batch)? {
+                    if self.turn(&mut agenda, &mut batch)? {
                         last_append = Instant::now();
                     }
                 }
@@ -150,26 +141,26 @@ impl<L: Log> Worker<L> {
         self.stamper.stamp_ms(self.clock.now())
     }
 
-    /// Decides, applies, logs and releases one batch of calls; true if something was appended to the log.
-    fn turn(&mut self, calls: &mut Vec<Call>, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
+    /// Decides, applies, logs and releases the calls of one turn: one batch. True if something was appended to the log.
+    fn turn(&mut self, agenda: &mut Agenda, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
         let time_ms = self.stamp_ms();
         batch.begin(time_ms);
-        let mut appended = false;
         let mut saying = Saying::default();
-        tracing::debug!(calls = calls.len(), "collected a batch");
-        for call in calls.drain(..) {
+        while let Some(call) = agenda.take() {
+            let batch_bytes = batch.bytes();
             let reply = self.answer(call, time_ms, batch, &mut saying);
-            saying.reply_bytes += reply_bytes(&reply);
+            let reply_bytes = reply_bytes(&reply);
+            let logged_bytes = batch.bytes().saturating_sub(batch_bytes);
+            agenda.spend(saying.spent + work::around(reply.reply.outcomes.as_slice(), logged_bytes + reply_bytes));
+            saying.reply_bytes += reply_bytes;
             saying.replies.push(reply);
-            if batch.bytes() >= limits::BATCH_BYTES_MAX || saying.is_enough() {
-                appended |= self.persist(std::mem::take(&mut saying), batch)?;
-                batch.begin(time_ms);
+            // A few bytes can ask for a value of megabytes. The rest has its turn when this has left.
+            if batch.bytes() >= limits::BATCH_BYTES_MAX || saying.reply_bytes >= limits::BATCH_BYTES_MAX {
+                break;
             }
         }
-        if !saying.replies.is_empty() {
-            appended |= self.persist(saying, batch)?;
-        }
-        Ok(appended)
+        tracing::debug!(calls = saying.replies.len(), "collected a batch");
+        self.persist(saying, batch)
     }
 
     /// Makes the batch durable and releases what it says; without changes the log's present proof is enough. True if there were some.

@@ -12,7 +12,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{
-    Call, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper, Stopped, Worker, WorkerCounters,
+    Call, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper, Stopped, Worker,
+    WorkerCounters,
 };
 
 pub const WALL_MS: u64 = 1_700_000_000_000;
@@ -152,6 +153,8 @@ pub struct Bench {
     pub counters: Arc<WorkerCounters>,
     pub clock: Arc<SimClock>,
     pub sync_interval: Option<Duration>,
+    /// Who asks.
+    pub client: ClientId,
     next_id: u64,
 }
 
@@ -172,6 +175,7 @@ impl Bench {
             counters: Arc::default(),
             clock: Arc::new(SimClock::new(WALL_MS * 1_000)),
             sync_interval: None,
+            client: 1,
             next_id: 0,
         }
     }
@@ -218,7 +222,7 @@ impl Bench {
         self.next_id += 1;
         let header = Header { id: Some(self.next_id), ..header };
         let call = Call {
-            client: self.next_id % 3,
+            client: self.client,
             user: "owner".into(),
             envelope: Envelope { routing_id: self.next_id.to_be_bytes().to_vec(), frames: vec![Vec::new()] },
             request: Request { header, form: Form::Compact, operations },

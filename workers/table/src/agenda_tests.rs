@@ -1,0 +1,191 @@
+#![allow(clippy::unwrap_used)]
+use kvbroker_protocol::{Form, Header, Operation, Operations, Request, Scan, Stored};
+
+use super::*;
+use crate::call::Envelope;
+
+/// The `number`-th call of a client.
+fn call(client: ClientId, number: u64, operations: Operations) -> Call {
+    let header = Header { id: Some(number), ..Header::default() };
+    Call {
+        client,
+        user: "owner".into(),
+        envelope: Envelope::default(),
+        request: Request { header, form: Form::Compact, operations },
+        bytes: 100,
+    }
+}
+
+fn put() -> Operation {
+    Operation::Put { key: b"k".to_vec(), value: Stored::integer(1), condition: None, ttl_ms: None }
+}
+
+fn cheap(client: ClientId, number: u64) -> Call {
+    call(client, number, Operations::One(put()))
+}
+
+fn dear(client: ClientId, number: u64) -> Call {
+    call(client, number, Operations::One(Operation::Scan(Scan::default())))
+}
+
+fn array(client: ClientId, number: u64, operations: usize) -> Call {
+    call(client, number, Operations::Many(vec![put(); operations]))
+}
+
+/// What every call here costs, by what it asks for.
+fn cost(call: &Call) -> usize {
+    work::guess(&call.request, call.bytes)
+}
+
+fn agenda(calls: impl IntoIterator<Item = Call>) -> Agenda {
+    let mut agenda = Agenda::new(Arc::default());
+    arrive(&mut agenda, calls);
+    agenda
+}
+
+fn arrive(agenda: &mut Agenda, calls: impl IntoIterator<Item = Call>) {
+    for call in calls {
+        agenda.waiting.add(call.bytes);
+        agenda.arrived.push_back(call);
+    }
+}
+
+/// The next turn, as client and number of its calls.
+fn turn(agenda: &mut Agenda) -> Vec<(ClientId, u64)> {
+    agenda.begin();
+    std::iter::from_fn(|| {
+        let call = agenda.take()?;
+        agenda.spend(cost(&call));
+        Some((call.client, call.request.header.id.unwrap()))
+    })
+    .collect()
+}
+
+fn numbers(of: ClientId, turn: &[(ClientId, u64)]) -> Vec<u64> {
+    turn.iter().filter(|(client, _)| *client == of).map(|(_, number)| *number).collect()
+}
+
+#[test]
+fn one_clients_dear_calls_do_not_hold_up_anothers_cheap_ones() {
+    // First come, first served: the call that came last was the 4,097th.
+    let mut agenda = agenda((0..4_096).map(|number| dear(1, number)).chain([cheap(2, 0)]));
+    assert_eq!(turn(&mut agenda), [(1, 0)]);
+    assert_eq!(turn(&mut agenda), [(2, 0)]);
+    assert_eq!(turn(&mut agenda), [(1, 1)]);
+    arrive(&mut agenda, [cheap(2, 1), cheap(3, 0)]);
+    assert_eq!(turn(&mut agenda), [(2, 1), (3, 0)]);
+    assert_eq!(turn(&mut agenda), [(1, 2)]);
+    assert_eq!(turn(&mut agenda), [(1, 3)], "nobody else has anything");
+}
+
+#[test]
+fn a_flood_of_cheap_calls_does_not_hold_up_a_dear_one() {
+    let mut agenda = agenda((0..20_000).map(|number| cheap(1, number)).chain([dear(2, 0)]));
+    let first = turn(&mut agenda);
+    let second = turn(&mut agenda);
+    assert!(first == [(2, 0)] || second == [(2, 0)], "{} and {} calls", first.len(), second.len());
+}
+
+#[test]
+fn the_dear_calls_of_several_clients_take_turns() {
+    let mut agenda = agenda([1, 1, 1, 2, 2, 3].map(|client| dear(client, 0)));
+    let order: Vec<ClientId> = (0..6).flat_map(|_| turn(&mut agenda)).map(|(client, _)| client).collect();
+    assert_eq!(order, [1, 2, 3, 1, 2, 1]);
+}
+
+#[test]
+fn arrays_and_single_calls_get_the_same_share() {
+    // By calls it would be 1,000 to 1; first come, first served, the singles would wait for all arrays.
+    let arrays = (0..200).map(|number| array(1, number, 1_000));
+    let mut agenda = agenda(arrays.chain((0..60_000).map(|number| cheap(2, number))));
+    let (mut of_arrays, mut of_singles) = (0, 0);
+    for _ in 0..6 {
+        let turn = turn(&mut agenda);
+        of_arrays += numbers(1, &turn).len() * 1_000;
+        of_singles += numbers(2, &turn).len();
+    }
+    assert!(of_arrays.abs_diff(of_singles) <= 3_000, "{of_arrays} operations in arrays, {of_singles} alone");
+}
+
+#[test]
+fn a_client_with_few_calls_is_served_in_the_next_turn_however_many_others_have() {
+    let flood = (0..20_u64).flat_map(|client| (0..2_000).map(move |number| cheap(client, number)));
+    let mut agenda = agenda(flood.chain([cheap(99, 0)]));
+    assert_eq!(numbers(99, &turn(&mut agenda)), [0]);
+}
+
+#[test]
+fn dear_writes_share_a_sync_and_dear_reads_do_not_wait_for_each_other() {
+    let mut writes = agenda((1..9).map(|client| array(client, 0, 4_096)));
+    let first = turn(&mut writes).len();
+    assert!(first > 1, "several arrays fit into a turn");
+    assert!((first - 1) * cost(&array(1, 0, 4_096)) < limits::BATCH_WORK_MAX);
+    let mut reads = agenda((1..9).map(|client| dear(client, 0)));
+    assert_eq!(turn(&mut reads).len(), 1);
+}
+
+#[test]
+fn what_was_guessed_dear_and_was_not_does_not_end_the_turn() {
+    let mut agenda = agenda((0..1_000).map(|number| dear(1, number)).chain([dear(2, 0)]));
+    agenda.begin();
+    let mut given = 0;
+    while agenda.take().is_some() {
+        agenda.spend(100);
+        given += 1;
+    }
+    assert_eq!(given, limits::DEAR_WORK_MIN.div_ceil(100));
+}
+
+#[test]
+fn a_client_alone_pays_no_sync_for_mixing_reads_and_writes() {
+    let mut agenda = agenda((0..100).map(|number| if number % 2 == 0 { cheap(1, number) } else { dear(1, number) }));
+    agenda.begin();
+    let mut given = 0;
+    while let Some(call) = agenda.take() {
+        assert_eq!(call.request.header.id, Some(given));
+        agenda.spend(10);
+        given += 1;
+    }
+    assert_eq!(given, 100);
+}
+
+#[test]
+fn the_order_of_each_client_is_kept_and_nothing_is_lost_or_done_twice() {
+    // A sequence of numbers that looks random and is the same every time.
+    let mut state = 7_u64;
+    let mut below = |end: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % end
+    };
+    let mut agenda = agenda([]);
+    let (mut sent, mut seen) = ([0_u64; 8], [0_u64; 8]);
+    for round in 0..3_000 {
+        for _ in 0..if round < 2_000 { below(12) } else { 0 } {
+            let client = below(8);
+            let number = sent[client as usize];
+            sent[client as usize] += 1;
+            let call = match below(6) {
+                0 => dear(client, number),
+                1 => array(client, number, 4_096),
+                2 => array(client, number, 700),
+                _ => cheap(client, number),
+            };
+            arrive(&mut agenda, [call]);
+        }
+        if agenda.is_empty() {
+            continue;
+        }
+        let turn = turn(&mut agenda);
+        assert!(!turn.is_empty(), "a turn gets on");
+        for (client, number) in turn {
+            assert_eq!(number, seen[client as usize], "client {client}");
+            seen[client as usize] += 1;
+        }
+    }
+    while !agenda.is_empty() {
+        turn(&mut agenda).into_iter().for_each(|(client, _)| seen[client as usize] += 1);
+    }
+    assert_eq!(sent, seen);
+    assert!(agenda.lanes.is_empty() && agenda.cheap.is_empty() && agenda.dear.is_empty(), "idle clients take no memory");
+    assert_eq!((agenda.waiting.calls(), agenda.waiting.bytes.load(Ordering::Relaxed)), (0, 0));
+}
