@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker::transport::{Message, POLLIN, PollItem, ReceiveLimits, Reception, ServerSocket, TransportError, poll};
-use kvbroker_protocol::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FeedMessage, limits};
+use kvbroker_protocol::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FeedMessage, VersionKind, limits};
 use kvbroker_table::{Event, EventFd, EventKind, Outbox};
 
 /// Counters of the publisher, readable by other threads.
@@ -75,11 +75,12 @@ impl Publisher {
 
     fn publish(&self, events: Vec<Event>) -> Result<(), TransportError> {
         for Event { revision, key, kind } in events {
-            let value = match kind {
-                EventKind::Put(value) => Some(value),
-                EventKind::Remove => None,
+            let kind = match kind {
+                EventKind::Put(value) => VersionKind::Put(value),
+                EventKind::Remove => VersionKind::Remove,
+                EventKind::Expire => VersionKind::Expire,
             };
-            self.send(&FeedMessage::Change { epoch: self.epoch, revision, key, value })?;
+            self.send(&FeedMessage::Change { epoch: self.epoch, revision, key, kind })?;
             self.counters.published.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -8,6 +8,7 @@
 use crate::error::Failure;
 use crate::limits::DEPTH_MAX;
 use crate::msgpack::{self, Cursor, Malformed, Token, write};
+use crate::reply::VersionKind;
 use crate::value::{Key, Stored, ValueKind};
 
 /// First byte of the topics of changes; the key's bytes follow.
@@ -22,7 +23,7 @@ pub const FEED_SILENCE_MS: u64 = 3_000;
 /// One message of the plain feed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FeedMessage {
-    /// A key was put or removed.
+    /// A key was put or removed, or has expired.
     Change {
         /// The log's epoch; compared for equality only.
         epoch: u64,
@@ -30,8 +31,8 @@ pub enum FeedMessage {
         revision: u64,
         /// The key.
         key: Key,
-        /// The new value; None: the key was removed.
-        value: Option<Stored>,
+        /// What became of the key.
+        kind: VersionKind,
     },
     /// The publisher is there.
     Heartbeat {
@@ -67,12 +68,16 @@ impl FeedMessage {
         };
         match self {
             FeedMessage::Heartbeat { epoch, revision } => head(out, 2, *epoch, *revision),
-            FeedMessage::Change { epoch, revision, key, value } => {
+            FeedMessage::Change { epoch, revision, key, kind } => {
+                let value = match kind {
+                    VersionKind::Put(value) => Some(value),
+                    VersionKind::Remove | VersionKind::Expire => None,
+                };
                 head(out, if value.is_some() { 5 } else { 4 }, *epoch, *revision);
                 write::text(out, "key");
                 write::key(out, key);
                 write::text(out, "kind");
-                write::text(out, if value.is_some() { "put" } else { "remove" });
+                write::text(out, kind.name());
                 if let Some(value) = value {
                     write::text(out, "value");
                     value.write_msgpack(out);
@@ -119,12 +124,13 @@ impl FeedMessage {
             return Ok(Some(FeedMessage::Heartbeat { epoch, revision }));
         }
         let key = key.ok_or_else(|| wrong("of a change has no key"))?;
-        let value = match kind.ok_or_else(|| wrong("of a change has no kind"))? {
-            "put" => Some(value.ok_or_else(|| wrong("of a put has no value"))?),
-            "remove" => None,
+        let kind = match kind.ok_or_else(|| wrong("of a change has no kind"))? {
+            "put" => VersionKind::Put(value.ok_or_else(|| wrong("of a put has no value"))?),
+            "remove" => VersionKind::Remove,
+            "expire" => VersionKind::Expire,
             _ => return Ok(None),
         };
-        Ok(Some(FeedMessage::Change { epoch, revision, key, value }))
+        Ok(Some(FeedMessage::Change { epoch, revision, key, kind }))
     }
 }
 
@@ -133,11 +139,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn samples() -> [FeedMessage; 3] {
+    fn samples() -> [FeedMessage; 4] {
         let epoch = u64::MAX - 1;
+        let put = VersionKind::Put(Stored::text("v").unwrap());
         [
-            FeedMessage::Change { epoch, revision: 300, key: b"a/b".to_vec(), value: Some(Stored::text("v").unwrap()) },
-            FeedMessage::Change { epoch, revision: 1, key: vec![0xff, 0], value: None },
+            FeedMessage::Change { epoch, revision: 300, key: b"a/b".to_vec(), kind: put },
+            FeedMessage::Change { epoch, revision: 1, key: vec![0xff, 0], kind: VersionKind::Remove },
+            FeedMessage::Change { epoch, revision: 2, key: b"a".to_vec(), kind: VersionKind::Expire },
             FeedMessage::Heartbeat { epoch, revision: 0 },
         ]
     }
@@ -156,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_prefix_subscribes_to_its_keys_and_not_to_heartbeats() {
-        let [change, _, heartbeat] = samples();
+        let [change, _, _, heartbeat] = samples();
         assert!(change.topic().starts_with(&feed_topic(b"a/")));
         assert!(change.topic().starts_with(&feed_topic(b"")));
         assert!(!heartbeat.topic().starts_with(&feed_topic(b"")));
@@ -167,7 +175,7 @@ mod tests {
         assert_eq!(FeedMessage::decode(b"s\0\0", b"\x80").unwrap(), None);
         let mut body = Vec::new();
         write::map(&mut body, 5);
-        for (name, value) in [("epoch", "1f"), ("key", "k"), ("kind", "expire"), ("more", "x")] {
+        for (name, value) in [("epoch", "1f"), ("key", "k"), ("kind", "lease"), ("more", "x")] {
             write::text(&mut body, name);
             write::text(&mut body, value);
         }

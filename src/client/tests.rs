@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{
     Answer, BrokerId, Condition, ErrorCode, Failure, FeedMessage, Found, Operation, Outcome, Outcomes, Row, Scalar, Scan,
-    SessionId, Stored,
+    SessionId, Stored, VersionKind,
 };
 
 use super::fake::{Act, Place, ok};
@@ -301,10 +301,12 @@ fn a_watch_hears_changes_and_says_when_it_does_not() {
         next(&mut watch)
     });
     assert_eq!(heard, WatchEvent::Listening { epoch: 5, revision: 3 });
-    let change = |key: &[u8], value| FeedMessage::Change { epoch: 5, revision: 4, key: key.to_vec(), value };
-    broker.publish(change(b"b/x", None));
-    broker.publish(change(b"a/x", Some(Stored::text("v").unwrap())));
-    let WatchEvent::Change { revision: 4, key, value: Some(value), .. } = eventually("the change", || next(&mut watch)) else {
+    let change = |key: &[u8], kind| FeedMessage::Change { epoch: 5, revision: 4, key: key.to_vec(), kind };
+    broker.publish(change(b"b/x", VersionKind::Remove));
+    broker.publish(change(b"a/x", VersionKind::Put(Stored::text("v").unwrap())));
+    let WatchEvent::Change { revision: 4, key, kind: VersionKind::Put(value), .. } =
+        eventually("the change", || next(&mut watch))
+    else {
         panic!("another event")
     };
     assert_eq!((key.as_slice(), value.as_text().as_deref()), (&b"a/x"[..], Some("v")));

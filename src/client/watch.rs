@@ -13,7 +13,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, Key, Stored, feed_topic};
+use kvbroker_protocol::{FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, Key, VersionKind, feed_topic};
 
 use super::connection::Route;
 use super::driver::Client;
@@ -42,7 +42,7 @@ pub enum WatchEvent {
         /// The last revision that was published before.
         revision: u64,
     },
-    /// A key was put or removed.
+    /// A key was put or removed, or has expired.
     Change {
         /// The log's epoch.
         epoch: u64,
@@ -50,8 +50,8 @@ pub enum WatchEvent {
         revision: u64,
         /// The key.
         key: Key,
-        /// The new value; None: removed.
-        value: Option<Stored>,
+        /// What became of the key.
+        kind: VersionKind,
     },
     /// The connection is gone; what changes now is not heard until the next `Listening`.
     Lost {
@@ -93,7 +93,7 @@ impl Feed {
                 let first = !std::mem::replace(&mut self.listening, true);
                 first.then_some(WatchEvent::Listening { epoch, revision })
             }
-            FeedMessage::Change { epoch, revision, key, value } => Some(WatchEvent::Change { epoch, revision, key, value }),
+            FeedMessage::Change { epoch, revision, key, kind } => Some(WatchEvent::Change { epoch, revision, key, kind }),
         }
     }
 }
@@ -253,10 +253,10 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut feed = Feed::new(start);
-        let change = FeedMessage::Change { epoch: 1, revision: 6, key: b"k".to_vec(), value: None };
+        let change = FeedMessage::Change { epoch: 1, revision: 6, key: b"k".to_vec(), kind: VersionKind::Expire };
         let beat = FeedMessage::Heartbeat { epoch: 1, revision: 6 };
         let heard = feed.handle(at(100), b"kk", &body(&change));
-        assert_eq!(heard, Some(WatchEvent::Change { epoch: 1, revision: 6, key: b"k".to_vec(), value: None }));
+        assert_eq!(heard, Some(WatchEvent::Change { epoch: 1, revision: 6, key: b"k".to_vec(), kind: VersionKind::Expire }));
         assert_eq!(feed.ends_at(), at(3_000));
         assert_eq!(feed.handle(at(900), b"h", &body(&beat)), Some(WatchEvent::Listening { epoch: 1, revision: 6 }));
         assert_eq!(feed.ends_at(), at(3_900));

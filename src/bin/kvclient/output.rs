@@ -10,7 +10,8 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use kvbroker::client::{ClientError, WatchEvent};
 use kvbroker::lookup::LookupError;
 use kvbroker_protocol::{
-    Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Row, StatValue, Stored, encode_reply, key_to_json_text,
+    Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Row, StatValue, Stored, VersionKind, encode_reply,
+    key_to_json_text,
 };
 use serde_json::json;
 
@@ -80,16 +81,16 @@ impl<W: Write> Output<W> {
             }
             WatchEvent::Lost { why } if self.json => line = serde_json::to_vec(&json!({"event": "lost", "why": why}))?,
             WatchEvent::Listening { .. } | WatchEvent::Lost { .. } => return Ok(()),
-            WatchEvent::Change { epoch, revision, key, value } => {
-                let kind = if value.is_some() { "put" } else { "remove" };
+            WatchEvent::Change { epoch, revision, key, kind } => {
+                let name = kind.name();
                 if self.json {
-                    write!(line, "{{\"event\":\"{kind}\",\"rev\":{revision},\"epoch\":\"{epoch:016x}\",\"key\":")?;
+                    write!(line, "{{\"event\":\"{name}\",\"rev\":{revision},\"epoch\":\"{epoch:016x}\",\"key\":")?;
                     key_to_json_text(&mut line, key);
                 } else {
-                    write!(line, "{kind}\t{revision}\t")?;
+                    write!(line, "{name}\t{revision}\t")?;
                     line_key(&mut line, key);
                 }
-                if let Some(value) = value {
+                if let VersionKind::Put(value) = kind {
                     line.extend_from_slice(if self.json { b",\"value\":" } else { b"\t" });
                     value.write_json(&mut line);
                 }
@@ -280,10 +281,12 @@ mod tests {
 
     #[test]
     fn events_are_lines_and_signs_of_life_are_for_programs() {
-        let put = WatchEvent::Change { epoch: 1, revision: 2, key: b"k".to_vec(), value: Some(Stored::text("v").unwrap()) };
-        let gone = WatchEvent::Change { epoch: 1, revision: 3, key: b"k".to_vec(), value: None };
+        let change = |revision, kind| WatchEvent::Change { epoch: 1, revision, key: b"k".to_vec(), kind };
+        let put = change(2, VersionKind::Put(Stored::text("v").unwrap()));
+        let [gone, expired] = [change(3, VersionKind::Remove), change(4, VersionKind::Expire)];
         assert_eq!(written(false, |out| out.event(&put)), "put\t2\tk\t\"v\"\n");
         assert_eq!(written(false, |out| out.event(&gone)), "remove\t3\tk\n");
+        assert_eq!(written(false, |out| out.event(&expired)), "expire\t4\tk\n");
         let json = "{\"event\":\"put\",\"rev\":2,\"epoch\":\"0000000000000001\",\"key\":\"k\",\"value\":\"v\"}\n";
         assert_eq!(written(true, |out| out.event(&put)), json);
         let lost = WatchEvent::Lost { why: "x".into() };

@@ -115,7 +115,8 @@ impl<L: Log> Worker<L> {
             },
             operation => self.decide(operation, name, asking, stamp),
         };
-        self.take_in(decision.changes, decision.takes_revision, name, batch, events);
+        let cause = if decision.takes_revision { Cause::Request } else { Cause::Bookkeeping };
+        self.take_in(decision.changes, cause, name, batch, events);
         if let Some(trace) = trace {
             trace.finish(&decision.outcome);
         }
@@ -149,11 +150,11 @@ impl<L: Log> Worker<L> {
         })
     }
 
-    /// Puts the changes of one decision into the batch, as one group, and into the state.
-    fn take_in(
+    /// Puts changes that belong together into the batch, as one group, and into the state.
+    pub(crate) fn take_in(
         &mut self,
         changes: Vec<Change>,
-        takes_revision: bool,
+        cause: Cause,
         name: Option<SessionRef>,
         batch: &mut BatchBuilder,
         events: &mut Vec<Event>,
@@ -161,10 +162,7 @@ impl<L: Log> Worker<L> {
         if changes.is_empty() {
             return;
         }
-        let (revision, cause) = match takes_revision {
-            true => (self.state.revision() + 1, Cause::Request),
-            false => (self.state.revision(), Cause::Bookkeeping),
-        };
+        let revision = self.state.revision() + u64::from(cause.takes_revision());
         batch.group(revision, cause, name);
         let wanted = self.events_wanted.load(Ordering::Relaxed);
         let mut record_key = Vec::new();
@@ -176,7 +174,7 @@ impl<L: Log> Worker<L> {
                 None => batch.delete(&record_key),
             }
             if wanted {
-                events.extend(event_of(&change, revision));
+                events.extend(event_of(&change, cause, revision));
             }
             self.state.apply(change, revision);
         }
@@ -186,6 +184,7 @@ impl<L: Log> Worker<L> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = [
             ("operations", load(&self.counters.operations)),
+            ("expired", load(&self.counters.expired)),
             ("batches", load(&self.counters.batches)),
             ("internal_errors", load(&self.counters.internal_errors)),
             ("intake_calls", self.intake.len() as u64),
@@ -195,9 +194,10 @@ impl<L: Log> Worker<L> {
     }
 }
 
-fn event_of(change: &Change, revision: u64) -> Option<Event> {
+fn event_of(change: &Change, cause: Cause, revision: u64) -> Option<Event> {
     let kind = match (change.space, &change.value) {
         (Space::Table, Some(record)) => EventKind::Put(Stored::from_bytes(split_table_record(record)?.stored.to_vec())?),
+        (Space::Table, None) if cause == Cause::Expiry => EventKind::Expire,
         (Space::Table, None) => EventKind::Remove,
         (Space::Session | Space::Window | Space::Floor, _) => return None,
     };

@@ -72,6 +72,7 @@ impl Facts {
             text("durability", &self.durability),
             number("revision", state.revision()),
             number("keys", state.keys() as u64),
+            number("keys_with_deadline", state.deadlines() as u64),
             number("table_bytes", state.bytes()),
             number("sessions", state.sessions() as u64),
             number("remembered_reply_bytes", state.remembered_bytes() as u64),

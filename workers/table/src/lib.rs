@@ -9,6 +9,7 @@ mod agenda;
 mod answer;
 mod call;
 mod clock;
+mod expiry;
 mod facts;
 mod intake;
 mod outbox;

@@ -25,6 +25,8 @@ pub enum EventKind {
     Put(Stored),
     /// It was removed.
     Remove,
+    /// It was removed because its deadline had come.
+    Expire,
 }
 
 /// One change of the table, to be published.

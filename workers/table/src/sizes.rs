@@ -69,7 +69,7 @@ fn stat_bytes(value: &StatValue) -> usize {
 pub(crate) fn event_bytes(event: &Event) -> usize {
     let value = match &event.kind {
         EventKind::Put(value) => value.as_bytes().len(),
-        EventKind::Remove => 0,
+        EventKind::Remove | EventKind::Expire => 0,
     };
     event.key.len() + value + 64
 }

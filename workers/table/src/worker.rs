@@ -26,6 +26,8 @@ pub struct WorkerCounters {
     pub batches: AtomicU64,
     /// Operations decided.
     pub operations: AtomicU64,
+    /// Keys removed because their deadline had come.
+    pub expired: AtomicU64,
     /// Panics while deciding, answered `internal`.
     pub internal_errors: AtomicU64,
 }
@@ -114,14 +116,14 @@ impl<L: Log> Worker<L> {
         let mut last_append = Instant::now();
         let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).clamp(WAIT_MIN, IDLE));
         loop {
-            match self.intake.collect(&mut agenda, wait) {
-                Collected::Calls => {
-                    if self.turn(&mut agenda, &mut batch)? {
-                        last_append = Instant::now();
-                    }
-                }
-                Collected::Idle => {}
+            let wait = self.wait(wait);
+            let has_work = match self.intake.collect(&mut agenda, wait) {
+                Collected::Calls => true,
+                Collected::Idle => self.is_due(),
                 Collected::Closed => break,
+            };
+            if has_work && self.turn(&mut agenda, &mut batch)? {
+                last_append = Instant::now();
             }
             // Not only when no call came: somebody may read all the time, and the last write still wants a voucher.
             if last_append.elapsed() >= IDLE && self.log.needs_marker() {
@@ -137,15 +139,23 @@ impl<L: Log> Worker<L> {
         Ok(())
     }
 
-    fn stamp_ms(&mut self) -> u64 {
+    /// The time of stamps now, milliseconds.
+    pub(crate) fn stamp_ms(&mut self) -> u64 {
         self.stamper.stamp_ms(self.clock.now())
     }
 
-    /// Decides, applies, logs and releases the calls of one turn: one batch. True if something was appended to the log.
+    /// Decides, applies, logs and releases what is due and the calls of one turn: one batch. True if something was appended to the
+    /// log.
     fn turn(&mut self, agenda: &mut Agenda, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
         let time_ms = self.stamp_ms();
         batch.begin(time_ms);
         let mut saying = Saying::default();
+        let mut appended = false;
+        self.expire_due(time_ms, batch, &mut saying.events);
+        if batch.bytes() >= limits::BATCH_BYTES_MAX {
+            appended |= self.persist(std::mem::take(&mut saying), batch)?;
+            batch.begin(time_ms);
+        }
         while let Some(call) = agenda.take() {
             let batch_bytes = batch.bytes();
             let reply = self.answer(call, time_ms, batch, &mut saying);
@@ -160,7 +170,7 @@ impl<L: Log> Worker<L> {
             }
         }
         tracing::debug!(calls = saying.replies.len(), "collected a batch");
-        self.persist(saying, batch)
+        Ok(self.persist(saying, batch)? || appended)
     }
 
     /// Makes the batch durable and releases what it says; without changes the log's present proof is enough. True if there were some.
@@ -174,7 +184,9 @@ impl<L: Log> Worker<L> {
 
     fn release(&self, released: Released, reply_bytes: usize) {
         let (replies, events, revision) = released.into_parts();
-        self.replies.push(replies, reply_bytes);
+        if !replies.is_empty() {
+            self.replies.push(replies, reply_bytes);
+        }
         // Also without events: the heartbeat tells the last published revision.
         let tells = !events.is_empty();
         let event_bytes = EVENTS_OVERHEAD_BYTES + events.iter().map(event_bytes).sum::<usize>();

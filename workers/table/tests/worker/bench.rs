@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvbroker_core::{SessionBounds, State};
-use kvbroker_log::{BatchBuilder, Log, LogError, LogStats, MemoryLog, Persisted};
+use kvbroker_log::{BatchBuilder, Cause, Log, LogError, LogStats, MemoryLog, Persisted, RecordRef};
 use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
@@ -183,11 +183,13 @@ impl Bench {
     /// A broker started again on this one's log.
     pub fn restarted(&self) -> Bench {
         self.shared.seen().log.reopen();
-        Bench { shared: self.shared.clone(), next_id: self.next_id, ..Bench::new() }
+        Bench { shared: self.shared.clone(), clock: self.clock.clone(), next_id: self.next_id, ..Bench::new() }
     }
 
     fn worker(&self) -> Worker<WatchedLog> {
-        let (stamper, _) = Stamper::start(0, self.clock.now());
+        let mut logged_ms = 0;
+        self.shared.seen().log.replay(&mut |group| logged_ms = group.stamp_ms);
+        let (stamper, _) = Stamper::start(logged_ms, self.clock.now());
         Worker {
             state: self.recovered(),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
@@ -279,6 +281,20 @@ impl Bench {
         let mut state = State::new();
         self.shared.seen().log.replay(&mut |group| kvbroker_table::replay_into(&mut state, &group).unwrap());
         state
+    }
+
+    /// Revision, cause and record keys of every logged group behind a revision.
+    pub fn logged_after(&self, revision: u64) -> Vec<(u64, Cause, Vec<Key>)> {
+        let mut groups = Vec::new();
+        self.shared.seen().log.replay(&mut |group| {
+            let key = |record| match record {
+                RecordRef::Put { key, .. } | RecordRef::Delete { key } => key.to_vec(),
+            };
+            if group.revision > revision {
+                groups.push((group.revision, group.cause, group.records().map(key).collect()));
+            }
+        });
+        groups
     }
 
     /// Revision, session and sequence of every logged group.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod expiry;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
