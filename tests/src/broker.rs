@@ -389,6 +389,12 @@ impl Drop for Broker {
     }
 }
 
+/// Lets a program end with the thread that starts it, whatever becomes of that.
+pub fn end_with_us(command: &mut Command) {
+    // SAFETY: between fork and exec this only makes one system call, prctl, which is async-signal-safe.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+}
+
 fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
@@ -406,7 +412,6 @@ fn spawn(options: &BrokerOptions, output: &Path, start: u32) -> Child {
     }
     command.env("KVBROKER_HOME", options.home.path()).envs(options.env.iter().cloned());
     command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
-    // SAFETY: between fork and exec this only makes one system call, prctl, which is async-signal-safe.
-    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
+    end_with_us(&mut command);
     command.spawn().expect("the program can be started")
 }

@@ -4,6 +4,8 @@
 //!   ended by its own process id when its [`Broker`] is dropped.
 //! - Nothing sleeps to synchronise: [`wait_until`] waits for a condition with a deadline and says what it waited for.
 //! - [`RawClient`] uses ZeroMQ sockets directly and not this project's client library: it stands for a stranger's program.
+//! - [`NumberedClient`] is such a stranger that numbers its mutations and outlives restarts; a [`Recorder`] is a process that writes down
+//!   what it asked and was told, one way or the other.
 //! - [`linear`] is pure: it tells whether a history of operations can have happened.
 //! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
 //!
@@ -14,14 +16,18 @@ mod broker;
 mod cli;
 mod dice;
 pub mod linear;
+mod numbered;
 mod peers;
 mod raw;
+mod recorders;
 mod wait;
 
 pub use binaries::program;
-pub use broker::{Broker, BrokerOptions, Ended, Home, Memory};
+pub use broker::{Broker, BrokerOptions, Ended, Home, Memory, end_with_us};
 pub use cli::{Cli, Said, finish};
 pub use dice::Dice;
+pub use numbered::{NumberedClient, NumberedError};
 pub use peers::{left_out, peer, peers_are_required, python};
 pub use raw::{RawClient, RawSubscriber, json, pack, unpack};
+pub use recorders::{Depth, Lane, Line, Recorder, Task, all_have_ended};
 pub use wait::{PATIENCE, free_port, wait_until};

@@ -13,6 +13,7 @@
 //! every reply and agrees with the clock. The fourth is the promise of sessions.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::history::{Ask, End, Found, Recorded, key_name};
 use super::model::Model;
@@ -29,8 +30,8 @@ pub struct Checked {
     pub operations: usize,
     /// The last revision: so many operations changed something.
     pub revisions: u64,
-    /// Keys that are there at the end.
-    pub keys: u64,
+    /// What is there at the end.
+    pub table: BTreeMap<u32, Found>,
     /// By verb, how many succeeded and how many failed.
     pub verbs: BTreeMap<&'static str, (usize, usize)>,
     /// Operations of unknown outcome.
@@ -111,6 +112,21 @@ pub enum Violation {
     },
 }
 
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} operations, {} revisions, {} keys at the end; done and failed: ",
+            self.operations,
+            self.revisions,
+            self.table.len()
+        )?;
+        let verb = |(verb, (done, failed)): (&&str, &(usize, usize))| format!("{verb} {done} + {failed}");
+        write!(f, "{}", self.verbs.iter().map(verb).collect::<Vec<_>>().join(", "))?;
+        write!(f, "; outcome unknown of {}, of which {} were done", self.unknown, self.unknown_done)
+    }
+}
+
 /// Checks a history; the order of its records does not matter.
 ///
 /// # Errors
@@ -128,7 +144,7 @@ pub fn check(history: &[Recorded]) -> Result<Checked, Violation> {
         *if told.is_success() { succeeded } else { failed } += 1;
     }
     let (model, unknown_done) = Replay { history, order, unknown }.run()?;
-    Ok(Checked { revisions: model.revision(), keys: model.size(), unknown_done, ..checked })
+    Ok(Checked { revisions: model.revision(), table: model.table(), unknown_done, ..checked })
 }
 
 /// 0 where it is not known: only asked of operations that ended.
@@ -211,8 +227,8 @@ struct Guess {
     /// How far the replay was, and its state.
     done: usize,
     model: Model,
-    /// The next one to be tried, as a place in [`Replay::unknown`]; the one before is tried now.
-    next: usize,
+    /// The one that is tried, as a place in [`Replay::unknown`].
+    candidate: Option<usize>,
 }
 
 /// Where a replay stopped.
@@ -227,6 +243,7 @@ impl Replay<'_> {
     fn run(&self) -> Result<(Model, usize), Violation> {
         let (mut model, mut done, mut tried) = (Model::default(), 0, 0);
         let mut guesses: Vec<Guess> = Vec::new();
+        let mut taken = vec![false; self.unknown.len()];
         // How far the best guess led, and what went wrong there.
         let mut farthest: Option<(usize, Violation)> = None;
         loop {
@@ -235,7 +252,7 @@ impl Replay<'_> {
                 Stop::Wrong(violation) => violation,
                 Stop::Gap(violation) => {
                     if !self.unknown.is_empty() {
-                        guesses.push(Guess { done, model: model.clone(), next: 0 });
+                        guesses.push(Guess { done, model: model.clone(), candidate: None });
                     }
                     violation
                 }
@@ -247,7 +264,7 @@ impl Replay<'_> {
             if tried > GUESSES_MAX {
                 return Err(Violation::Undecided { unknown: self.unknown.len(), last: Box::new(best.1) });
             }
-            let Some(next) = self.next_guess(&mut guesses, &mut tried) else { return Err(best.1) };
+            let Some(next) = self.next_guess(&mut guesses, &mut taken, &mut tried) else { return Err(best.1) };
             farthest = Some(best);
             (done, model) = next;
         }
@@ -281,18 +298,22 @@ impl Replay<'_> {
         Stop::End
     }
 
-    /// The next thing to try: goes back to the last guess that has another candidate.
-    fn next_guess(&self, guesses: &mut Vec<Guess>, tried: &mut usize) -> Option<(usize, Model)> {
+    /// The next thing to try: goes back to the last guess that has another candidate. What is tried is taken until then.
+    fn next_guess(&self, guesses: &mut Vec<Guess>, taken: &mut [bool], tried: &mut usize) -> Option<(usize, Model)> {
         while let Some(mut guess) = guesses.pop() {
-            while let Some(candidate) = self.unknown.get(guess.next) {
-                let is_free = guesses.iter().all(|other| other.next != guess.next + 1);
-                guess.next += 1;
-                if !is_free || candidate.floor > guess.model.revision() {
+            if let Some(before) = guess.candidate {
+                taken[before] = false;
+            }
+            let first = guess.candidate.map_or(0, |before| before + 1);
+            for (candidate, Unknown { at, floor }) in self.unknown.iter().enumerate().skip(first) {
+                if taken[candidate] || *floor > guess.model.revision() {
                     continue;
                 }
                 *tried += 1;
                 let mut model = guess.model.clone();
-                if model.ask(&self.history[candidate.at].ask).1 {
+                if model.ask(&self.history[*at].ask).1 {
+                    guess.candidate = Some(candidate);
+                    taken[candidate] = true;
                     let done = guess.done;
                     guesses.push(guess);
                     return Some((done, model));

@@ -21,6 +21,11 @@ pub fn key_name(key: u32) -> String {
     format!("key/{key}")
 }
 
+/// The number of a key's name.
+pub fn key_number(name: &str) -> Option<u32> {
+    name.strip_prefix("key/")?.parse().ok()
+}
+
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {

@@ -6,6 +6,7 @@
 //!
 //! - [`history`] is what a client writes down of each of its operations: what it asked and when, what it was told and when. All times are
 //!   those of one clock of the machine ([`now_ns`]), which processes share.
+//! - [`plan`] is what recorded clients ask; [`words`] translates between histories and the client library.
 //! - Nothing here talks to anybody: a history comes from files that recorders wrote ([`history::read`]), or from a test's own pen.
 //! - Operations of unknown outcome may be anywhere behind their beginning, or nowhere. The check looks for places in a bounded search; it
 //!   never takes a history for right because it ran out of patience.
@@ -17,6 +18,8 @@
 pub mod check;
 pub mod history;
 pub mod model;
+pub mod plan;
+pub mod words;
 
 pub use check::{Checked, Violation, check};
 pub use history::{Ask, End, Found, Only, Recorded, Told, Transaction, now_ns};

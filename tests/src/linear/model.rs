@@ -2,7 +2,7 @@
 //!
 //! - It shares no code with the table and knows nothing of sessions, arrays or restarts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::history::{Ask, Found, Only, Told};
 
@@ -30,6 +30,11 @@ impl Model {
     /// What is under a key.
     pub fn get(&self, key: u32) -> Option<Found> {
         self.keys.get(&key).copied()
+    }
+
+    /// All that is there.
+    pub fn table(&self) -> BTreeMap<u32, Found> {
+        self.keys.iter().map(|(key, found)| (*key, *found)).collect()
     }
 
     /// What a right table would reply, and true if the operation made a revision. Only then anything is changed.

@@ -1,0 +1,212 @@
+//! Numbered mutations are done exactly once, whatever is killed: no client sees an error, and all sums are right.
+//!
+//! - Clients are [`Recorder`]s, processes with full windows of mutations in flight, while the broker is killed again and again.
+//!   What they were told is checked as a whole ([`kvbroker_tests::linear`]), and so is what is in the table at the end: with the history's
+//!   model, and by plain addition.
+//! - A client that is stopped until the broker has forgotten its session is told so, and nothing that it sends again is done twice.
+//!
+//! The clients know only the protocol ([`NumberedClient`]).
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use kvbroker_tests::linear::history::key_number;
+use kvbroker_tests::linear::plan::{is_own_key, sums};
+use kvbroker_tests::linear::{Ask, End, Found, Recorded, Told, check, now_ns, words};
+use kvbroker_tests::{
+    Broker, BrokerOptions, Depth, Dice, Lane, NumberedClient, PATIENCE, Recorder, Task, all_have_ended, wait_until,
+};
+use rustix::process::Signal;
+use serde_json::json;
+
+const ROUNDS: usize = 20;
+const CLIENTS: u32 = 8;
+/// What a session can have unacknowledged.
+const WINDOW: usize = kvbroker_protocol::limits::SESSION_WINDOW;
+/// A round ends after a random number of operations below this, each client having done some.
+const OPERATIONS_MAX: usize = 15_000;
+/// In so many rounds each client must have had half a window under way when the broker was killed.
+const ROUNDS_FULL_MIN: usize = 15;
+
+fn task(first_client: u32, lane: Lane, depth: Depth, dice: &mut Dice) -> Task {
+    let seed = dice.number();
+    let nowhere = PathBuf::new();
+    Task {
+        project: "test".into(),
+        router: nowhere.clone(),
+        history: nowhere,
+        first_client,
+        clients: 1,
+        operations: u32::MAX,
+        lane,
+        depth,
+        seed,
+    }
+}
+
+/// Lets recorders finish and gives what they recorded.
+fn finish(recorders: &mut [Recorder]) -> Vec<Recorded> {
+    recorders.iter_mut().for_each(Recorder::stop);
+    wait_until(PATIENCE, "all replies are recorded", || all_have_ended(recorders).then_some(()));
+    let mut history = Vec::new();
+    recorders.iter().for_each(|recorder| recorder.read(&mut history));
+    history
+}
+
+/// What is in the table.
+fn table(broker: &Broker) -> BTreeMap<u32, Found> {
+    let client = broker.dealer();
+    let mut table = BTreeMap::new();
+    let mut cursor = serde_json::Value::Null;
+    loop {
+        let reply = client.ask_json(&json!({"op": "scan", "cursor": cursor}));
+        for row in reply["rows"].as_array().unwrap() {
+            let key = row[0].as_str().unwrap();
+            let got = client.ask_json(&json!({"op": "get", "key": key}));
+            let found = Found {
+                value: got["value"].as_i64().unwrap(),
+                modified: got["modified"].as_u64().unwrap(),
+                created: got["created"].as_u64().unwrap(),
+            };
+            table.insert(key_number(key).unwrap(), found);
+        }
+        cursor = reply["cursor"].clone();
+        if cursor.is_null() {
+            return table;
+        }
+    }
+}
+
+fn is_under_way(one: &Recorded, moment_ns: u64) -> bool {
+    one.begun_ns < moment_ns && one.end.as_ref().is_none_or(|end| end.at_ns > moment_ns)
+}
+
+fn twenty_kills(lane: Lane) {
+    let mut dice = Dice::of_this_run("exactly_once");
+    let mut broker = Broker::plain();
+    let start =
+        |client| Recorder::start(&broker, &format!("client-{client}"), task(client, lane, Depth::Always(WINDOW), &mut dice));
+    let mut recorders: Vec<Recorder> = (0..CLIENTS).map(start).collect();
+    let mut kills = Vec::new();
+    for _ in 0..ROUNDS {
+        let done: Vec<u64> = recorders.iter().map(Recorder::operations).collect();
+        let enough = done.iter().sum::<u64>() + dice.below(OPERATIONS_MAX) as u64;
+        let spin = Duration::from_micros(dice.below(3_000) as u64);
+        wait_until(PATIENCE, "each client goes on, and enough is done", || {
+            assert!(!all_have_ended(&mut recorders), "they go on until they are told to stop");
+            let now: Vec<u64> = recorders.iter().map(Recorder::operations).collect();
+            let each = now.iter().zip(&done).all(|(now, before)| now > before);
+            (each && now.iter().sum::<u64>() >= enough).then_some(())
+        });
+        let moment = Instant::now() + spin;
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        kills.push(now_ns());
+        broker.kill9();
+        broker.restart();
+    }
+    let history = finish(&mut recorders);
+    // Once more, to see what is on disk.
+    broker.kill9();
+    broker.restart();
+
+    let checked = check(&history).unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(checked.unknown, 0, "a restart is never seen");
+    assert_eq!(table(&broker), checked.table, "all that was acknowledged is there, and nothing else");
+    let added = sums(&history);
+    assert!(added.len() > 1 && added.iter().all(|(key, sum)| checked.table[key].value == *sum), "{added:?}: {:?}", checked.table);
+    let broken =
+        history.iter().find(|one| is_own_key(&one.ask) && one.end.as_ref().is_some_and(|end| end.told == Told::Conflict));
+    assert!(broken.is_none(), "a chain is broken: {}", broken.unwrap());
+
+    let mut rounds_full = 0;
+    for kill in &kills {
+        let mut under_way = [0; CLIENTS as usize];
+        history.iter().filter(|one| is_under_way(one, *kill)).for_each(|one| under_way[one.client as usize] += 1);
+        assert!(under_way.iter().any(|count| *count > 0), "nothing was under way at a kill");
+        rounds_full += usize::from(under_way.iter().all(|count| *count >= WINDOW / 2));
+    }
+    println!("{ROUNDS} kills, in {rounds_full} of them with full windows; {checked}");
+    assert!(rounds_full >= ROUNDS_FULL_MIN, "only in {rounds_full} rounds the windows were full");
+    broker.stop();
+}
+
+#[test]
+fn twenty_kills_under_full_windows_of_a_stranger() {
+    twenty_kills(Lane::Numbered);
+}
+
+/// Most sessions in the test of their eviction.
+const SESSIONS_MAX: u32 = 6;
+
+fn a_stopped_client(lane: Lane) {
+    let mut dice = Dice::of_this_run("exactly_once");
+    let sessions_max = SESSIONS_MAX.to_string();
+    let options = BrokerOptions::default().args(["--max-sessions", &sessions_max, "--session-keep", "0s"]);
+    let mut broker = Broker::start(options);
+    let mut recorders = [Recorder::start(&broker, "stopped", task(0, lane, Depth::Always(64), &mut dice))];
+    wait_until(PATIENCE, "it is in the middle of its work", || (recorders[0].operations() > 1_000).then_some(()));
+
+    // The broker takes nothing more, so that what is under way now stays unanswered; then it is gone.
+    broker.signal(Signal::STOP);
+    let mut looks = 0;
+    wait_until(PATIENCE, "the client waits for replies", || {
+        looks = if recorders[0].is_waiting() { looks + 1 } else { 0 };
+        (looks > 20).then_some(())
+    });
+    recorders[0].signal(Signal::STOP);
+    broker.kill9();
+    broker.restart();
+
+    // So many others that the stopped one's session has to go: it is the one unused for longest.
+    let mut others = Vec::new();
+    for other in 0..=SESSIONS_MAX {
+        let ask = Ask::Put { key: 500_000 + other, value: other.into(), only: None };
+        let begun_ns = now_ns();
+        let mut client = NumberedClient::new(&broker.router_socket());
+        client.send(vec![words::operation(&ask)]);
+        let outcome = client.receive().unwrap().pop().unwrap().unwrap();
+        let (told, revision) = words::told(outcome).unwrap();
+        let end = Some(End { at_ns: now_ns(), revision, told });
+        others.push(Recorded { client: 1_000 + other, number: 0, begun_ns, ask, end });
+    }
+    assert_eq!(broker.stat("sessions"), u64::from(SESSIONS_MAX), "as many as are kept");
+
+    recorders[0].signal(Signal::CONT);
+    let before = recorders[0].operations();
+    wait_until(PATIENCE, "it goes on", || (recorders[0].operations() > before + 1_000).then_some(()));
+    let mut history = finish(&mut recorders);
+    let expired = recorders[0].expired();
+    history.extend(others);
+
+    let checked = check(&history).unwrap_or_else(|violation| panic!("{violation}"));
+    println!("told of {expired} mutations that their session is forgotten; {checked}");
+    assert!(expired > 0, "it is told that its session is forgotten");
+    assert_eq!(checked.unknown as u64, expired, "those, and no others, have an unknown outcome");
+    assert_eq!(table(&broker), checked.table);
+    // By plain addition: what was acknowledged is in the sums, and of the rest nothing more than once.
+    let lost: Vec<Recorded> = history.iter().filter(|one| one.end.is_none()).cloned().collect();
+    let most: i64 = lost.iter().map(largest_addition).sum();
+    for (key, sum) in sums(&history) {
+        let found = checked.table[&key].value;
+        assert!((found - sum).abs() <= most, "key {key} holds {found} and not {sum}");
+    }
+    broker.stop();
+}
+
+fn largest_addition(one: &Recorded) -> i64 {
+    match &one.ask {
+        Ask::Incr { by, .. } => *by,
+        Ask::Txn(txn) => txn.then.iter().map(|ask| if let Ask::Incr { by, .. } = ask { by.abs() } else { 0 }).sum(),
+        _ => 0,
+    }
+}
+
+#[test]
+fn a_stopped_stranger_is_told_that_its_session_is_gone() {
+    a_stopped_client(Lane::Numbered);
+}
