@@ -32,6 +32,8 @@ const PURE_PACKAGES: &[&str] = &[
     "regex-syntax",
     "aho-corasick",
     "memchr",
+    // A hash of bytes.
+    "xxhash-rust",
     // Error types.
     "thiserror",
     // Run at build time only: derive macros and what they are made of.

@@ -28,7 +28,9 @@ pub(super) fn make_room(sessions: &Sessions, owner: &[u8], time_ms: u64, bounds:
             changes.extend(free_window(id, session.highest));
         }
         changes.push(forget_session(id));
-        changes.push(raise_floor(&session.owner, id.born_ms()));
+        // Never lower than it is: the last record alone must tell.
+        let floor_ms = sessions.owners.floor_ms(&session.owner).unwrap_or_default().max(id.born_ms());
+        changes.push(raise_floor(&session.owner, floor_ms));
     }
     Ok(changes)
 }

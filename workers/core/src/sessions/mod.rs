@@ -14,8 +14,6 @@ mod admit;
 mod evict;
 mod owners;
 mod record;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 
