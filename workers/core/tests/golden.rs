@@ -3,6 +3,7 @@
 //! - A script speaks to an empty table as a client does: bodies in, replies out, through the protocol's own codec.
 //! - `> BODY` sends JSON. Tags in front change that: `[pack]` sends the MessagePack that says the same and shows the reply as JSON,
 //!   `[hex]` sends these bytes, `[bytes]` shows the reply's bytes, `[rows]` shows of a long page only how many rows it has and where it goes on.
+//! - Messages come from the user `owner`, until `user NAME` says otherwise; `bound SESSIONS KEEP_MS` bounds the sessions.
 //! - `fill COUNT [prefix=TEXT] [bytes=N]` puts keys PREFIX00000… with texts of N bytes; `log` shows the records that the last
 //!   message would write to the log.
 //! - Time stands still: `wait MS` lets some pass, `expiries` then removes what is due, as the table worker does before each batch.
@@ -19,19 +20,39 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use goldenscript::{Command, Context};
-use kvbroker_core::{Change, Space, Stamp, State, Turn, decide, split_table_record};
+use kvbroker_core::{
+    Change, Decision, Numbered, SessionBounds, Space, Stamp, State, Turn, decide, decide_numbered, end_session, result_of,
+    split_table_record,
+};
 use kvbroker_protocol::{
-    Operation, Operations, Outcome, Outcomes, Rejected, Reply, Stored, ValueKind, decode_request, encode_reply, json_to_msgpack,
-    key_to_json_text, msgpack_to_json,
+    Header, Operation, Operations, Outcome, Outcomes, Rejected, Reply, Stored, ValueKind, decode_request, encode_reply,
+    json_to_msgpack, key_to_json_text, msgpack_to_json, request_hash,
 };
 
-#[derive(Default)]
 struct Runner {
     state: State,
     /// The time of all stamps; it stands still but for `wait`.
     time_ms: u64,
     /// Of the last message, each with its revision.
     changes: Vec<(u64, Change)>,
+    /// The authenticated user.
+    user: String,
+    bounds: SessionBounds,
+    /// Of the message that is being answered; its `seq` is the next mutation's.
+    header: Header,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        Runner {
+            state: State::new(),
+            time_ms: 0,
+            changes: Vec::new(),
+            user: "owner".into(),
+            bounds: SessionBounds::default(),
+            header: Header::default(),
+        }
+    }
 }
 
 impl Runner {
@@ -43,6 +64,7 @@ impl Runner {
                 Reply { id, form, retry_safe: None, outcomes: Outcomes::One(Outcome { revision: None, result: Err(failure) }) }
             }
             Ok(request) => {
+                self.header = request.header.clone();
                 let outcomes = match request.operations {
                     Operations::One(operation) => Outcomes::One(self.run_one(operation, &mut Turn::one())),
                     Operations::Many(operations) => {
@@ -50,6 +72,7 @@ impl Runner {
                         Outcomes::Many(operations.into_iter().map(|operation| self.run_one(operation, &mut turn)).collect())
                     }
                 };
+                self.header = Header::default();
                 Reply { id: request.header.id, form: request.form, retry_safe: None, outcomes }
             }
         };
@@ -60,12 +83,33 @@ impl Runner {
 
     fn run_one(&mut self, operation: Operation, turn: &mut Turn) -> Outcome {
         let stamp = Stamp { revision: self.state.revision() + 1, time_ms: self.time_ms };
-        let decision = decide(&self.state, operation, stamp, turn);
+        let decision = self.decide(operation, stamp, turn);
+        let revision = if decision.takes_revision { stamp.revision } else { self.state.revision() };
         for change in decision.changes {
-            self.changes.push((stamp.revision, change.clone()));
-            self.state.apply(change, stamp.revision);
+            self.changes.push((revision, change.clone()));
+            self.state.apply(change, revision);
         }
         decision.outcome
+    }
+
+    /// As the table worker decides: by the session where the header names one.
+    fn decide(&mut self, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
+        let owner = self.user.as_bytes();
+        let (session, ack) = (self.header.session, self.header.ack.unwrap_or_default());
+        match (operation, session, self.header.seq) {
+            (Operation::Result { session, seq }, ..) => {
+                let outcome = result_of(&self.state, owner, session, seq, stamp);
+                Decision { outcome, changes: vec![], takes_revision: false }
+            }
+            (Operation::End, Some(session), _) => end_session(&self.state, owner, session, ack, stamp),
+            (operation, Some(session), Some(seq)) if operation.is_mutation() => {
+                self.header.seq = Some(seq + 1);
+                let hash = request_hash(&operation, &mut Vec::new());
+                let numbered = Numbered { owner, session, seq, ack, hash };
+                decide_numbered(&self.state, operation, &numbered, stamp, turn, &self.bounds)
+            }
+            (operation, ..) => decide(&self.state, operation, stamp, turn),
+        }
     }
 
     /// Time passes; nothing happens by that alone.
@@ -101,6 +145,24 @@ impl Runner {
         Ok(format!("{} keys at revision {}", self.state.keys(), self.state.revision()))
     }
 
+    /// Whom the following messages come from.
+    fn become_user(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
+        let mut args = command.consume_args();
+        self.user = args.next_pos().ok_or("user NAME")?.to_owned();
+        args.reject_next()?;
+        Ok(format!("now as {}", self.user))
+    }
+
+    /// Bounds of sessions that a script can reach.
+    fn bound(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
+        let mut args = command.consume_args();
+        let sessions_max = args.next_pos().ok_or("bound SESSIONS KEEP_MS")?.parse()?;
+        let keep_ms = args.next_pos().ok_or("bound SESSIONS KEEP_MS")?.parse()?;
+        args.reject_next()?;
+        self.bounds = SessionBounds { sessions_max, per_owner_max: sessions_max, keep_ms };
+        Ok(format!("{sessions_max} sessions, kept for {keep_ms} ms"))
+    }
+
     fn log(&self) -> String {
         if self.changes.is_empty() {
             return "nothing".into();
@@ -112,7 +174,11 @@ impl Runner {
             let key = String::from_utf8(key).unwrap();
             write!(shown, "revision {revision}: ").unwrap();
             match &change.value {
+                None if change.space != Space::Table => writeln!(shown, "delete {:?} {key}", change.space).unwrap(),
                 None => writeln!(shown, "delete {key}").unwrap(),
+                Some(value) if change.space != Space::Table => {
+                    writeln!(shown, "{:?} {key} = {}", change.space, to_hex(value)).unwrap()
+                }
                 Some(record) => {
                     let parts = split_table_record(record).unwrap();
                     let stored = Stored::from_bytes(parts.stored.to_vec()).unwrap();
@@ -141,6 +207,8 @@ impl goldenscript::Runner for Runner {
         match command.name.as_str() {
             "fill" => return self.fill(command),
             "log" => return Ok(self.log()),
+            "user" => return self.become_user(command),
+            "bound" => return self.bound(command),
             "wait" => return self.wait(command),
             "expiries" => return Ok(self.expiries()),
             _ => {}

@@ -421,7 +421,8 @@ impl Walk {
         // A checkpoint knows its revision; here the last change of the table may have been a removal.
         loaded.apply(Change { space: Space::Table, key: b"no such key".to_vec(), value: None }, last);
         assert!(self.state == loaded, "seed {}: the last records come to another state", self.seed);
-        let expected: usize = self.sessions.values().filter(|past| matches!(past.state, Knowledge::Open | Knowledge::Ended)).count();
+        let expected: usize =
+            self.sessions.values().filter(|past| matches!(past.state, Knowledge::Open | Knowledge::Ended)).count();
         assert_eq!(self.state.sessions(), expected);
     }
 }
