@@ -8,7 +8,7 @@ use crate::operation::Operation;
 pub fn request_hash(operation: &Operation, scratch: &mut Vec<u8>) -> u64 {
     scratch.clear();
     write_operation(operation, scratch);
-    xxhash_rust::xxh64::xxh64(scratch, 0)
+    twox_hash::XxHash64::oneshot(0, scratch)
 }
 
 #[cfg(test)]

@@ -97,6 +97,7 @@ fn bounds_of_memory_are_the_programs() {
         ("BATCH_BYTES_MAX", limits::BATCH_BYTES_MAX),
         ("RELEASE_BYTES_MAX", limits::RELEASE_BYTES_MAX),
         ("PUBLISH_BYTES_MAX", limits::PUBLISH_BYTES_MAX),
+        ("SESSIONS_REPLY_BYTES_MAX", limits::SESSIONS_REPLY_BYTES_MAX),
     ];
     let memory = section(OPERATIONS, "## Memory");
     for (name, bytes) in real {

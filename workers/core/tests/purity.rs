@@ -25,7 +25,7 @@ const PURE_PACKAGES: &[&str] = &[
     "serde_core",
     "serde_json",
     // The hash of a request.
-    "xxhash-rust",
+    "twox-hash",
     // Regular expressions.
     "regex",
     "regex-automata",
@@ -33,7 +33,7 @@ const PURE_PACKAGES: &[&str] = &[
     "aho-corasick",
     "memchr",
     // A hash of bytes.
-    "xxhash-rust",
+    "twox-hash",
     // Error types.
     "thiserror",
     // Run at build time only: derive macros and what they are made of.
