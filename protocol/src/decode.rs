@@ -195,6 +195,10 @@ impl Many {
         if operation == Operation::End {
             return Err(Failure::invalid("`end` stands alone in its message"));
         }
+        if matches!(operation, Operation::History { .. }) {
+            // It waits for the log's reader, and the operations behind it would wait as well.
+            return Err(Failure::invalid("`history` stands alone in its message"));
+        }
         self.weight += operation.weight();
         if self.weight > ARRAY_OPERATIONS_MAX {
             let message = format!(

@@ -72,6 +72,8 @@ pub const TURN_LOG_BYTES_MAX: usize = 16 << 20;
 pub const HISTORY_VERSIONS_MAX: usize = 1_000;
 /// Versions in an answer to `history` where no limit is given.
 pub const HISTORY_VERSIONS_DEFAULT: usize = 100;
+/// Most bytes of versions that one pass over the log collects, all requests together; who does not fit waits for the next pass.
+pub const HISTORY_PASS_BYTES_MAX: usize = 64 << 20;
 /// Most `history` requests that wait for the log's reader.
 pub const HISTORY_CALLS_MAX: usize = 256;
 /// Longest delimiter of `ls`, bytes.
@@ -82,6 +84,8 @@ pub const SNAPSHOTS_MAX: usize = 64;
 pub const SNAPSHOT_BYTES_MAX: usize = 128 << 20;
 /// A snapshot that nobody reads is given up after this time, milliseconds.
 pub const SNAPSHOT_IDLE_MS: u64 = 30_000;
+/// A snapshot whose last page was read is kept this long, in case the reply was lost and the page is asked for again, milliseconds.
+pub const SNAPSHOT_LINGER_MS: u64 = 10_000;
 /// Most calls in the intake queue, all clients together.
 pub const INTAKE_CALLS_MAX: usize = 65_536;
 /// Most bytes of calls in the intake queue, all clients together.
@@ -132,5 +136,9 @@ const _: () = {
     assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= TURN_LOG_BYTES_MAX, "the largest value can get a deadline");
     // What we hold ourselves at the worst moment; libzmq's own buffers come on top (docs/operations.md).
     assert!(INTAKE_BYTES_MAX + RELEASE_BYTES_MAX + PUBLISH_BYTES_MAX + BATCH_BYTES_MAX <= 640 << 20);
-    assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX <= 384 << 20);
+    assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX + HISTORY_PASS_BYTES_MAX <= 448 << 20);
+    assert!(SNAPSHOT_LINGER_MS <= SNAPSHOT_IDLE_MS, "a snapshot that was read to its end is kept no longer than another");
+    assert!(SNAPSHOT_BYTES_MAX >= 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end every snapshot");
+    assert!(HISTORY_VERSIONS_DEFAULT <= HISTORY_VERSIONS_MAX);
+    assert!(HISTORY_PASS_BYTES_MAX >= PAGE_BYTES_MAX + VALUE_BYTES_MAX, "one request for the history always gets its answer");
 };

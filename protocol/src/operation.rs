@@ -170,6 +170,14 @@ impl Operation {
         }
     }
 
+    /// The snapshot that a scan or query reads: 0 opens one, another number is the revision of an open one.
+    pub fn snapshot(&self) -> Option<u64> {
+        match self {
+            Operation::Scan(scan) | Operation::Query { scan, .. } => scan.snapshot,
+            _ => None,
+        }
+    }
+
     /// Regular expressions in this operation.
     pub(crate) fn regexes(&self) -> usize {
         match self {

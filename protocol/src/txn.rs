@@ -68,10 +68,13 @@ impl Txn {
                     | Operation::History { .. }
             )
         });
-        match outsider {
-            Some(operation) => Err(Failure::invalid(format!("`{}` cannot be part of a transaction", operation.verb()))),
-            None => Ok(self),
+        if let Some(operation) = outsider {
+            return Err(Failure::invalid(format!("`{}` cannot be part of a transaction", operation.verb())));
         }
+        if self.operations().any(|operation| operation.snapshot().is_some()) {
+            return Err(Failure::invalid("a transaction reads the table as it is; read a `snapshot` outside of it"));
+        }
+        Ok(self)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an operation answers and changes.
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, SessionId, field_equals, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, SessionId, limits};
 
 use crate::change::Change;
 use crate::del_prefix::del_prefix;
@@ -8,7 +8,7 @@ use crate::expire;
 use crate::list::list;
 use crate::overlay::Overlay;
 use crate::point;
-use crate::scan::scan;
+use crate::scan::pages;
 use crate::sessions::{Admission, Numbered, SessionBounds, admit, end, fate, remember};
 use crate::state::State;
 
@@ -175,14 +175,15 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Ttl { key } => expire::ttl(overlay, &key),
         Operation::DelPrefix { prefix, limit } => del_prefix(overlay, &prefix, limit, turn),
         Operation::Txn(txn) => crate::txn::txn(overlay, *txn, turn),
-        Operation::Scan(wanted) => scan(overlay, &wanted, None, turn),
-        Operation::Query { subkey, subvalue, scan: wanted } => {
-            scan(overlay, &wanted, Some(&|value| field_equals(value, &subkey, &subvalue)), turn)
-        }
+        Operation::Scan(_) | Operation::Query { .. } if operation.snapshot().is_none() => pages(overlay, &operation, turn),
         Operation::List(wanted) => list(overlay, &wanted, turn),
         Operation::Noop => Ok(Answer::Done),
-        Operation::History { .. } | Operation::Result { .. } | Operation::End | Operation::Hello { .. } | Operation::Stats => {
-            Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table"))
-        }
+        Operation::Scan(_)
+        | Operation::Query { .. }
+        | Operation::History { .. }
+        | Operation::Result { .. }
+        | Operation::End
+        | Operation::Hello { .. }
+        | Operation::Stats => Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table")),
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn of(record: &'a [u8], modified: u64) -> Option<Seen<'a>> {
+    pub(crate) fn of(record: &'a [u8], modified: u64) -> Option<Seen<'a>> {
         // Only whole table records get into the table: `Change::from_record` and `table_record` see to it.
         Some(Seen { record: split_table_record(record)?, modified })
     }

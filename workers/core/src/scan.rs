@@ -4,7 +4,7 @@
 //!   is the last key examined, so the next page goes on behind it (before it in reverse), whatever has changed meanwhile.
 //! - A message of its own always gets on by at least one key, however long the key and dear the pattern.
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Matcher, Row, Scan, Stored, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Matcher, Operation, Row, Scan, Stored, field_equals, limits};
 
 use crate::decide::Turn;
 use crate::overlay::{Overlay, Seen};
@@ -38,17 +38,29 @@ struct Filter<'a> {
     accepts: Option<Accepts<'a>>,
 }
 
-/// Makes one page.
+/// What pages are made of.
+pub(crate) trait Entries {
+    /// Keys of a range in key order or its reverse, with what is seen of each; None: it counts as examined and is not there.
+    fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's>;
+}
+
+impl Entries for Overlay<'_> {
+    fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's> {
+        Box::new(Overlay::range(self, range, reverse).map(|(key, seen)| (key, Some(seen))))
+    }
+}
+
+/// Makes one page of a scan or query.
 ///
 /// # Errors
 /// `reply_full` if the array of this operation has used up its turn.
-pub(crate) fn scan(
-    overlay: &Overlay<'_>,
-    wanted: &Scan,
-    accepts: Option<Accepts<'_>>,
-    turn: &mut Turn,
-) -> Result<Answer, Failure> {
-    page(overlay.range(&range(wanted), wanted.reverse), wanted, accepts, turn)
+pub(crate) fn pages(entries: &impl Entries, operation: &Operation, turn: &mut Turn) -> Result<Answer, Failure> {
+    let (wanted, accepts): (_, Option<Accepts<'_>>) = match operation {
+        Operation::Scan(wanted) => (wanted, None),
+        Operation::Query { subkey, subvalue, scan } => (scan, Some(&|value| field_equals(value, subkey, subvalue))),
+        _ => return Err(Failure::new(ErrorCode::Internal, "this operation has no pages")),
+    };
+    page(entries.range(&range(wanted), wanted.reverse), wanted, accepts, turn)
 }
 
 fn range(wanted: &Scan) -> KeyRange {
@@ -68,7 +80,7 @@ fn range(wanted: &Scan) -> KeyRange {
 }
 
 fn page<'a>(
-    entries: impl Iterator<Item = (&'a [u8], Seen<'a>)>,
+    entries: impl Iterator<Item = (&'a [u8], Option<Seen<'a>>)>,
     wanted: &Scan,
     accepts: Option<Accepts<'_>>,
     turn: &mut Turn,
@@ -86,8 +98,8 @@ fn page<'a>(
             cursor = Some(last.ok_or_else(full)?.to_vec());
             break;
         }
-        turn.examine(filter.work(key, &seen));
-        if let Some(stored) = filter.accepted(key, &seen) {
+        turn.examine(seen.as_ref().map_or(0, |seen| filter.work(key, seen)));
+        if let Some((seen, stored)) = seen.and_then(|seen| Some((seen, filter.accepted(key, &seen)?))) {
             let bytes = if wanted.keys_only { key.len() } else { key.len() + stored.len() };
             if !page.fits(bytes) || !turn.take_reply_bytes(bytes) {
                 cursor = Some(last.ok_or_else(full)?.to_vec());

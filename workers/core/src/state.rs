@@ -4,7 +4,7 @@ use kvbroker_protocol::{Key, limits};
 
 use crate::change::{Change, Space};
 use crate::sessions::Sessions;
-use crate::table::Table;
+use crate::table::{Entry, Table};
 
 /// Everything the broker knows durably, in memory. Two states are equal when the same changes led to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,13 +63,27 @@ impl State {
 
     /// Makes one change of the group with this revision. The only way to change the state: live, in recovery and on a standby.
     pub fn apply(&mut self, change: Change, revision: u64) {
+        self.replace(change, revision);
+    }
+
+    /// As [`State::apply`]; gives the entry of the table that was replaced or removed.
+    pub(crate) fn replace(&mut self, change: Change, revision: u64) -> Option<Entry> {
         self.revision = revision;
         match (change.space, change.value) {
             (Space::Table, Some(record)) => self.table.put(change.key, record, revision),
             (Space::Table, None) => self.table.delete(&change.key),
-            (Space::Session, value) => self.sessions.apply_session(&change.key, value.as_deref()),
-            (Space::Window, value) => self.sessions.apply_window(&change.key, value.as_deref(), revision),
-            (Space::Floor, value) => self.sessions.apply_floor(&change.key, value.as_deref()),
+            (Space::Session, value) => {
+                self.sessions.apply_session(&change.key, value.as_deref());
+                None
+            }
+            (Space::Window, value) => {
+                self.sessions.apply_window(&change.key, value.as_deref(), revision);
+                None
+            }
+            (Space::Floor, value) => {
+                self.sessions.apply_floor(&change.key, value.as_deref());
+                None
+            }
         }
     }
 }

@@ -87,6 +87,14 @@ impl KeyRange {
         }
     }
 
+    /// Entries of a map whose keys lie in the range, in key order; nothing if its bounds leave no room.
+    pub(crate) fn entries<'m>(&self, map: &'m EntryMap) -> impl DoubleEndedIterator<Item = (&'m [u8], &'m Entry)> + use<'m> {
+        let bounds = (self.from.as_ref().map(Vec::as_slice), self.to.as_ref().map(Vec::as_slice));
+        // An empty range must not reach the map, which would take it for a fault.
+        let entries = (!self.is_empty()).then(|| map.range::<[u8], _>(bounds));
+        entries.into_iter().flatten().map(|(key, entry)| (&**key, entry))
+    }
+
     fn is_empty(&self) -> bool {
         match (&self.from, &self.to) {
             (Bound::Included(from), Bound::Included(to)) => from > to,
@@ -104,9 +112,12 @@ fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
+/// Entries by key.
+pub(crate) type EntryMap = BTreeMap<Box<[u8]>, Entry>;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {
-    entries: BTreeMap<Box<[u8]>, Entry>,
+    entries: EntryMap,
     /// Bytes of keys and records, without the map's own overhead.
     bytes: u64,
     /// Of the records above, no more and no fewer.
@@ -122,7 +133,8 @@ impl Table {
         self.entries.get(key)
     }
 
-    pub(crate) fn put(&mut self, key: Vec<u8>, record: Vec<u8>, modified: u64) {
+    /// Gives the entry that was there.
+    pub(crate) fn put(&mut self, key: Vec<u8>, record: Vec<u8>, modified: u64) -> Option<Entry> {
         self.bytes += (key.len() + record.len()) as u64;
         let new_ms = expires_ms(&record);
         let new = Entry { modified, record: record.into_boxed_slice() };
@@ -131,19 +143,26 @@ impl Table {
                 let old = place.insert(new);
                 self.bytes -= (place.key().len() + old.record.len()) as u64;
                 self.deadlines.change(place.key(), expires_ms(&old.record), new_ms);
+                Some(old)
             }
             btree_map::Entry::Vacant(place) => {
                 self.deadlines.change(place.key(), None, new_ms);
                 place.insert(new);
+                None
             }
         }
     }
 
-    pub(crate) fn delete(&mut self, key: &[u8]) {
-        if let Some(old) = self.entries.remove(key) {
-            self.bytes -= (key.len() + old.record.len()) as u64;
-            self.deadlines.change(key, expires_ms(&old.record), None);
-        }
+    /// Gives the entry that was there.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Option<Entry> {
+        let old = self.entries.remove(key)?;
+        self.bytes -= (key.len() + old.record.len()) as u64;
+        self.deadlines.change(key, expires_ms(&old.record), None);
+        Some(old)
+    }
+
+    pub(crate) fn entries(&self) -> &EntryMap {
+        &self.entries
     }
 
     pub(crate) fn deadlines(&self) -> &Deadlines {
@@ -160,10 +179,7 @@ impl Table {
 
     /// Entries between two bounds, in key order; nothing if the bounds leave no room.
     pub(crate) fn range<'a>(&'a self, range: &KeyRange) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a Entry)> + use<'a> {
-        let bounds = (range.from.as_ref().map(Vec::as_slice), range.to.as_ref().map(Vec::as_slice));
-        // An empty range must not reach the map, which would take it for a fault.
-        let entries = (!range.is_empty()).then(|| self.entries.range::<[u8], _>(bounds));
-        entries.into_iter().flatten().map(|(key, entry)| (&**key, entry))
+        range.entries(&self.entries)
     }
 }
 

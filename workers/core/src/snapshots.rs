@@ -1,0 +1,389 @@
+//! Snapshots: scans and queries whose pages are all as of one revision, while writes go on.
+//!
+//! - A snapshot is the revision at which it was opened. What the table replaces or removes later, and the snapshot still needs, is
+//!   moved out of the table to here instead of being dropped. While no snapshot is open, writes pay nothing.
+//! - An old entry is kept once, however many snapshots need it: with the newest that does. That one holds for each key that was
+//!   changed since the entry as it was at its revision. When it is closed, entries that an older snapshot needs as well are passed
+//!   on to that one; the others are dropped. Both happen a slice at a time ([`Snapshots::tend`]), so that no turn is long.
+//! - So the entry of a key at revision R, if it is not the table's, stands with exactly one snapshot of revision R or later. A key
+//!   that came into being behind R has none: there the snapshot sees nothing.
+//! - Old entries are bounded in bytes. Over the bound the oldest snapshot is given up, never the writer: nothing is waited for,
+//!   and dropping what is then free costs a write no more than what it adds.
+//! - This is soft state, beside [`State`] and no part of it: it is not logged, and a restart forgets it. Whoever asks for a
+//!   snapshot that is gone is told so, and why.
+//!
+//! Caveat: several readers may share a revision. When as many last pages were read as snapshots opened there, it is only kept for
+//! [`SnapshotBounds::linger_ms`] after its last page; a reader whose last page was asked for twice can bring that about early for
+//! another one that reads very slowly.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::iter::Peekable;
+
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, limits};
+
+use crate::change::{Change, Space};
+use crate::decide::Turn;
+use crate::overlay::Seen;
+use crate::scan::{Entries, pages};
+use crate::state::State;
+use crate::table::{Entry, EntryMap, KeyRange};
+
+/// What snapshots may hold, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotBounds {
+    /// Most that are open.
+    pub open_max: usize,
+    /// Most bytes of old entries, all snapshots together.
+    pub bytes_max: usize,
+    /// One that nobody reads is given up after this time, milliseconds of the stamp.
+    pub idle_ms: u64,
+    /// One that was read to its end is kept this long, for a last page that is asked for again; milliseconds of the stamp.
+    pub linger_ms: u64,
+}
+
+impl Default for SnapshotBounds {
+    fn default() -> SnapshotBounds {
+        SnapshotBounds {
+            open_max: limits::SNAPSHOTS_MAX,
+            bytes_max: limits::SNAPSHOT_BYTES_MAX,
+            idle_ms: limits::SNAPSHOT_IDLE_MS,
+            linger_ms: limits::SNAPSHOT_LINGER_MS,
+        }
+    }
+}
+
+/// All snapshots of one table.
+#[derive(Debug, Default)]
+pub struct Snapshots {
+    bounds: SnapshotBounds,
+    /// The open ones, and closed ones whose entries have not all been dropped or passed on.
+    by_revision: BTreeMap<u64, Snapshot>,
+    /// Revision of the newest that is open.
+    newest: Option<u64>,
+    open: usize,
+    bytes: usize,
+    /// The last ones that were closed, the latest at the end.
+    gone: VecDeque<(u64, Gone)>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    is_open: bool,
+    /// Stamp of the last page that was asked of it.
+    used_ms: u64,
+    /// How often it was opened, and how often its last page was read.
+    opened: u32,
+    ended: u32,
+    /// Entries at this revision of keys that were changed since, as far as no newer snapshot needs them.
+    kept: EntryMap,
+    bytes: usize,
+}
+
+/// Why a snapshot is not open any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    Idle,
+    Bytes,
+    Ended,
+}
+
+/// Bytes that an entry takes beside its key and record, as far as they are the same for all.
+const ENTRY_BYTES: usize = 96;
+/// How many entries are dropped or passed on in one go.
+const SLICE: usize = 4_096;
+/// How many closed snapshots are remembered with their reason.
+const GONE_MAX: usize = 256;
+
+fn bytes_of(key: &[u8], entry: &Entry) -> usize {
+    key.len() + entry.record.len() + ENTRY_BYTES
+}
+
+impl Snapshots {
+    /// None yet, with other bounds than the usual ones.
+    pub fn with_bounds(bounds: SnapshotBounds) -> Snapshots {
+        Snapshots { bounds, ..Snapshots::default() }
+    }
+
+    /// Number of open snapshots.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Bytes of old entries, those of closed snapshots included until they are dropped.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True while entries of closed snapshots wait to be dropped: [`Snapshots::tend`] should be called again soon.
+    pub fn is_clearing(&self) -> bool {
+        self.by_revision.len() > self.open
+    }
+
+    /// Makes a change of the state, and keeps what it replaces for the snapshots that need it.
+    pub fn apply(&mut self, state: &mut State, change: Change, revision: u64) {
+        let Some(newest) = self.newest.filter(|_| change.space == Space::Table) else { return state.apply(change, revision) };
+        let key = change.key.clone();
+        if let Some(old) = state.replace(change, revision)
+            && old.modified <= newest
+        {
+            self.keep(newest, key.into_boxed_slice(), old);
+        }
+    }
+
+    /// One page of a scan or query that names a snapshot; 0 opens one at the present revision, unless the page is all there is.
+    ///
+    /// # Errors
+    /// `snapshot_gone`, with the reason; `busy` where no further one can be opened; those of the scan.
+    pub fn read(&mut self, state: &State, operation: &Operation, time_ms: u64, turn: &mut Turn) -> Result<Answer, Failure> {
+        let internal = || Failure::new(ErrorCode::Internal, "this operation reads no snapshot");
+        let asked = operation.snapshot().ok_or_else(internal)?;
+        let revision = if asked == 0 { state.revision() } else { self.touch(asked, time_ms)? };
+        let mut answer = pages(&self.as_of(state, revision), operation, turn)?;
+        let (Answer::Rows { cursor, snapshot, .. } | Answer::Keys { cursor, snapshot, .. }) = &mut answer else {
+            return Err(internal());
+        };
+        *snapshot = Some(revision);
+        match (asked, cursor.is_some()) {
+            (0, true) => self.open_at(revision, time_ms)?,
+            // All on one page: there is nothing to come back for.
+            (0, false) | (_, true) => {}
+            (_, false) => {
+                if let Some(snapshot) = self.by_revision.get_mut(&revision) {
+                    snapshot.ended = snapshot.ended.saturating_add(1);
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Gives up what nobody has read for too long, and drops a slice of what nobody needs. To be called with every batch, and once
+    /// in a while without one.
+    pub fn tend(&mut self, time_ms: u64) {
+        if self.by_revision.is_empty() {
+            return;
+        }
+        let SnapshotBounds { idle_ms, linger_ms, .. } = self.bounds;
+        let over: Vec<(u64, Gone)> = self
+            .by_revision
+            .iter()
+            .filter(|(_, snapshot)| snapshot.is_open)
+            .filter_map(|(at, snapshot)| {
+                let (patience_ms, why) = if snapshot.has_ended() { (linger_ms, Gone::Ended) } else { (idle_ms, Gone::Idle) };
+                (snapshot.used_ms.saturating_add(patience_ms) < time_ms).then_some((*at, why))
+            })
+            .collect();
+        for (revision, why) in over {
+            self.close(revision, why);
+        }
+        for _ in 0..SLICE {
+            if !self.drop_one() && !self.pass_on_one() {
+                break;
+            }
+        }
+    }
+
+    fn as_of<'a>(&'a self, state: &'a State, revision: u64) -> AsOf<'a> {
+        AsOf { state, revision, kept: self.by_revision.range(revision..).map(|(_, snapshot)| &snapshot.kept).collect() }
+    }
+
+    fn touch(&mut self, revision: u64, time_ms: u64) -> Result<u64, Failure> {
+        match self.by_revision.get_mut(&revision) {
+            Some(snapshot) if snapshot.is_open => {
+                snapshot.used_ms = time_ms;
+                Ok(revision)
+            }
+            _ => Err(self.gone(revision)),
+        }
+    }
+
+    fn gone(&self, revision: u64) -> Failure {
+        let why = self.gone.iter().rev().find(|(gone, _)| *gone == revision).map(|(_, why)| *why);
+        let message = match why {
+            Some(why) => {
+                format!("the snapshot at revision {revision} is gone: {}; begin again with `snapshot` 0", why.told(&self.bounds))
+            }
+            None => format!(
+                "there is no snapshot at revision {revision}: the broker was started again since, or it was given up long ago; \
+                 begin again with `snapshot` 0"
+            ),
+        };
+        Failure::new(ErrorCode::SnapshotGone, message)
+    }
+
+    fn open_at(&mut self, revision: u64, time_ms: u64) -> Result<(), Failure> {
+        if !self.by_revision.contains_key(&revision) {
+            self.make_place()?;
+            self.open += 1;
+            self.newest = Some(revision);
+        }
+        // A closed one of this revision can't be there: nothing was changed since, so it held nothing and was removed.
+        let new = Snapshot { is_open: true, used_ms: time_ms, opened: 0, ended: 0, kept: EntryMap::new(), bytes: 0 };
+        let snapshot = self.by_revision.entry(revision).or_insert(new);
+        snapshot.used_ms = time_ms;
+        snapshot.opened = snapshot.opened.saturating_add(1);
+        Ok(())
+    }
+
+    /// Sees to it that one more may be open; of those that were read to their end the one that was not read for longest goes.
+    fn make_place(&mut self) -> Result<(), Failure> {
+        if self.open < self.bounds.open_max {
+            return Ok(());
+        }
+        let ended = self.by_revision.iter().filter(|(_, snapshot)| snapshot.is_open && snapshot.has_ended());
+        match ended.min_by_key(|(_, snapshot)| snapshot.used_ms).map(|(revision, _)| *revision) {
+            Some(revision) => {
+                self.close(revision, Gone::Ended);
+                Ok(())
+            }
+            None => {
+                let message = format!("{} snapshots are open, and more are not kept; try again when one was read", self.open);
+                Err(Failure::busy(message, limits::RETRY_AFTER_MS))
+            }
+        }
+    }
+
+    fn keep(&mut self, revision: u64, key: Box<[u8]>, entry: Entry) {
+        let bytes = bytes_of(&key, &entry);
+        let Some(snapshot) = self.by_revision.get_mut(&revision) else { return };
+        snapshot.bytes += bytes;
+        self.bytes += bytes;
+        snapshot.kept.insert(key, entry);
+        // What a closed one held is free only when it is dropped: as much of that as came in.
+        while self.bytes > self.bounds.bytes_max && (self.drop_one() || self.give_up_oldest()) {}
+    }
+
+    fn give_up_oldest(&mut self) -> bool {
+        let oldest = self.by_revision.iter().find(|(_, snapshot)| snapshot.is_open).map(|(revision, _)| *revision);
+        if let Some(revision) = oldest {
+            self.close(revision, Gone::Bytes);
+        }
+        oldest.is_some()
+    }
+
+    fn close(&mut self, revision: u64, why: Gone) {
+        let Some(snapshot) = self.by_revision.get_mut(&revision).filter(|snapshot| snapshot.is_open) else { return };
+        snapshot.is_open = false;
+        self.open -= 1;
+        if snapshot.kept.is_empty() {
+            self.by_revision.remove(&revision);
+        }
+        self.newest = self.by_revision.iter().rev().find(|(_, snapshot)| snapshot.is_open).map(|(revision, _)| *revision);
+        if self.gone.len() == GONE_MAX {
+            self.gone.pop_front();
+        }
+        self.gone.push_back((revision, why));
+    }
+
+    /// Drops one entry that nobody needs: of a closed snapshot that has no open one before it. False if there is none.
+    fn drop_one(&mut self) -> bool {
+        match self.by_revision.first_key_value() {
+            Some((revision, snapshot)) if !snapshot.is_open => {
+                let revision = *revision;
+                self.take_one(revision);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Hands one entry of a closed snapshot to the newest open one before it, or drops it if that one does not need it. False if
+    /// there is none. Only after [`Snapshots::drop_one`] has found nothing.
+    fn pass_on_one(&mut self) -> bool {
+        let Some((&from, _)) = self.by_revision.iter().find(|(_, snapshot)| !snapshot.is_open) else { return false };
+        let Some((key, entry)) = self.take_one(from) else { return true };
+        let older = self.by_revision.range_mut(..from).rev().find(|(_, snapshot)| snapshot.is_open);
+        if let Some((revision, snapshot)) = older
+            && entry.modified <= *revision
+        {
+            let bytes = bytes_of(&key, &entry);
+            snapshot.bytes += bytes;
+            self.bytes += bytes;
+            snapshot.kept.insert(key, entry);
+        }
+        true
+    }
+
+    /// Takes the first entry out of a closed snapshot, and the snapshot away with its last one.
+    fn take_one(&mut self, revision: u64) -> Option<(Box<[u8]>, Entry)> {
+        let snapshot = self.by_revision.get_mut(&revision)?;
+        let taken = snapshot.kept.pop_first();
+        if let Some((key, entry)) = &taken {
+            snapshot.bytes -= bytes_of(key, entry);
+            self.bytes -= bytes_of(key, entry);
+        }
+        if snapshot.kept.is_empty() {
+            self.by_revision.remove(&revision);
+        }
+        taken
+    }
+}
+
+impl Snapshot {
+    /// True if everybody who opened it has read the last page.
+    fn has_ended(&self) -> bool {
+        self.ended >= self.opened
+    }
+}
+
+impl Gone {
+    fn told(self, bounds: &SnapshotBounds) -> impl fmt::Display {
+        match self {
+            Gone::Idle => format!("nobody read it for {} s", bounds.idle_ms / 1_000),
+            Gone::Bytes => format!(
+                "what was changed under the open snapshots passed {} bytes, and the oldest goes first; read faster, or less",
+                bounds.bytes_max
+            ),
+            Gone::Ended => "it was read to its end".to_owned(),
+        }
+    }
+}
+
+/// The table as of a revision: what it still has of it, and what was kept.
+struct AsOf<'a> {
+    state: &'a State,
+    revision: u64,
+    /// With snapshots of this revision or later.
+    kept: Vec<&'a EntryMap>,
+}
+
+type EntriesInOrder<'s> = Box<dyn Iterator<Item = (&'s [u8], &'s Entry)> + 's>;
+
+impl Entries for AsOf<'_> {
+    fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's> {
+        let kept = self.kept.iter().copied();
+        let sources = std::iter::once(self.state.table.entries()).chain(kept).map(|entries| {
+            let entries = range.entries(entries);
+            let entries: EntriesInOrder<'s> = if reverse { Box::new(entries.rev()) } else { Box::new(entries) };
+            entries.peekable()
+        });
+        let sources = sources.filter_map(|mut entries| entries.peek().is_some().then_some(entries)).collect();
+        Box::new(Merged { sources, revision: self.revision, reverse })
+    }
+}
+
+/// Several sorted sequences of entries as one. Each key comes once, with the entry that was there at the revision.
+struct Merged<'s> {
+    sources: Vec<Peekable<EntriesInOrder<'s>>>,
+    revision: u64,
+    reverse: bool,
+}
+
+impl<'s> Iterator for Merged<'s> {
+    type Item = (&'s [u8], Option<Seen<'s>>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let keys = self.sources.iter_mut().filter_map(|source| source.peek().map(|(key, _)| *key));
+        let key = if self.reverse { keys.max() } else { keys.min() }?;
+        let mut seen = None;
+        for source in &mut self.sources {
+            if let Some((_, entry)) = source.next_if(|(at, _)| *at == key)
+                && entry.modified <= self.revision
+            {
+                debug_assert!(seen.is_none(), "a key has one entry at a revision");
+                seen = Seen::of(&entry.record, entry.modified);
+            }
+        }
+        Some((key, seen))
+    }
+}
