@@ -10,6 +10,7 @@ use kvbroker::critical::{self, LoopEnd};
 use kvbroker::endpoint::Endpoint;
 use kvbroker::exit::Exit;
 use kvbroker::zap::SecuredContext;
+use kvbroker_core::Snapshots;
 use kvbroker_discovery::Announcer;
 use kvbroker_log::SyncMode;
 use kvbroker_protocol::{BrokerId, StatValue, limits};
@@ -101,6 +102,7 @@ impl Running {
         };
         let worker = Worker {
             state: opened.state,
+            snapshots: Snapshots::default(),
             log: opened.log,
             clock: Box::new(SystemClock),
             stamper: opened.stamper,

@@ -95,7 +95,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    fn read(state: &State, result: Result<Answer, Failure>) -> Decision {
+    pub(crate) fn read(state: &State, result: Result<Answer, Failure>) -> Decision {
         Decision::bookkeeping(state, result, Vec::new())
     }
 

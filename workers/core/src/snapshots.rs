@@ -23,7 +23,7 @@ use std::iter::Peekable;
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, limits};
 
 use crate::change::{Change, Space};
-use crate::decide::Turn;
+use crate::decide::{Decision, Stamp, Turn};
 use crate::overlay::Seen;
 use crate::scan::{Entries, pages};
 use crate::state::State;
@@ -115,6 +115,11 @@ impl Snapshots {
         self.bytes
     }
 
+    /// True if none is open and nothing waits to be dropped.
+    pub fn is_empty(&self) -> bool {
+        self.by_revision.is_empty()
+    }
+
     /// True while entries of closed snapshots wait to be dropped: [`Snapshots::tend`] should be called again soon.
     pub fn is_clearing(&self) -> bool {
         self.by_revision.len() > self.open
@@ -131,11 +136,13 @@ impl Snapshots {
         }
     }
 
-    /// One page of a scan or query that names a snapshot; 0 opens one at the present revision, unless the page is all there is.
-    ///
-    /// # Errors
-    /// `snapshot_gone`, with the reason; `busy` where no further one can be opened; those of the scan.
-    pub fn read(&mut self, state: &State, operation: &Operation, time_ms: u64, turn: &mut Turn) -> Result<Answer, Failure> {
+    /// Decides a scan or query that names a snapshot; 0 opens one at the present revision, unless its page is all there is. Fails
+    /// with `snapshot_gone` and the reason, with `busy` where no further one can be opened, and as a scan does.
+    pub fn read(&mut self, state: &State, operation: &Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
+        Decision::read(state, self.page(state, operation, stamp.time_ms, turn))
+    }
+
+    fn page(&mut self, state: &State, operation: &Operation, time_ms: u64, turn: &mut Turn) -> Result<Answer, Failure> {
         let internal = || Failure::new(ErrorCode::Internal, "this operation reads no snapshot");
         let asked = operation.snapshot().ok_or_else(internal)?;
         let revision = if asked == 0 { state.revision() } else { self.touch(asked, time_ms)? };

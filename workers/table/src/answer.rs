@@ -136,6 +136,7 @@ impl<L: Log> Worker<L> {
         let Asking { user, ack, turn, .. } = asking;
         let hash = name.map(|_| request_hash(&operation, &mut self.scratch)).unwrap_or_default();
         let decided = catch_unwind(AssertUnwindSafe(|| match name {
+            None if operation.snapshot().is_some() => self.snapshots.read(&self.state, &operation, stamp, turn),
             None => decide(&self.state, operation, stamp, turn),
             Some(SessionRef { id, sequence }) => {
                 let numbered = Numbered { owner: user.as_bytes(), session: SessionId(id), seq: sequence, ack: *ack, hash };
@@ -176,7 +177,7 @@ impl<L: Log> Worker<L> {
             if wanted {
                 events.extend(event_of(&change, cause, revision));
             }
-            self.state.apply(change, revision);
+            self.snapshots.apply(&mut self.state, change, revision);
         }
     }
 
@@ -189,6 +190,8 @@ impl<L: Log> Worker<L> {
             ("internal_errors", load(&self.counters.internal_errors)),
             ("intake_calls", self.intake.len() as u64),
             ("events_dropped", load(&self.events_dropped)),
+            ("snapshots", self.snapshots.open() as u64),
+            ("snapshot_bytes", self.snapshots.bytes() as u64),
         ];
         self.facts.stats(&self.state, &counters, self.log.stats())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{SessionBounds, State, Turn};
+use kvbroker_core::{SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
 use kvbroker_protocol::limits;
 
@@ -44,6 +44,8 @@ pub enum Stopped {
 pub struct Worker<L> {
     /// What the table knows.
     pub state: State,
+    /// Old entries that open snapshots still need.
+    pub snapshots: Snapshots,
     /// The log.
     pub log: L,
     /// The time.
@@ -116,7 +118,11 @@ impl<L: Log> Worker<L> {
         let mut last_append = Instant::now();
         let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).clamp(WAIT_MIN, IDLE));
         loop {
-            let wait = self.wait(wait);
+            if !self.snapshots.is_empty() {
+                let stamp_ms = self.stamp_ms();
+                self.snapshots.tend(stamp_ms);
+            }
+            let wait = if self.snapshots.is_clearing() { WAIT_MIN } else { self.wait(wait) };
             let has_work = match self.intake.collect(&mut agenda, wait) {
                 Collected::Calls => true,
                 Collected::Idle => self.is_due(),

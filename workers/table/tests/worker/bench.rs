@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{SessionBounds, State};
+use kvbroker_core::{SessionBounds, Snapshots, State};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, LogStats, MemoryLog, Persisted, RecordRef};
 use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
@@ -192,6 +192,7 @@ impl Bench {
         let (stamper, _) = Stamper::start(logged_ms, self.clock.now());
         Worker {
             state: self.recovered(),
+            snapshots: Snapshots::default(),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
             clock: Box::new(self.clock.clone()),
             stamper,
