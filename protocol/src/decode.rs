@@ -462,6 +462,10 @@ mod tests {
             (r#"{"id":4,"op":"size","ops":[{"op":"size"}]}"#, "beside `ops`"),
             (r#"{"id":4,"ops":[[{"op":"size"}]]}"#, "nest"),
             (r#"[{"op":"size","id":4}]"#, "no field"),
+            (r#"{"id":4,"ops":[{"op":"size"},{"op":"history","key":"a"}]}"#, "stands alone"),
+            (r#"{"op":"txn","then":[{"op":"history","key":"a"}],"id":4}"#, "part of a transaction"),
+            (r#"{"op":"txn","then":[{"op":"scan","snapshot":0}],"id":4}"#, "`snapshot`"),
+            (r#"{"op":"txn","else":[{"op":"query","subkey":"a","subvalue":1,"snapshot":7}],"id":4}"#, "`snapshot`"),
         ];
         for (text, part) in cases {
             for (rejected, form) in [(json(text), Form::Json), (pack(text), Form::Map)] {

@@ -316,7 +316,8 @@ mod tests {
             ack: Some(0),
             got: Some(300),
         };
-        let many = operations.iter().filter(|operation| **operation != Operation::End).cloned().collect();
+        let alone = |operation: &&Operation| matches!(operation, Operation::End | Operation::History { .. });
+        let many = operations.iter().filter(|operation| !alone(operation)).cloned().collect();
         for operations in operations.iter().cloned().map(Operations::One).chain([Operations::Many(many)]) {
             let mut body = Vec::new();
             encode_request(&header, &operations, &mut body);
