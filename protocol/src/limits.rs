@@ -122,7 +122,10 @@ const _: () = {
     assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");
     assert!(TXN_OPERATIONS_MAX <= ARRAY_OPERATIONS_MAX, "an array holds at least one full transaction");
     assert!(MESSAGE_BYTES_MAX <= BATCH_BYTES_MAX, "the largest message fits into a batch");
-    assert!(CLIENT_WORK_AT_ONCE < DEAR_WORK_MIN && DEAR_WORK_MIN < BATCH_WORK_MAX, "a cheap request is more than a share, less than a turn");
+    assert!(
+        CLIENT_WORK_AT_ONCE < DEAR_WORK_MIN && DEAR_WORK_MIN < BATCH_WORK_MAX,
+        "a cheap request is more than a share, less than a turn"
+    );
     assert!(BATCH_BYTES_MAX <= INTAKE_BYTES_MAX, "a full batch fits into the intake queue");
     assert!(IN_FLIGHT_BYTES_MAX <= INTAKE_BYTES_MAX, "one client cannot need more than the queue holds");
     assert!(IN_FLIGHT_MAX <= INTAKE_CALLS_MAX, "one client cannot need more than the queue holds");

@@ -86,8 +86,12 @@ fn admission(sessions: &Sessions, numbered: &Numbered<'_>, time_ms: u64, bounds:
         return Err(Failure { original: Some(Box::new(original)), ..Failure::new(ErrorCode::IdReused, message) });
     }
     if ack > session.highest {
-        let message = format!("`ack` {ack} is ahead of the session, whose last number is {}", session.highest);
-        return Err(Failure::invalid(message));
+        // The client has read replies of which nothing is known here: a weaker sync mode has lost them, or a backup came back.
+        let message = format!(
+            "`ack` {ack} is ahead of the session, whose last number here is {}; what came after it is lost. Get a new one from hello",
+            session.highest
+        );
+        return Err(Failure::new(ErrorCode::SessionExpired, message));
     }
     if seq > session.highest + 1 {
         return Err(hole(session.highest, seq));

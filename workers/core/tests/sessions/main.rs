@@ -10,7 +10,8 @@
 
 mod model;
 
-use kvbroker_core::SessionBounds;
+use kvbroker_core::{Numbered, SessionBounds, Space, Stamp, State, Turn, decide_numbered};
+use kvbroker_protocol::{Answer, Operation, SessionId};
 
 use crate::model::Walk;
 
@@ -50,4 +51,27 @@ fn many_sessions_make_room_for_each_other() {
         assert!(seen.forgotten > 100 && seen.expired > 200 && seen.busy > 20 && seen.ended > 50, "{seen:?}");
         assert!(seen.done > 5_000 && seen.again > 200, "{seen:?}");
     }
+}
+
+#[test]
+fn a_floor_is_never_written_lower_than_it_was() {
+    let bounds = SessionBounds { sessions_max: 1, per_owner_max: 1, keep_ms: 0 };
+    let mut state = State::new();
+    let mut floors = Vec::new();
+    // The second one was born before the first, and came later.
+    for (time_ms, born_ms) in [(100_000, 90_000), (200_000, 150_000), (300_000, 100_000), (400_000, 399_000)] {
+        let numbered = Numbered { owner: b"ann", session: SessionId::new(born_ms, 1), seq: 1, ack: 0, hash: 0 };
+        let stamp = Stamp { revision: state.revision() + 1, time_ms };
+        let decision = decide_numbered(&state, Operation::Noop, &numbered, stamp, &mut Turn::one(), &bounds);
+        assert_eq!(decision.outcome.result, Ok(Answer::Done));
+        let revision = state.revision();
+        for change in decision.changes {
+            if change.space == Space::Floor {
+                let value = change.value.clone().unwrap();
+                floors.push(u64::from_le_bytes(value.try_into().unwrap()));
+            }
+            state.apply(change, revision);
+        }
+    }
+    assert_eq!(floors, [90_000, 150_000, 150_000]);
 }

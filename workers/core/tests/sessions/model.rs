@@ -299,7 +299,7 @@ impl Walk {
             return if *known == hash { Expected::Again(outcome.clone()) } else { Expected::Reused(outcome.clone()) };
         }
         if ack > highest {
-            return Expected::Refused(ErrorCode::Invalid);
+            return Expected::Refused(ErrorCode::SessionExpired);
         }
         if seq > highest + 1 {
             return Expected::Refused(ErrorCode::OutOfOrder);
