@@ -84,7 +84,12 @@ const _: () = assert!(
     limits::BATCH_BYTES_MAX
         + limits::MESSAGE_BYTES_MAX
         + limits::TURN_LOG_BYTES_MAX
-        + (limits::ARRAY_OPERATIONS_MAX + limits::EXAMINED_KEYS_MAX) * 128
+        // Remembered replies: a JSON value in them may be larger as MessagePack, by less than two times (`.5,` is nine bytes).
+        + 3 * limits::ARRAY_REPLY_BYTES_MAX
+        // Each operation has a group, its record and its remembered reply; each key of a del_prefix and each place of a window a delete.
+        + limits::ARRAY_OPERATIONS_MAX * 512
+        + (limits::EXAMINED_KEYS_MAX + limits::SESSION_WINDOW) * 64
+        + limits::EXPIRIES_PER_BATCH_MAX * (limits::KEY_BYTES_MAX + 128)
         <= kvbroker_log::MAX_BATCH_BYTES,
     "the log takes every batch that the worker makes"
 );
