@@ -17,10 +17,10 @@ use kvbroker_tests::linear::history::key_number;
 use kvbroker_tests::linear::plan::{is_own_key, sums};
 use kvbroker_tests::linear::{Ask, End, Found, Recorded, Told, check, now_ns, words};
 use kvbroker_tests::{
-    Broker, BrokerOptions, Depth, Dice, Lane, NumberedClient, PATIENCE, Recorder, Task, all_have_ended, wait_until,
+    Broker, BrokerOptions, Depth, Dice, Lane, NumberedClient, PATIENCE, RawClient, Recorder, Task, all_have_ended, wait_until,
 };
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const ROUNDS: usize = 20;
 const CLIENTS: u32 = 8;
@@ -60,7 +60,7 @@ fn finish(recorders: &mut [Recorder]) -> Vec<Recorded> {
 fn table(broker: &Broker) -> BTreeMap<u32, Found> {
     let client = broker.dealer();
     let mut table = BTreeMap::new();
-    let mut cursor = serde_json::Value::Null;
+    let mut cursor = Value::Null;
     loop {
         let reply = client.ask_json(&json!({"op": "scan", "cursor": cursor}));
         for row in reply["rows"].as_array().unwrap() {
@@ -204,6 +204,51 @@ fn largest_addition(one: &Recorded) -> i64 {
         Ask::Txn(txn) => txn.then.iter().map(|ask| if let Ask::Incr { by, .. } = ask { by.abs() } else { 0 }).sum(),
         _ => 0,
     }
+}
+
+/// The same in plain words: what a program reads that was away for too long.
+#[test]
+fn a_forgotten_session_is_never_taken_for_a_new_one() {
+    let mut broker = Broker::start(BrokerOptions::default().args(["--max-sessions", "2", "--session-keep", "0s"]));
+    let hello = |client: &RawClient| client.ask_json(&json!({"op": "hello"}))["session"].clone();
+    let incr = |session: &Value, seq: u64| json!({"op": "incr", "key": "visits", "session": session, "seq": seq, "ack": 0});
+    let client = broker.dealer();
+    let session = hello(&client);
+    assert_eq!(client.ask_json(&incr(&session, 1))["value"], 1);
+    let first = client.ask_json(&incr(&session, 2));
+    assert_eq!((&first["value"], &first["retry_safe"]), (&json!(2), &json!(true)));
+    // The reply may have been lost: it is asked for again, and given, also by the broker's next life.
+    assert_eq!(client.ask_json(&incr(&session, 2)), first);
+    broker.kill9();
+    broker.restart();
+    let client = broker.dealer();
+    assert_eq!(client.ask_json(&incr(&session, 2)), first);
+
+    for _ in 0..2 {
+        let other = broker.dealer();
+        let put = json!({"op": "put", "key": "other", "value": 1, "session": hello(&other), "seq": 1, "ack": 0});
+        assert_eq!(other.ask_json(&put)["status"], "ok");
+    }
+    for life in 0..2 {
+        // Sent before or never, neither is done.
+        for seq in [2, 3, 1] {
+            let reply = broker.dealer().ask_json(&incr(&session, seq));
+            let error = &reply["error"];
+            assert_eq!(
+                (&reply["status"], &error["code"]),
+                (&json!("unknown"), &json!("session_expired")),
+                "in life {life}: {reply}"
+            );
+            assert_eq!(error["definite"], false);
+        }
+        assert_eq!(broker.dealer().ask_json(&json!({"op": "get", "key": "visits"}))["value"], 2);
+        broker.kill9();
+        broker.restart();
+    }
+    let client = broker.dealer();
+    let fresh = hello(&client);
+    assert_eq!(client.ask_json(&incr(&fresh, 1))["value"], 3);
+    broker.stop();
 }
 
 #[test]
