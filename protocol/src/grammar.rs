@@ -131,9 +131,13 @@ pub(crate) static VERBS: &[Verb] = &[
             let prefix = fields.given(0).map(|raw| raw.key("prefix")).transpose()?.unwrap_or_default();
             let delimiter = fields.given(1).map(|raw| raw.key("delimiter")).transpose()?;
             let delimiter = delimiter.unwrap_or_else(|| LIST_DELIMITER.to_vec());
-            if delimiter.is_empty() || delimiter.len() > limits::DELIMITER_BYTES_MAX {
-                let message = format!("`delimiter` has 1 to {} bytes", limits::DELIMITER_BYTES_MAX);
-                return Err(Failure::invalid(message));
+            if delimiter.is_empty() {
+                return Err(Failure::invalid("`delimiter` has at least one byte"));
+            }
+            if delimiter.len() > limits::DELIMITER_BYTES_MAX {
+                let message =
+                    format!("`delimiter` has {} bytes; at most {} are taken", delimiter.len(), limits::DELIMITER_BYTES_MAX);
+                return Err(Failure::limit(message));
             }
             let cursor = fields.given(2).map(|raw| raw.key("cursor")).transpose()?;
             Ok(Operation::List(List { prefix, delimiter, cursor, limit: limit(fields, 3)? }))

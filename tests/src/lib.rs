@@ -20,6 +20,7 @@ mod numbered;
 mod peers;
 mod raw;
 mod recorders;
+pub mod vectors;
 mod wait;
 
 pub use binaries::program;

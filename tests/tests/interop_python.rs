@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use kvbroker_tests::{Broker, BrokerOptions, python};
+use kvbroker_tests::{Broker, BrokerOptions, python, vectors};
 use serde_json::json;
 
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");
@@ -18,17 +18,22 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name)
 }
 
-/// What a script prints; it must succeed.
-fn lines(python: &Path, broker: &Broker, name: &str, arguments: &[&str]) -> Vec<String> {
-    let output: Output = Command::new(python)
+fn run(python: &Path, broker: &Broker, name: &str, arguments: &[&str]) -> Output {
+    Command::new(python)
         .arg(script(name))
         .args(arguments)
         .env("KVBROKER_HOME", broker.home().path())
         .stdin(Stdio::null())
         .output()
-        .unwrap();
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+        .unwrap()
+}
+
+/// What a script prints; it must succeed.
+fn lines(python: &Path, broker: &Broker, name: &str, arguments: &[&str]) -> Vec<String> {
+    let output = run(python, broker, name, arguments);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{name}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said.lines().map(str::to_owned).collect()
 }
 
 /// A child that does not outlive its test.
@@ -98,4 +103,80 @@ fn the_owners_key_opens_tcp_and_the_brokers_key_is_the_derived_one() {
     let secret = broker.home().path().join("config/id");
     let said = lines(&python, &broker, "kv_tcp.py", &[endpoint.to_str().unwrap(), secret.to_str().unwrap()]);
     assert_eq!(said, ["ok", "tcp"]);
+}
+
+const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors");
+
+#[test]
+fn the_shared_vectors_pass_in_a_program_of_a_hundred_lines() {
+    let Some(python) = python() else { return };
+    let program = std::fs::read_to_string(script("vectors.py")).unwrap();
+    assert!(program.lines().count() <= 100 && program.contains("\nimport base64, glob, json, os, re, struct, sys, zmq\n"));
+    let broker = Broker::plain();
+    let said = lines(&python, &broker, "vectors.py", &["test", VECTORS]);
+    let count: usize = vectors::files().iter().map(|file| vectors::vectors(file).len()).sum();
+    assert_eq!(said, [format!("{count} vectors, 0 failed")]);
+}
+
+#[test]
+fn wrong_vectors_fail_in_that_program() {
+    let Some(python) = python() else { return };
+    let broker = Broker::plain();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let none = run(&python, &broker, "vectors.py", &["test", path]);
+    assert!(!none.status.success(), "no vectors are no success");
+    let planted = [
+        (
+            "conversion",
+            json!([
+                {"name": "right", "json": "1", "msgpack": "01"},
+                {"name": "another_value", "json": "1", "msgpack": "02"},
+                {"name": "another_width", "json": "1", "msgpack": "cc01"},
+                {"name": "another_way", "way": "to_json", "json": "1e0", "msgpack": "cb3ff0000000000000"},
+                {"name": "taken", "json": "1", "error": "invalid"},
+                {"name": "refused", "json": "01", "msgpack": "01"},
+            ]),
+        ),
+        (
+            "other",
+            json!([
+                {"name": "right", "steps": [{"envelope": ["ff", ""], "json": "{\"op\":\"size\"}", "reply": {"size": 0, "…": "…"}}]},
+                {"name": "a_float", "steps": [{"json": "{\"op\":\"size\"}", "reply": {"size": 0.0, "…": "…"}}]},
+                {"name": "a_field_more", "steps": [{"json": "{\"op\":\"ping\"}", "reply": {"status": "ok"}}]},
+                {"name": "a_field_less", "steps": [{"json": "{\"op\":\"ping\"}", "reply": {"size": 0, "…": "…"}}]},
+                {"name": "another_revision", "steps": [{"json": "{\"op\":\"ping\"}", "reply": {"rev": "R+1", "…": "…"}}]},
+            ]),
+        ),
+        (
+            "requests",
+            json!([
+                {"name": "right", "json": "[]", "error": "invalid"},
+                {"name": "another_code", "json": "[]", "error": "limit"},
+                {"name": "another_id", "json": "{\"id\":5,\"op\":\"fly\"}", "error": "invalid", "id": 6},
+                {"name": "another_shape", "msgpack": "81 'op' 'size'", "compact": true, "same_as": {"op": "size"}},
+                {"name": "taken", "json": "{\"op\":\"size\"}", "error": "invalid"},
+                {"name": "refused", "json": "[]", "same_as": {"op": "size"}},
+            ]),
+        ),
+    ];
+    let mut expected = Vec::new();
+    let mut count = 0;
+    for (file, vectors) in planted {
+        for vector in vectors.as_array().unwrap() {
+            count += 1;
+            if vector["name"] != "right" {
+                expected.push(format!("{file}: {}", vector["name"].as_str().unwrap()));
+            }
+        }
+        let content = json!({"about": "planted", "vectors": vectors}).to_string();
+        std::fs::write(directory.path().join(format!("{file}.json")), content).unwrap();
+    }
+    let output = run(&python, &broker, "vectors.py", &["test", path]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    // Each line has the file, the vector and what was seen instead.
+    let head = |line: &str| line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ");
+    expected.push(format!("{count} vectors, {} failed", expected.len()));
+    assert_eq!(said.lines().map(head).collect::<Vec<_>>(), expected);
 }
