@@ -30,5 +30,5 @@ pub use dice::Dice;
 pub use numbered::{NumberedClient, NumberedError};
 pub use peers::{left_out, peer, peers_are_required, python};
 pub use raw::{RawClient, RawSubscriber, json, pack, unpack};
-pub use recorders::{Depth, Lane, Line, Recorder, Task, all_have_ended};
+pub use recorders::{Depth, Lane, Line, Recorder, Task, all_have_ended, recorded_table};
 pub use wait::{PATIENCE, free_port, wait_until};

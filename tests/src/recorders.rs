@@ -1,5 +1,6 @@
 //! Recorders: processes that use a broker and write down what they asked and were told. The program is `tests/src/bin/recorder.rs`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -7,8 +8,10 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::linear::{Recorded, history};
+use crate::linear::history::{self, key_number};
+use crate::linear::{Found, Recorded};
 use crate::{Broker, end_with_us, program};
 
 /// What a recorder shall do: its only argument, as JSON.
@@ -37,8 +40,10 @@ pub struct Task {
 /// How a recorder talks to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lane {
-    /// Through the client library.
+    /// Through the client library, each client with a connection of its own.
     Library,
+    /// Through the client library, all clients of the process with clones of one handle.
+    Shared,
     /// Through [`crate::NumberedClient`].
     Numbered,
 }
@@ -164,4 +169,28 @@ pub fn all_have_ended(recorders: &mut [Recorder]) -> bool {
         running += usize::from(!recorder.has_ended());
     }
     running == 0
+}
+
+/// What is in the table of a broker that only recorders have used, in their words.
+///
+/// # Panics
+/// If there is anything else in it.
+pub fn recorded_table(broker: &Broker) -> BTreeMap<u32, Found> {
+    let client = broker.dealer();
+    let mut table = BTreeMap::new();
+    let mut cursor = Value::Null;
+    loop {
+        let page = client.ask_json(&json!({"op": "scan", "cursor": cursor, "keys_only": true}));
+        for key in page["keys"].as_array().expect("a page of keys") {
+            let got = client.ask_json(&json!({"op": "get", "key": key}));
+            let number = |field: &str| got[field].as_u64().unwrap_or_else(|| panic!("no {field} in {got}"));
+            let value = got["value"].as_i64().unwrap_or_else(|| panic!("no integer in {got}"));
+            let key = key.as_str().and_then(key_number).unwrap_or_else(|| panic!("{key} is no recorder's"));
+            table.insert(key, Found { value, modified: number("modified"), created: number("created") });
+        }
+        cursor = page["cursor"].clone();
+        if cursor.is_null() {
+            return table;
+        }
+    }
 }

@@ -9,15 +9,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kvbroker_tests::linear::history::key_number;
 use kvbroker_tests::linear::plan::{is_own_key, sums};
-use kvbroker_tests::linear::{Ask, End, Found, Recorded, Told, check, now_ns, words};
+use kvbroker_tests::linear::{Ask, End, Recorded, Told, check, now_ns, words};
 use kvbroker_tests::{
-    Broker, BrokerOptions, Depth, Dice, Lane, NumberedClient, PATIENCE, RawClient, Recorder, Task, all_have_ended, wait_until,
+    Broker, BrokerOptions, Depth, Dice, Lane, NumberedClient, PATIENCE, RawClient, Recorder, Task, all_have_ended,
+    recorded_table, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -56,34 +55,6 @@ fn finish(recorders: &mut [Recorder]) -> Vec<Recorded> {
     history
 }
 
-/// What is in the table.
-fn table(broker: &Broker) -> BTreeMap<u32, Found> {
-    let client = broker.dealer();
-    let mut table = BTreeMap::new();
-    let mut cursor = Value::Null;
-    loop {
-        let reply = client.ask_json(&json!({"op": "scan", "cursor": cursor}));
-        for row in reply["rows"].as_array().unwrap() {
-            let key = row[0].as_str().unwrap();
-            let got = client.ask_json(&json!({"op": "get", "key": key}));
-            let found = Found {
-                value: got["value"].as_i64().unwrap(),
-                modified: got["modified"].as_u64().unwrap(),
-                created: got["created"].as_u64().unwrap(),
-            };
-            table.insert(key_number(key).unwrap(), found);
-        }
-        cursor = reply["cursor"].clone();
-        if cursor.is_null() {
-            return table;
-        }
-    }
-}
-
-fn is_under_way(one: &Recorded, moment_ns: u64) -> bool {
-    one.begun_ns < moment_ns && one.end.as_ref().is_none_or(|end| end.at_ns > moment_ns)
-}
-
 fn twenty_kills(lane: Lane) {
     let mut dice = Dice::of_this_run("exactly_once");
     let mut broker = Broker::plain();
@@ -116,7 +87,7 @@ fn twenty_kills(lane: Lane) {
 
     let checked = check(&history).unwrap_or_else(|violation| panic!("{violation}"));
     assert_eq!(checked.unknown, 0, "a restart is never seen");
-    assert_eq!(table(&broker), checked.table, "all that was acknowledged is there, and nothing else");
+    assert_eq!(recorded_table(&broker), checked.table, "all that was acknowledged is there, and nothing else");
     let added = sums(&history);
     assert!(added.len() > 1 && added.iter().all(|(key, sum)| checked.table[key].value == *sum), "{added:?}: {:?}", checked.table);
     let broken =
@@ -126,7 +97,7 @@ fn twenty_kills(lane: Lane) {
     let mut rounds_full = 0;
     for kill in &kills {
         let mut under_way = [0; CLIENTS as usize];
-        history.iter().filter(|one| is_under_way(one, *kill)).for_each(|one| under_way[one.client as usize] += 1);
+        history.iter().filter(|one| one.is_under_way(*kill)).for_each(|one| under_way[one.client as usize] += 1);
         assert!(under_way.iter().any(|count| *count > 0), "nothing was under way at a kill");
         rounds_full += usize::from(under_way.iter().all(|count| *count >= WINDOW / 2));
     }
@@ -187,7 +158,7 @@ fn a_stopped_client(lane: Lane) {
     println!("told of {expired} mutations that their session is forgotten; {checked}");
     assert!(expired > 0, "it is told that its session is forgotten");
     assert_eq!(checked.unknown as u64, expired, "those, and no others, have an unknown outcome");
-    assert_eq!(table(&broker), checked.table);
+    assert_eq!(recorded_table(&broker), checked.table);
     // By plain addition: what was acknowledged is in the sums, and of the rest nothing more than once.
     let lost: Vec<Recorded> = history.iter().filter(|one| one.end.is_none()).cloned().collect();
     let most: i64 = lost.iter().map(largest_addition).sum();

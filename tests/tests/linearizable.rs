@@ -10,12 +10,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kvbroker_tests::linear::plan::is_own_key;
-use kvbroker_tests::linear::{Ask, Checked, Recorded, Told, check, now_ns};
-use kvbroker_tests::{Broker, Depth, Dice, Lane, Recorder, Task, all_have_ended, wait_until};
+use kvbroker_tests::linear::{Ask, Checked, Found, Recorded, Told, check, now_ns};
+use kvbroker_tests::{Broker, Depth, Dice, Lane, Recorder, Task, all_have_ended, recorded_table, wait_until};
 
 /// How many operations are recorded unless told otherwise.
 const OPERATIONS_DEFAULT: u32 = 1_000_000;
@@ -32,8 +33,8 @@ const LIES_EACH: usize = 1;
 /// From one kill to the next.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Records, and gives the history with the moments of the kills.
-fn record(operations: u32, dice: &mut Dice) -> (Vec<Recorded>, Vec<u64>) {
+/// Records, and gives the history with the moments of the kills and what is in the table at the end.
+fn record(operations: u32, dice: &mut Dice) -> (Vec<Recorded>, Vec<u64>, BTreeMap<u32, Found>) {
     let mut broker = Broker::plain();
     let start = |number: u32| {
         let task = Task {
@@ -64,10 +65,14 @@ fn record(operations: u32, dice: &mut Dice) -> (Vec<Recorded>, Vec<u64>) {
         broker.restart();
     }
     wait_until(PATIENCE, "all is recorded", || all_have_ended(&mut recorders).then_some(()));
+    // Once more, to see what is on disk.
+    broker.kill9();
+    broker.restart();
+    let table = recorded_table(&broker);
     broker.stop();
     let mut history = Vec::new();
     recorders.iter().for_each(|recorder| recorder.read(&mut history));
-    (history, kills)
+    (history, kills, table)
 }
 
 #[test]
@@ -77,16 +82,17 @@ fn a_million_operations_under_restarts_fit_one_history() {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{OPERATIONS_VARIABLE}={text} is no number")),
         Err(_) => OPERATIONS_DEFAULT,
     };
-    let (mut history, kills) = record(operations, &mut dice);
+    let (mut history, kills, table) = record(operations, &mut dice);
     let checked = check(&history).unwrap_or_else(|violation| panic!("{violation}"));
     println!("{} kills; {checked}", kills.len());
 
     assert!(checked.operations >= operations as usize, "all that was promised");
     for kill in &kills {
-        let under_way = history.iter().filter(|one| is_under_way(one, *kill)).count();
+        let under_way = history.iter().filter(|one| one.is_under_way(*kill)).count();
         assert!(under_way >= UNDER_WAY_MIN, "only {under_way} operations were under way at a kill");
     }
     assert_everything_happened(&checked);
+    assert_eq!(table, checked.table, "all that was acknowledged is there, and nothing else");
     assert_eq!(checked.unknown, 0, "a restart is never seen");
     // On its own keys nobody is faster: what fails there was done twice, or not at all.
     let broken =
@@ -101,10 +107,6 @@ fn a_million_operations_under_restarts_fit_one_history() {
             history[at] = truth;
         }
     }
-}
-
-fn is_under_way(one: &Recorded, moment_ns: u64) -> bool {
-    one.begun_ns < moment_ns && one.end.as_ref().is_none_or(|end| end.at_ns > moment_ns)
 }
 
 /// The history is one of much that succeeded and much that failed, of every kind.

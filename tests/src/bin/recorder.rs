@@ -99,7 +99,7 @@ impl Recorder {
         let mut dice = Dice::new(task.seed.wrapping_add(u64::from(number) << 32));
         let plan = Plan::new(number, Dice::new(dice.number()));
         let talk: Box<dyn Talk> = match task.lane {
-            Lane::Library => Box::new(Library::connect(&task.project)?),
+            Lane::Library | Lane::Shared => Box::new(Library::connect(&task.project)?),
             Lane::Numbered => Box::new(Numbered::new(task)),
         };
         Ok(Recorder { number, plan, dice, talk, under_way: VecDeque::new() })

@@ -242,6 +242,11 @@ impl Told {
 }
 
 impl Recorded {
+    /// True if it was asked before this moment and not answered until then.
+    pub fn is_under_way(&self, moment_ns: u64) -> bool {
+        self.begun_ns < moment_ns && self.end.as_ref().is_none_or(|end| end.at_ns > moment_ns)
+    }
+
     /// True if it is known to have made its revision.
     pub fn has_changed(&self) -> bool {
         self.end.as_ref().is_some_and(|end| self.ask.has_changed(&end.told))
