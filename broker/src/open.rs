@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker::exit::Exit;
 use kvbroker_core::State;
-use kvbroker_log::{DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport};
+use kvbroker_log::{DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport, Storage};
 use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock, replay_into};
 
 use crate::args::Config;
@@ -19,6 +19,8 @@ pub(crate) struct Opened {
     /// Held until the end of the process.
     pub(crate) lock: DirLock,
     pub(crate) log: FileLog,
+    /// For whoever reads the log beside the worker.
+    pub(crate) storage: Arc<dyn Storage>,
     pub(crate) state: State,
     pub(crate) report: RecoveryReport,
     pub(crate) stamper: Stamper,
@@ -40,11 +42,12 @@ pub(crate) fn open(
     stop: &AtomicBool,
 ) -> Result<Option<Opened>, Failure> {
     let storage = DiskStorage::open(&directory).map_err(|error| cannot_use(&directory, &error))?;
+    let storage: Arc<dyn Storage> = Arc::new(storage);
     let lock = lock(&directory, config, instance)?;
     let mut state = State::new();
     let mut progress = Progress::start(&directory);
     let options = LogOptions::new(config.sync);
-    let opened = FileLog::open(Arc::new(storage), options, &mut |group| {
+    let opened = FileLog::open(Arc::clone(&storage), options, &mut |group| {
         if stop.load(Ordering::Relaxed) {
             return Err("a stop was asked for".into());
         }
@@ -66,7 +69,7 @@ pub(crate) fn open(
     }
     let (stamper, verdict) = Stamper::start(report.last_stamp_ms, SystemClock.now());
     let clock_remark = clock_remark(verdict, config.accept_clock)?;
-    Ok(Some(Opened { directory, lock, log, state, report, stamper, clock_remark }))
+    Ok(Some(Opened { directory, lock, log, storage, state, report, stamper, clock_remark }))
 }
 
 /// A full or failing disk is the disk's fault; a directory that can't be made or entered is what was asked for.

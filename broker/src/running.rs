@@ -14,7 +14,9 @@ use kvbroker_core::Snapshots;
 use kvbroker_discovery::Announcer;
 use kvbroker_log::SyncMode;
 use kvbroker_protocol::{BrokerId, StatValue, limits};
-use kvbroker_table::{Doorbell, EventFd, Facts, Intake, Outbox, Stopped, SystemClock, Worker, WorkerCounters};
+use kvbroker_table::{
+    Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Stopped, SystemClock, Worker, WorkerCounters,
+};
 
 use crate::args::Config;
 use crate::failure::Failure;
@@ -51,6 +53,7 @@ pub(crate) struct Running {
     router_bell: Arc<EventFd>,
     publisher_stop: Arc<AtomicBool>,
     publisher_bell: Arc<EventFd>,
+    historian: JoinHandle<()>,
     front_end: JoinHandle<()>,
     publisher: JoinHandle<()>,
     /// Dropped after the sockets, which live in the threads.
@@ -100,9 +103,12 @@ impl Running {
             phase: phase.clone(),
             counters: counters.front_end.clone(),
         };
+        let histories = Arc::new(Histories::new());
+        let historian = Historian { storage: opened.storage, calls: histories.clone(), replies: replies.clone() };
         let worker = Worker {
             state: opened.state,
             snapshots: Snapshots::default(),
+            histories: histories.clone(),
             log: opened.log,
             clock: Box::new(SystemClock),
             stamper: opened.stamper,
@@ -138,6 +144,10 @@ impl Running {
         })?;
         Ok(Running {
             publisher: spawn_critical("publisher", move || loop_end(publisher.run()))?,
+            historian: spawn_critical("log reader", move || {
+                historian.run();
+                LoopEnd::Asked
+            })?,
             front_end: spawn_critical("front end", move || loop_end(front_end.run()))?,
             intake,
             phase,
@@ -189,18 +199,24 @@ impl Running {
 
     /// Sends the last replies and ends the other threads.
     fn finish(self) {
+        // The worker has closed its queue; what is in it is answered now.
+        await_end(&self.historian, Instant::now() + FLUSH);
         self.phase.finish();
         self.router_bell.ring();
         self.publisher_stop.store(true, Ordering::Release);
         self.publisher_bell.ring();
         let deadline = Instant::now() + FLUSH;
-        for thread in [self.front_end, self.publisher] {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
+        for thread in [&self.front_end, &self.publisher] {
+            await_end(thread, deadline);
         }
         // Their sockets linger at most a second for replies that libzmq still holds.
         drop(self.contexts);
+    }
+}
+
+fn await_end(thread: &JoinHandle<()>, deadline: Instant) {
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

@@ -28,6 +28,21 @@ pub struct LogReader {
 }
 
 impl LogReader {
+    /// Where the log can be entered: for each segment the revision that it goes on behind, ascending. The first is where the log
+    /// begins; [`LogReader::after`] with the last one reads only the newest segment.
+    ///
+    /// # Errors
+    /// When the segments can't be read.
+    pub fn starts(storage: &dyn Storage) -> Result<Vec<u64>, LogError> {
+        let mut starts = Vec::new();
+        for number in list_segments(storage)? {
+            starts.push(open_segment(storage, number)?.1.base_revision);
+        }
+        // A segment without a revision is passed over by whoever enters there.
+        starts.dedup();
+        Ok(starts)
+    }
+
     /// A reader that starts behind `revision`. `None` if the log begins later.
     ///
     /// # Errors

@@ -190,6 +190,7 @@ impl<L: Log> Worker<L> {
             ("internal_errors", load(&self.counters.internal_errors)),
             ("intake_calls", self.intake.len() as u64),
             ("events_dropped", load(&self.events_dropped)),
+            ("history_calls", self.histories.len() as u64),
             ("snapshots", self.snapshots.open() as u64),
             ("snapshot_bytes", self.snapshots.bytes() as u64),
         ];

@@ -51,7 +51,8 @@ fn answer_bytes(answer: &Answer) -> usize {
     }
 }
 
-fn version_bytes(version: &Version) -> usize {
+/// Rough bytes of one version of a key.
+pub(crate) fn version_bytes(version: &Version) -> usize {
     let value = match &version.kind {
         VersionKind::Put(value) => value.as_bytes().len(),
         VersionKind::Remove | VersionKind::Expire => 0,

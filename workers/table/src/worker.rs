@@ -12,6 +12,7 @@ use kvbroker_protocol::limits;
 use crate::agenda::Agenda;
 use crate::clock::Clock;
 use crate::facts::Facts;
+use crate::histories::{Histories, HistoryCall};
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
 use crate::released::{Event, Released, ReplyOut};
@@ -46,6 +47,8 @@ pub struct Worker<L> {
     pub state: State,
     /// Old entries that open snapshots still need.
     pub snapshots: Snapshots,
+    /// Calls for the log's reader.
+    pub histories: Arc<Histories>,
     /// The log.
     pub log: L,
     /// The time.
@@ -102,6 +105,8 @@ pub(crate) struct Saying {
     /// Rough bytes of the replies in memory.
     reply_bytes: usize,
     pub(crate) events: Vec<Event>,
+    /// For the log's reader.
+    histories: Vec<HistoryCall>,
     /// What the last call cost the table.
     spent: usize,
 }
@@ -147,6 +152,7 @@ impl<L: Log> Worker<L> {
         }
         let stamp_ms = self.stamp_ms();
         self.log.close(stamp_ms)?;
+        self.histories.close();
         Ok(())
     }
 
@@ -168,6 +174,12 @@ impl<L: Log> Worker<L> {
             batch.begin(time_ms);
         }
         while let Some(call) = agenda.take() {
+            if HistoryCall::is_one(&call) {
+                self.counters.operations.fetch_add(1, Ordering::Relaxed);
+                agenda.spend(work::around(&[], 0));
+                saying.histories.extend(HistoryCall::of(call, self.state.revision()));
+                continue;
+            }
             let batch_bytes = batch.bytes();
             let reply = self.answer(call, time_ms, batch, &mut saying);
             let reply_bytes = reply_bytes(&reply);
@@ -185,10 +197,11 @@ impl<L: Log> Worker<L> {
     }
 
     /// Makes the batch durable and releases what it says; without changes the log's present proof is enough. True if there were some.
-    fn persist(&mut self, saying: Saying, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
+    fn persist(&mut self, mut saying: Saying, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
         let appends = !batch.is_empty();
         let proof: Persisted = if appends { self.log.append(batch)? } else { self.log.persisted() };
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        saying.replies.extend(self.histories.take_in(saying.histories, proof));
         self.release(Released::new(&proof, self.state.revision(), saying.replies, saying.events), saying.reply_bytes);
         Ok(appends)
     }

@@ -193,6 +193,7 @@ impl Bench {
         Worker {
             state: self.recovered(),
             snapshots: Snapshots::default(),
+            histories: Arc::default(),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
             clock: Box::new(self.clock.clone()),
             stamper,

@@ -1,0 +1,342 @@
+//! `history`: a worker over a log of small segments, and the log's reader beside it, against a plain list of what was done.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvbroker_core::{SessionBounds, Snapshots, State};
+use kvbroker_log::{FileLog, LogOptions, SeededEntropy, SimStorage, SyncMode};
+use kvbroker_protocol::{
+    Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Version, VersionKind, limits,
+};
+use kvbroker_table::{
+    Call, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper, Stopped, Worker,
+    replay_into,
+};
+
+const WALL_MS: u64 = 1_700_000_000_000;
+
+/// One life of a broker's inside on a disk.
+struct Life {
+    disk: SimStorage,
+    intake: Arc<Intake>,
+    replies: Arc<Outbox<Vec<ReplyOut>>>,
+    histories: Arc<Histories>,
+    clock: Arc<SimClock>,
+    worker: JoinHandle<Result<(), Stopped>>,
+    outcomes: BTreeMap<u64, Outcome>,
+    asked: u64,
+}
+
+impl Life {
+    fn begin(disk: &SimStorage, segment_bytes: u64) -> Life {
+        let mut options = LogOptions::new(SyncMode::Always);
+        options.segment_bytes = segment_bytes;
+        options.allocate_bytes = 512;
+        options.entropy = Box::new(SeededEntropy::new(1));
+        let mut state = State::new();
+        let (log, report) =
+            FileLog::open(Arc::new(disk.clone()), options, &mut |group| Ok(replay_into(&mut state, &group)?)).unwrap();
+        let clock = Arc::new(SimClock::new(WALL_MS * 1_000));
+        let (stamper, _) = Stamper::start(report.last_stamp_ms, clock.now());
+        let (intake, histories): (Arc<Intake>, Arc<Histories>) = Default::default();
+        let replies = Arc::new(Outbox::new(limits::RELEASE_BYTES_MAX, Arc::new(NoDoorbell)));
+        let worker = Worker {
+            state,
+            snapshots: Snapshots::default(),
+            histories: histories.clone(),
+            log,
+            clock: Box::new(clock.clone()),
+            stamper,
+            intake: intake.clone(),
+            replies: replies.clone(),
+            events: Arc::new(Outbox::new(1, Arc::new(NoDoorbell))),
+            events_wanted: Arc::default(),
+            events_dropped: Arc::default(),
+            counters: Arc::default(),
+            facts: Facts {
+                project: "zoo".into(),
+                owner: "netid".into(),
+                version: "0.0.0".into(),
+                broker: BrokerId([1; 16]),
+                epoch: 1,
+                instance: BrokerId([2; 16]),
+                pub_port: 0,
+                durability: "always".into(),
+                stats: Arc::new(|_| {}),
+            },
+            sync_interval: None,
+            entropy: Box::new(|| 7),
+            session_bounds: SessionBounds::default(),
+            scratch: Vec::new(),
+        };
+        let worker = std::thread::spawn(move || worker.run());
+        Life { disk: disk.clone(), intake, replies, histories, clock, worker, outcomes: BTreeMap::new(), asked: 0 }
+    }
+
+    /// The log's reader, on a thread of its own.
+    fn reader(&self) -> JoinHandle<()> {
+        let (calls, replies) = (self.histories.clone(), self.replies.clone());
+        let historian = Historian { storage: Arc::new(self.disk.clone()), calls, replies };
+        std::thread::spawn(move || historian.run())
+    }
+
+    fn ask(&mut self, operation: Operation) -> u64 {
+        self.asked += 1;
+        let header = Header { id: Some(self.asked), ..Header::default() };
+        let call = Call {
+            client: 1,
+            user: "owner".into(),
+            envelope: Envelope { routing_id: self.asked.to_be_bytes().to_vec(), frames: vec![] },
+            request: Request { header, form: Form::Compact, operations: Operations::One(operation) },
+            bytes: 100,
+        };
+        assert_eq!(self.intake.push(&mut VecDeque::from([call])), Ok(()));
+        self.asked
+    }
+
+    fn collect(&mut self) {
+        while let Some(batch) = self.replies.pop() {
+            for ReplyOut { envelope, reply, request_bytes, .. } in batch {
+                let id = reply.id.unwrap();
+                assert_eq!((envelope.routing_id, request_bytes), (id.to_be_bytes().to_vec(), 100));
+                let outcome = reply.outcomes.as_slice()[0].clone();
+                assert!(self.outcomes.insert(id, outcome).is_none(), "{id} was answered twice");
+            }
+        }
+    }
+
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Life) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "not within 60 s: {what}");
+            self.collect();
+            std::thread::yield_now();
+        }
+    }
+
+    fn outcome(&mut self, id: u64) -> Outcome {
+        self.until("the reply is there", |life| life.outcomes.contains_key(&id));
+        self.outcomes[&id].clone()
+    }
+
+    fn done(&mut self, operation: Operation) -> Outcome {
+        let id = self.ask(operation);
+        self.outcome(id)
+    }
+
+    fn history(&mut self, operation: Operation) -> (Vec<Version>, bool, u64) {
+        match self.done(operation).result.unwrap() {
+            Answer::History { versions, more, oldest } => (versions, more, oldest),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(self, reader: JoinHandle<()>) {
+        self.intake.close();
+        self.worker.join().unwrap().unwrap();
+        reader.join().unwrap();
+        assert!(self.histories.is_empty());
+    }
+}
+
+fn put(key: &str, value: &str, ttl_ms: Option<u64>) -> Operation {
+    Operation::Put { key: key.into(), value: Stored::text(value).unwrap(), condition: None, ttl_ms }
+}
+
+fn del(key: &str) -> Operation {
+    Operation::Del { key: key.into(), return_old: false, condition: None }
+}
+
+fn history(key: &str, limit: Option<usize>, before: Option<u64>) -> Operation {
+    Operation::History { key: key.into(), limit, before }
+}
+
+fn code(outcome: &Outcome) -> ErrorCode {
+    outcome.result.as_ref().unwrap_err().code
+}
+
+#[test]
+fn a_key_has_all_its_versions_newest_first_with_what_happened_and_when() {
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20);
+    let reader = life.reader();
+    assert_eq!(life.history(history("k", None, None)), (vec![], false, 1), "a log without a revision");
+    life.done(put("k", "one", None));
+    life.done(put("other", "x", None));
+    life.clock.advance(5_000_000);
+    life.done(put("k", "two", Some(1_000)));
+    life.clock.advance(2_000_000);
+    life.done(Operation::Ping);
+    life.done(put("k", "three", None));
+    life.done(del("k"));
+    let (versions, more, oldest) = life.history(history("k", None, None));
+    assert_eq!((more, oldest), (false, 1));
+    let value = |text: &str| VersionKind::Put(Stored::text(text).unwrap());
+    let expected = [
+        (6, 7_000, VersionKind::Remove),
+        (5, 7_000, value("three")),
+        (4, 7_000, VersionKind::Expire),
+        (3, 5_000, value("two")),
+        (1, 0, value("one")),
+    ];
+    assert_eq!(versions, expected.map(|(revision, ms, kind)| Version { revision, time_ms: WALL_MS + ms, kind }));
+    assert_eq!(life.done(history("k", None, None)).revision, Some(6));
+    assert_eq!(life.history(history("nobody", None, None)), (vec![], false, 1));
+    life.end(reader);
+}
+
+#[test]
+fn pages_over_many_segments_and_lives_are_the_list_of_what_was_done() {
+    let disk = SimStorage::new();
+    let mut done: BTreeMap<String, Vec<(u64, Option<String>)>> = BTreeMap::new();
+    let mut revision = 0;
+    for first in [0, 400, 800] {
+        let mut life = Life::begin(&disk, 6_000);
+        let reader = life.reader();
+        for at in first..first + 400u64 {
+            // Some keys change all the time, one every now and then, one only at the beginning.
+            let key = match at {
+                0..5 => "early".to_owned(),
+                _ if at % 90 == 0 => "rare".to_owned(),
+                _ => format!("k{}", at % 7),
+            };
+            let (operation, value) = match done.get(&key).and_then(|list| list.last()) {
+                Some((_, Some(_))) if at % 5 == 0 => (del(&key), None),
+                _ => {
+                    let value = format!("{at}{}", "v".repeat(100));
+                    (put(&key, &value, None), Some(value))
+                }
+            };
+            let id = life.ask(operation);
+            revision += 1;
+            done.entry(key).or_default().push((revision, value));
+            if at % 50 == 49 {
+                assert_eq!(life.outcome(id).revision, Some(revision));
+            }
+        }
+        assert!(disk.contents("table.txn.00000003").is_some());
+        let mut asked = Vec::new();
+        for key in done.keys().map(String::as_str).chain(["nobody"]) {
+            for limit in [1, 3, 29, 1_000] {
+                for before in
+                    [None, Some(0), Some(1), Some(2), Some(revision / 2), Some(revision), Some(revision + 9), Some(u64::MAX)]
+                {
+                    asked.push((key.to_owned(), limit, before, life.ask(history(key, Some(limit), before))));
+                    // The next one is asked while the log grows.
+                    if asked.len() % 20 == 0 {
+                        life.ask(put("growing", "x", None));
+                        revision += 1;
+                    }
+                    // No more may wait than that.
+                    life.until("there is room", |life| {
+                        life.asked - life.outcomes.len() as u64 <= limits::HISTORY_CALLS_MAX as u64 / 2
+                    });
+                }
+            }
+        }
+        for (key, limit, before, id) in asked {
+            let outcome = life.outcome(id);
+            let Ok(Answer::History { versions, more, oldest }) = outcome.result else { panic!("{outcome:?}") };
+            let all = done.get(&key).into_iter().flatten().rev().filter(|(at, _)| before.is_none_or(|before| *at < before));
+            let expected: Vec<_> = all.collect();
+            assert_eq!(versions.len(), expected.len().min(limit), "{key} {limit} {before:?}");
+            assert_eq!((more, oldest), (expected.len() > limit, 1), "{key} {limit} {before:?}");
+            for (version, (at, value)) in versions.iter().zip(expected) {
+                let kind = value.as_ref().map_or(VersionKind::Remove, |value| VersionKind::Put(Stored::text(value).unwrap()));
+                assert_eq!((version.revision, &version.kind), (*at, &kind));
+            }
+        }
+        life.end(reader);
+    }
+}
+
+#[test]
+fn answers_and_passes_are_bounded_in_bytes_and_everybody_is_answered() {
+    let mut life = Life::begin(&SimStorage::new(), 16 << 20);
+    let large = "v".repeat(1 << 20);
+    for at in 0..10 {
+        life.done(put("a", &format!("{at}{large}"), None));
+    }
+    life.done(put("huge", &"v".repeat(limits::VALUE_BYTES_MAX - 100), None));
+    life.done(put("huge", "small", None));
+    // All wait before the reader begins: together they ask for more than one pass may hold.
+    let waiting: Vec<u64> = (0..40).map(|_| life.ask(history("a", None, None))).collect();
+    let huge = life.ask(history("huge", None, None));
+    let older = life.ask(history("huge", None, Some(12)));
+    life.until("all wait", |life| life.histories.len() == 42);
+    let reader = life.reader();
+    for id in waiting {
+        let Ok(Answer::History { versions, more, .. }) = life.outcome(id).result else { panic!() };
+        assert_eq!(versions.iter().map(|version| version.revision).collect::<Vec<_>>(), [10, 9, 8], "a page of 4 MiB");
+        assert!(more);
+    }
+    let mut count = |id, expected: &[u64]| {
+        let Ok(Answer::History { versions, .. }) = life.outcome(id).result else { panic!() };
+        assert_eq!(versions.iter().map(|version| version.revision).collect::<Vec<_>>(), expected);
+    };
+    count(huge, &[12]);
+    count(older, &[11]);
+    life.end(reader);
+}
+
+#[test]
+fn more_calls_than_may_wait_are_busy_and_nobody_else_waits() {
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20);
+    life.done(put("k", "v", None));
+    // There is no reader yet.
+    let waiting: Vec<u64> = (0..limits::HISTORY_CALLS_MAX).map(|_| life.ask(history("k", None, None))).collect();
+    let refused = life.done(history("k", None, None));
+    assert_eq!((code(&refused), refused.result.unwrap_err().retry_after_ms), (ErrorCode::Busy, Some(limits::RETRY_AFTER_MS)));
+    assert_eq!(life.done(put("k", "w", None)).revision, Some(2));
+    assert!(waiting.iter().all(|id| !life.outcomes.contains_key(id)));
+    let reader = life.reader();
+    for id in waiting {
+        let Ok(Answer::History { versions, .. }) = life.outcome(id).result else { panic!() };
+        assert_eq!(versions.len(), 1, "as of the moment at which it was asked");
+    }
+    assert_eq!(life.history(history("k", None, None)).0.len(), 2);
+    life.end(reader);
+}
+
+#[test]
+fn who_waits_at_a_stop_is_told_so() {
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20);
+    life.done(put("k", "v", None));
+    let waiting = [life.ask(history("k", None, None)), life.ask(history("k", None, None))];
+    life.intake.close();
+    life.until("the worker has ended", |life| life.worker.is_finished());
+    let reader = life.reader();
+    for id in waiting {
+        assert_eq!(code(&life.outcome(id)), ErrorCode::ShuttingDown);
+    }
+    life.end(reader);
+}
+
+#[test]
+fn what_cannot_be_read_back_fails_the_call_and_nothing_else() {
+    let disk = SimStorage::new();
+    let mut life = Life::begin(&disk, 6_000);
+    let reader = life.reader();
+    for at in 0..100 {
+        life.done(put("often", &format!("{at}{}", "v".repeat(100)), None));
+    }
+    assert_eq!(life.history(history("often", None, None)).0.len(), 100);
+    let name = "table.txn.00000002";
+    let whole = disk.contents(name).unwrap();
+    let mut damaged = whole.clone();
+    damaged[4_500] ^= 1;
+    disk.overwrite(name, Some(damaged));
+    let failed = life.done(history("often", None, None));
+    assert_eq!(code(&failed), ErrorCode::Internal);
+    assert!(failed.result.unwrap_err().message.contains("could not read its log back"));
+    assert_eq!(life.history(history("often", Some(2), None)).0.len(), 2, "the newest segments are whole");
+    assert_eq!(life.done(put("often", "again", None)).revision, Some(101));
+    disk.overwrite(name, None);
+    assert_eq!(code(&life.done(history("often", None, None))), ErrorCode::Internal);
+    disk.overwrite(name, Some(whole));
+    assert_eq!(life.history(history("often", None, None)).0.len(), 100);
+    life.end(reader);
+}
