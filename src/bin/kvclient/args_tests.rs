@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::verb_args::{DelConditions, PageArgs, PutConditions};
+use crate::verb_args::{DelConditions, PageArgs, PutConditions, Ttl};
 
 fn read_words(line: &str) -> Result<Invocation, Misuse> {
     parse(std::iter::once("kvclient").chain(line.split_whitespace()).map(OsString::from).collect())
@@ -81,6 +81,23 @@ fn conditions_are_one_or_none() {
 }
 
 #[test]
+fn deadlines_are_durations_within_bounds() {
+    assert!(matches!(used("p put k v --ttl 90s").1, Verb::Put { ttl: Some(Ttl(90_000)), .. }));
+    assert!(matches!(used("p put k v").1, Verb::Put { ttl: None, .. }));
+    assert!(matches!(used("p expire k 2h").1, Verb::Expire { key, ttl: Ttl(7_200_000) } if key == "k"));
+    assert!(matches!(used("p expire k 36500days").1, Verb::Expire { ttl: Ttl(kvbroker_protocol::limits::TTL_MS_MAX), .. }));
+    assert!(matches!(used("p persist k").1, Verb::Persist { key } if key == "k"));
+    assert!(matches!(used("p ttl k --json").1, Verb::Ttl { key } if key == "k"));
+}
+
+#[test]
+fn a_del_is_of_a_key_or_of_a_prefix_or_of_everything() {
+    assert!(matches!(used("p del k").1, Verb::Del { key: Some(key), prefix: None, all: false, .. } if key == "k"));
+    assert!(matches!(used("p del --prefix a/").1, Verb::Del { key: None, prefix: Some(prefix), .. } if prefix == "a/"));
+    assert!(matches!(used("p remove --all").1, Verb::Del { key: None, prefix: None, all: true, .. }));
+}
+
+#[test]
 fn incr_takes_negative_numbers_and_options_on_either_side() {
     let by = |line: &str| match used(line).1 {
         Verb::Incr { key, by } if key == "n" => by,
@@ -151,6 +168,17 @@ fn what_is_wrong_is_said_in_a_sentence() {
         ("p put k v --if-rev soon", "soon"),
         ("p del k --if-rev 1 --if-value v", "cannot be used with"),
         ("p del k --if-absent", "--if-absent"),
+        ("p del", "KEY"),
+        ("p del k --prefix a", "cannot be used with"),
+        ("p del k --all", "cannot be used with"),
+        ("p del --prefix a --all", "cannot be used with"),
+        ("p del --prefix a --return", "cannot be used with"),
+        ("p del --prefix a --if-rev 1", "cannot be used with"),
+        ("p del --all --if-value v", "cannot be used with"),
+        ("p put k v --ttl 90", "time unit needed"),
+        ("p put k v --ttl 1us", "at least 1ms"),
+        ("p expire k 101years", "at most 36500days"),
+        ("p expire k", "DURATION"),
         ("p incr k 1.5", "1.5"),
         ("p incr k 9223372036854775808", "too large"),
         ("p mget", "KEY"),

@@ -6,6 +6,7 @@
 
 mod args;
 mod batch;
+mod del_prefix;
 mod list;
 mod output;
 mod verb_args;
@@ -115,6 +116,7 @@ fn prepare(global: &Global) {
         if let Some(request) = CLIENT.get().and_then(|client| client.in_doubt()) {
             complain(&format!("interrupted; the outcome of request {request} is unknown, it may have been done"), None);
         }
+        del_prefix::say_how_far();
         std::process::exit(INTERRUPTED);
     };
     if let Err(error) = ctrlc::set_handler(handler) {

@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use kvbroker_protocol::Pattern;
+use kvbroker_protocol::{Pattern, limits};
 
 /// What is asked of the table.
 #[derive(Clone, Debug, Subcommand)]
@@ -23,6 +24,7 @@ Examples:
   kvclient NETID-a5 put leader ann --if-absent             of several who try, one wins
   kvclient NETID-a5 put leader bob --if-rev 7              only over the change that `get --json` showed as modified
   kvclient NETID-a5 put light green --if-value red         only in place of this value
+  kvclient NETID-a5 put session/7 ann --ttl 90s            gone after 90 seconds; put again to keep it longer
   kvclient NETID-a5 put -- -odd -value                     words that look like options"
     )]
     Put {
@@ -34,6 +36,9 @@ Examples:
         /// Store the bytes of this file
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
+        /// Remove the key after this time, such as 90s or 2h; without it the key stays
+        #[arg(long, value_name = "DURATION")]
+        ttl: Option<Ttl>,
         #[command(flatten)]
         only: PutConditions,
     },
@@ -109,26 +114,75 @@ Examples:
         /// The transaction as JSON, or `-`
         txn: OsString,
     },
-    /// Remove a key; exit code 1 if there is no such key
+    /// Remove a key; exit code 1 if there is no such key. Or all keys with a prefix
     #[command(
         visible_alias = "remove",
         after_help = "V of --if-value is text as it is written, JSON with --json. A condition that does not hold removes nothing and
 ends with exit code 3.
 
+With --prefix or --all keys are removed part by part, so that nobody waits for it, and their number is printed.
+Ended in the middle, it says how many are gone; the same command goes on with the rest.
+
 Examples:
   kvclient NETID-a5 del greeting
   kvclient NETID-a5 del greeting --return                  print the value that it had
   kvclient NETID-a5 del lock --if-value ann                only ann's own lock
-  kvclient NETID-a5 del lock --if-rev 7                    only as it was last changed at revision 7"
+  kvclient NETID-a5 del lock --if-rev 7                    only as it was last changed at revision 7
+  kvclient NETID-a5 del --prefix tmp/                      all keys that start with tmp/
+  kvclient NETID-a5 del --all                              every key of the table"
     )]
     Del {
         /// The key
-        key: OsString,
+        #[arg(required_unless_present_any = ["prefix", "all"], conflicts_with_all = ["prefix", "all"])]
+        key: Option<OsString>,
+        /// Remove all keys that start with this
+        #[arg(long, value_name = "PREFIX", conflicts_with_all = ["all", "return_old", "DelConditions"])]
+        prefix: Option<OsString>,
+        /// Remove every key
+        #[arg(long, conflicts_with_all = ["return_old", "DelConditions"])]
+        all: bool,
         /// Print the value that it had, as `get` does
         #[arg(long = "return")]
         return_old: bool,
         #[command(flatten)]
         only: DelConditions,
+    },
+    /// Let a key expire: it is removed after this time
+    #[command(
+        after_help = "The key keeps its value; a deadline that it had is replaced. Nothing is printed; exit code 1 if there is no such
+key.
+
+Examples:
+  kvclient NETID-a5 expire session/7 90s
+  kvclient NETID-a5 expire report '2days 12h'              units as in 100ms, 5s, 10m, 2h, 30days"
+    )]
+    Expire {
+        /// The key
+        key: OsString,
+        /// How long from now
+        #[arg(value_name = "DURATION")]
+        ttl: Ttl,
+    },
+    /// Let a key stay: its deadline is taken away
+    #[command(after_help = "A key without a deadline stays as it is. Exit code 1 if there is no such key.
+
+Example:
+  kvclient NETID-a5 persist session/7")]
+    Persist {
+        /// The key
+        key: OsString,
+    },
+    /// Print how long a key has: a duration, or `none` if it stays; exit code 1 if there is no such key
+    #[command(
+        after_help = "0s: it is due and about to be removed. With --json the milliseconds and the deadline, both null if it stays.
+
+Examples:
+  kvclient NETID-a5 ttl session/7                          1m 12s 340ms
+  kvclient NETID-a5 ttl session/7 --json                   {\"status\":\"ok\",\"rev\":…,\"ttl\":72340,\"expires\":1795257197000}"
+    )]
+    Ttl {
+        /// The key
+        key: OsString,
     },
     /// Print the number of keys
     #[command(after_help = "Example:
@@ -202,7 +256,7 @@ Examples:
     /// Print changes as they happen; best effort in this version
     #[command(
         after_help = "One line a change, tabs between: put, the revision, the key, the value as JSON; or remove, the revision,
-the key. Changes may be missed while the connection is lost (said on stderr) or when output is read too slowly
+the key; or expire, the revision, the key, for one whose deadline had come. Changes may be missed while the connection is lost (said on stderr) or when output is read too slowly
 (not said).
 
 Examples:
@@ -222,6 +276,23 @@ Examples:
   kvclient NETID-a5 explain
   kvclient NETID-a5 get greeting --explain                 the same on stderr, beside another verb")]
     Explain,
+}
+
+/// A time to live, milliseconds; within the broker's bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ttl(pub(crate) u64);
+
+impl FromStr for Ttl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Ttl, String> {
+        let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+        match u64::try_from(duration.as_millis()) {
+            Ok(0) => Err("it is at least 1ms".to_owned()),
+            Ok(ms) if ms <= limits::TTL_MS_MAX => Ok(Ttl(ms)),
+            _ => Err(format!("it is at most {}days", limits::TTL_MS_MAX / (24 * 3_600 * 1_000))),
+        }
+    }
 }
 
 /// What must hold for a put to be done: nothing, or one of these.

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvbroker::client::{Client, ClientError, Item, Pages, WatchEvent, exit_of};
 use kvbroker::exit::Exit;
@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::args::Global;
 use crate::output::{Output, Print, printable};
 use crate::verb_args::{DelConditions, PageArgs, PutConditions, Verb};
-use crate::{CLIENT, Trouble, batch, complain, remark};
+use crate::{CLIENT, Trouble, batch, complain, del_prefix, remark};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
     // Before the broker is looked for: what can't be read needs no broker.
@@ -38,6 +38,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
     let exit = match verb {
         Asked::One(operation) => one(&client, operation, &mut out)?,
         Asked::Mget(keys) => mget(&client, keys, &mut out)?,
+        Asked::DelPrefix(prefix) => del_prefix::run(&client, &prefix, &mut out, global)?,
         Asked::Rows { query: None, scan, limit } if scan.keys_only => rows(client.scan_keys(scan), limit, &mut out)?,
         Asked::Rows { query: None, scan, limit } => rows(client.scan(scan), limit, &mut out)?,
         Asked::Rows { query: Some((field, value)), scan, limit } if scan.keys_only => {
@@ -61,6 +62,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
 enum Asked {
     One(Operation),
     Mget(Vec<Key>),
+    DelPrefix(Vec<u8>),
     Rows { query: Option<(String, Scalar)>, scan: Scan, limit: Option<u64> },
     Batch,
     Hello,
@@ -72,7 +74,7 @@ enum Asked {
 impl Asked {
     fn new(verb: Verb, global: &Global) -> Result<Self, Trouble> {
         Ok(match verb {
-            Verb::Put { key, value, file, only } => {
+            Verb::Put { key, value, file, ttl, only } => {
                 let value = match (value, file) {
                     (_, Some(path)) => stored(read_file(&path)?, Kind::of_file(global.json))?,
                     (Some(text), None) if text == "-" => {
@@ -81,7 +83,8 @@ impl Asked {
                     (Some(text), None) => stored(bytes(&text), Kind::of_text(global.json))?,
                     (None, None) => return Err(Trouble::misuse("put needs a value, `-` or --file")),
                 };
-                Asked::One(Operation::Put { key: bytes(&key), value, condition: put_condition(only, global)?, ttl_ms: None })
+                let condition = put_condition(only, global)?;
+                Asked::One(Operation::Put { key: bytes(&key), value, condition, ttl_ms: ttl.map(|ttl| ttl.0) })
             }
             Verb::Get { key } => Asked::One(Operation::Get { key: bytes(&key) }),
             Verb::Mget { keys } => Asked::Mget(keys.iter().map(|key| bytes(key)).collect()),
@@ -91,9 +94,18 @@ impl Asked {
                 let text = if txn == "-" { read_all(io::stdin().lock(), "stdin")? } else { bytes(&txn) };
                 Asked::One(transaction(&text)?)
             }
-            Verb::Del { key, return_old, only } => {
+            Verb::Del { prefix: Some(prefix), .. } if prefix.is_empty() => {
+                return Err(Trouble::misuse("every key starts with the empty prefix; to remove them all say `del --all`"));
+            }
+            Verb::Del { prefix: Some(prefix), .. } => Asked::DelPrefix(bytes(&prefix)),
+            Verb::Del { all: true, .. } => Asked::DelPrefix(Vec::new()),
+            Verb::Del { key, return_old, only, .. } => {
+                let key = key.ok_or_else(|| Trouble::misuse("del needs a key, --prefix or --all"))?;
                 Asked::One(Operation::Del { key: bytes(&key), return_old, condition: del_condition(only, global)? })
             }
+            Verb::Expire { key, ttl } => Asked::One(Operation::Expire { key: bytes(&key), ttl_ms: ttl.0 }),
+            Verb::Persist { key } => Asked::One(Operation::Persist { key: bytes(&key) }),
+            Verb::Ttl { key } => Asked::One(Operation::Ttl { key: bytes(&key) }),
             Verb::Size => Asked::One(Operation::Size),
             Verb::Stats => Asked::One(Operation::Stats),
             Verb::Scan { prefix, prefix_option, pages } => {
@@ -280,12 +292,16 @@ fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
         Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value),
         Ok(Answer::Size(size)) => out.line(&size.to_string()),
         Ok(Answer::Integer(integer)) => out.line(&integer.to_string()),
+        Ok(Answer::Ttl(None)) => out.line("none"),
+        Ok(Answer::Ttl(Some(deadline))) => {
+            out.line(&humantime::format_duration(Duration::from_millis(deadline.left_ms)).to_string())
+        }
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
 /// One operation and its outcome.
-fn ask(client: &Client, operation: Operation) -> Result<Outcome, Trouble> {
+pub(crate) fn ask(client: &Client, operation: Operation) -> Result<Outcome, Trouble> {
     let reply = client.call(Operations::One(operation))?;
     let (Outcomes::One(outcome), retry_safe) = (reply.outcomes, reply.retry_safe) else {
         return Err(Trouble::misuse("the broker answered one operation with several results"));
@@ -295,25 +311,28 @@ fn ask(client: &Client, operation: Operation) -> Result<Outcome, Trouble> {
 }
 
 /// What a failure is about, for a sentence.
-struct Subject {
+pub(crate) struct Subject {
     verb: &'static str,
     key: String,
 }
 
 impl Subject {
-    fn of(operation: &Operation) -> Self {
+    pub(crate) fn of(operation: &Operation) -> Self {
         let key = match operation {
             Operation::Get { key }
             | Operation::Put { key, .. }
             | Operation::Del { key, .. }
             | Operation::Incr { key, .. }
+            | Operation::Expire { key, .. }
+            | Operation::Persist { key }
+            | Operation::Ttl { key }
             | Operation::Exists { key } => shown(key),
             _ => String::new(),
         };
         Subject { verb: operation.verb(), key }
     }
 
-    fn complain(&self, failure: &Failure) {
+    pub(crate) fn complain(&self, failure: &Failure) {
         let Subject { verb, key } = self;
         let said = printable(&failure.message);
         match failure.code {
