@@ -72,10 +72,15 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
                 write::uint(out, *limit as u64);
             }
         }
-        Operation::Result { session, seq } => {
-            head(out, 3);
+        Operation::Result { session, seq, settle } => {
+            head(out, if *settle { 4 } else { 3 });
             write::bytes(out, &session.0);
             write::uint(out, *seq);
+            if *settle {
+                write::map(out, 1);
+                write::text(out, "settle");
+                write::boolean(out, true);
+            }
         }
         Operation::List(List { prefix, delimiter, cursor, limit }) => {
             head(out, 3);
@@ -262,7 +267,8 @@ mod tests {
             Operation::Ttl { key: key.clone() },
             Operation::DelPrefix { prefix: key.clone(), limit: None },
             Operation::DelPrefix { prefix: vec![], limit: Some(3) },
-            Operation::Result { session: SessionId([7; 16]), seq: 9 },
+            Operation::Result { session: SessionId([7; 16]), seq: 9, settle: false },
+            Operation::Result { session: SessionId([7; 16]), seq: 9, settle: true },
             Operation::List(List { prefix: key.clone(), delimiter: b"::".to_vec(), cursor: Some(key.clone()), limit: Some(2) }),
             Operation::List(List { prefix: vec![], delimiter: b"/".to_vec(), cursor: None, limit: None }),
             Operation::History { key: key.clone(), limit: None, before: None },

@@ -113,13 +113,14 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["result"],
         positional: &["of_session", "of_seq"],
-        options: &[],
+        options: &["settle"],
         build: |fields| {
             let seq = fields.needed(1)?.uint("of_seq")?;
             if seq == 0 {
                 return Err(Failure::invalid("the numbers of a session start at 1"));
             }
-            Ok(Operation::Result { session: fields.needed(0)?.id16("of_session")?, seq })
+            let settle = fields.given(2).map(|raw| raw.boolean("settle")).transpose()?.unwrap_or_default();
+            Ok(Operation::Result { session: fields.needed(0)?.id16("of_session")?, seq, settle })
         },
     },
     Verb { names: &["end"], positional: &[], options: &[], build: |_| Ok(Operation::End) },

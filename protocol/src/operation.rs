@@ -125,6 +125,8 @@ pub enum Operation {
         session: SessionId,
         /// The mutation's number in it.
         seq: u64,
+        /// If it has not arrived, it never shall: a noop takes its number.
+        settle: bool,
     },
     /// Ends the session that the header names.
     End,

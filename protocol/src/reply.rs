@@ -136,6 +136,8 @@ pub enum Fate {
     Decided(Box<Outcome>),
     /// It has not arrived. It may yet, unless a `noop` takes its number.
     Undecided,
+    /// A `noop` has its number: it was not done, and never will be.
+    Filled,
     /// Its answer was acknowledged, and forgotten.
     Acknowledged,
 }
@@ -146,6 +148,7 @@ impl Fate {
         match self {
             Fate::Decided(_) => "decided",
             Fate::Undecided => "undecided",
+            Fate::Filled => "filled",
             Fate::Acknowledged => "acknowledged",
         }
     }

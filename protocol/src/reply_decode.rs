@@ -277,6 +277,7 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
                 Answer::Result(Fate::Decided(Box::new(named_outcome(cursor)?)))
             }
             "undecided" => Answer::Result(Fate::Undecided),
+            "filled" => Answer::Result(Fate::Filled),
             "acknowledged" => Answer::Result(Fate::Acknowledged),
             other => return Err(ReplyError(format!("the state of a mutation is {other:?}"))),
         },
@@ -481,6 +482,7 @@ mod tests {
             (Expect::Ttl, ok(Answer::Ttl(Some(Deadline { left_ms: 5, at_ms: u64::MAX })))),
             (Expect::Deleted, ok(Answer::Deleted { removed: 10_000, more: true })),
             (Expect::Result, ok(Answer::Result(Fate::Undecided))),
+            (Expect::Result, ok(Answer::Result(Fate::Filled))),
             (Expect::Result, ok(Answer::Result(Fate::Acknowledged))),
             (Expect::Result, ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Removed(value.clone()))))))),
             (Expect::History, ok(Answer::History { versions, more: true, oldest: 3 })),

@@ -87,6 +87,7 @@ impl Fields {
             "state" => {
                 self.answer = Some(Answer::Result(match text(cursor)?.as_str() {
                     "acknowledged" => Fate::Acknowledged,
+                    "filled" => Fate::Filled,
                     _ => Fate::Undecided,
                 }));
             }

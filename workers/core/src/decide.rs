@@ -1,6 +1,6 @@
 //! What an operation answers and changes.
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Outcome, SessionId, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Fate, Operation, Outcome, SessionId, limits, request_hash};
 
 use crate::change::Change;
 use crate::del_prefix::del_prefix;
@@ -153,10 +153,28 @@ pub fn end_session(state: &State, owner: &[u8], session: SessionId, ack: u64, st
     }
 }
 
-/// Tells what became of a mutation.
-pub fn result_of(state: &State, owner: &[u8], session: SessionId, seq: u64, stamp: Stamp) -> Outcome {
+/// Tells what became of a mutation. With bounds it settles one that has not arrived: a noop takes its number.
+pub fn result_of(
+    state: &State,
+    owner: &[u8],
+    session: SessionId,
+    seq: u64,
+    stamp: Stamp,
+    settle: Option<&SessionBounds>,
+) -> Decision {
     let fate = fate(&state.sessions, owner, session, seq, stamp.time_ms);
-    Outcome { revision: Some(state.revision()), result: fate.map(Answer::Result) }
+    match (fate, settle) {
+        (Ok(Fate::Undecided), Some(bounds)) => {
+            let hash = request_hash(&Operation::Noop, &mut Vec::new());
+            let numbered = Numbered { owner, session, seq, ack: 0, hash };
+            let noop = decide_numbered(state, Operation::Noop, &numbered, stamp, &mut Turn::one(), bounds);
+            match noop.outcome.result {
+                Ok(_) => Decision::bookkeeping(state, Ok(Answer::Result(Fate::Filled)), noop.changes),
+                Err(failure) => Decision::refused(state, failure),
+            }
+        }
+        (fate, _) => Decision::read(state, fate.map(Answer::Result)),
+    }
 }
 
 /// Does one operation on the overlay: alone, or as part of a transaction.

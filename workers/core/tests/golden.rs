@@ -97,9 +97,8 @@ impl Runner {
         let owner = self.user.as_bytes();
         let (session, ack) = (self.header.session, self.header.ack.unwrap_or_default());
         match (operation, session, self.header.seq) {
-            (Operation::Result { session, seq }, ..) => {
-                let outcome = result_of(&self.state, owner, session, seq, stamp);
-                Decision { outcome, changes: vec![], takes_revision: false }
+            (Operation::Result { session, seq, settle }, ..) => {
+                result_of(&self.state, owner, session, seq, stamp, settle.then_some(&self.bounds))
             }
             (Operation::End, Some(session), _) => end_session(&self.state, owner, session, ack, stamp),
             (operation, Some(session), Some(seq)) if operation.is_mutation() => {

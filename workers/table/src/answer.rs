@@ -106,7 +106,10 @@ impl<L: Log> Worker<L> {
                 self.only_said(self.observed(self.facts.hello(project, session)))
             }
             Operation::Stats => self.only_said(self.observed(Ok(self.stats()))),
-            Operation::Result { session, seq } => self.only_said(result_of(&self.state, owner, session, seq, stamp)),
+            Operation::Result { session, seq, settle } => {
+                let bounds = settle.then_some(&self.session_bounds);
+                result_of(&self.state, owner, session, seq, stamp, bounds)
+            }
             Operation::End => match asking.session {
                 Some(session) => end_session(&self.state, owner, session, asking.ack, stamp),
                 None => {

@@ -17,7 +17,7 @@ mod record;
 
 use std::collections::BTreeMap;
 
-use kvbroker_protocol::{Fate, Outcome, SessionId, limits};
+use kvbroker_protocol::{Fate, Operation, Outcome, SessionId, limits, request_hash};
 
 pub use admit::Numbered;
 pub(crate) use admit::{Admission, admit, end, fate, remember};
@@ -169,6 +169,7 @@ impl Sessions {
     fn fate(&self, owner: &[u8], id: SessionId, seq: u64) -> Option<Fate> {
         let session = self.known.get(&id).filter(|session| *session.owner == *owner)?;
         Some(match session.replies.get(&seq) {
+            Some(remembered) if remembered.hash == request_hash(&Operation::Noop, &mut Vec::new()) => Fate::Filled,
             Some(remembered) => Fate::Decided(Box::new(remembered.outcome())),
             None if seq <= session.acked => Fate::Acknowledged,
             None => Fate::Undecided,

@@ -37,7 +37,10 @@ fn few_sessions_live_long_and_their_windows_turn_over() {
     for seed in 1..=4 {
         let walk = walk(seed, bounds, 2, 20_000);
         let seen = walk.seen;
-        assert!(seen.done > 10_000 && seen.again > 1_000 && seen.reused > 100 && seen.holes > 1_000, "{seen:?}");
+        assert!(
+            seen.done > 10_000 && seen.again > 1_000 && seen.reused > 100 && seen.holes > 1_000 && seen.settled > 20,
+            "{seen:?}"
+        );
         assert!(seen.longest > 4_096, "no window turned over: {seen:?}");
     }
 }

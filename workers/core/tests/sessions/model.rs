@@ -20,6 +20,7 @@ pub(crate) struct Seen {
     pub(crate) expired: usize,
     pub(crate) forgotten: usize,
     pub(crate) ended: usize,
+    pub(crate) settled: usize,
     pub(crate) longest: u64,
 }
 
@@ -245,21 +246,25 @@ impl Walk {
                 if code.is_none() {
                     assert_eq!(decision.outcome, outcome, "{context}");
                 }
-                past.decided.push((hash, encoded(&decision.outcome)));
-                past.acked = past.acked.max(ack);
-                past.used_ms = self.time_ms;
-                past.state = Knowledge::Open;
-                self.seen.longest = self.seen.longest.max(seq);
-                self.seen.done += 1;
-                if let Some(victim) = forgets {
-                    let past = self.sessions.get_mut(&victim).unwrap();
-                    past.state = Knowledge::Forgotten;
-                    let floor = self.floors.entry(past.owner).or_default();
-                    *floor = (*floor).max(victim.born_ms());
-                    self.seen.forgotten += 1;
-                }
+                self.decided(past, hash, encoded(&decision.outcome), ack, forgets);
                 self.take_in(decision);
             }
+        }
+    }
+
+    fn decided(&mut self, past: &mut Past, hash: u64, outcome: Vec<u8>, ack: u64, forgets: Option<SessionId>) {
+        past.decided.push((hash, outcome));
+        past.acked = past.acked.max(ack);
+        past.used_ms = self.time_ms;
+        past.state = Knowledge::Open;
+        self.seen.longest = self.seen.longest.max(past.decided.len() as u64);
+        self.seen.done += 1;
+        if let Some(victim) = forgets {
+            let past = self.sessions.get_mut(&victim).unwrap();
+            past.state = Knowledge::Forgotten;
+            let floor = self.floors.entry(past.owner).or_default();
+            *floor = (*floor).max(victim.born_ms());
+            self.seen.forgotten += 1;
         }
     }
 
@@ -333,14 +338,45 @@ impl Walk {
     }
 
     fn ask_fate(&mut self, id: SessionId) {
-        let past = &self.sessions[&id];
-        let seq = 1 + self.dice.below(past.decided.len() as u64 + 2);
-        let outcome = result_of(&self.state, past.owner.as_bytes(), id, seq, self.stamp());
+        let mut past = self.sessions.remove(&id).unwrap();
+        self.ask_fate_in(id, &mut past);
+        self.sessions.insert(id, past);
+    }
+
+    fn ask_fate_in(&mut self, id: SessionId, past: &mut Past) {
+        let highest = past.decided.len() as u64;
+        let seq = if self.dice.one_in(2) { highest + 1 } else { 1 + self.dice.below(highest + 2) };
+        let settles = self.dice.one_in(3).then_some(self.bounds);
+        let decision = result_of(&self.state, past.owner.as_bytes(), id, seq, self.stamp(), settles.as_ref());
+        let noop = request_hash(&Operation::Noop, &mut Vec::new());
+        if let (Some(_), Ok(Answer::Result(Fate::Filled))) = (settles, &decision.outcome.result)
+            && seq > past.decided.len() as u64
+        {
+            let Expected::New { forgets } = self.expected(id, past, seq, 0, noop) else {
+                panic!("seed {}: {id} {seq}", self.seed)
+            };
+            let done = Outcome { revision: Some(self.state.revision()), result: Ok(Answer::Done) };
+            self.decided(past, noop, encoded(&done), 0, forgets);
+            self.take_in(decision);
+            self.seen.settled += 1;
+            return;
+        }
+        assert!(decision.changes.is_empty());
+        let outcome = decision.outcome;
+        let refused = outcome.result.as_ref().err().map(|failure| failure.code);
+        if settles.is_some() && matches!(refused, Some(ErrorCode::OutOfOrder | ErrorCode::Busy)) {
+            let Expected::Refused(code) = self.expected(id, past, seq, 0, noop) else { panic!("seed {}: {id} {seq}", self.seed) };
+            assert_eq!(refused, Some(code));
+            return;
+        }
         let context = format!("seed {}: {id} seq {seq}", self.seed);
         let is_below_floor = self.floors.get(past.owner).is_some_and(|floor| id.born_ms() <= *floor);
         match (past.state, past.decided.get(seq as usize - 1)) {
             (Knowledge::Forgotten, _) | (Knowledge::Fresh, _) if is_below_floor => {
                 assert_eq!(outcome.result.unwrap_err().code, ErrorCode::SessionExpired, "{context}");
+            }
+            (Knowledge::Open, Some((hash, _))) if seq > past.acked && *hash == noop => {
+                assert_eq!(outcome.result, Ok(Answer::Result(Fate::Filled)), "{context}");
             }
             (Knowledge::Open, Some((_, decided))) if seq > past.acked => {
                 let Ok(Answer::Result(Fate::Decided(told))) = outcome.result else { panic!("{context}") };
@@ -386,7 +422,7 @@ impl Walk {
         assert!(decision.changes.is_empty());
         let ended = end_session(&self.state, owner, id, u64::MAX, stamp);
         assert_eq!(ended.outcome.result.unwrap_err().code, ErrorCode::Refused);
-        let told = result_of(&self.state, owner, id, 1, stamp);
+        let told = result_of(&self.state, owner, id, 1, stamp, None).outcome;
         assert!(!matches!(told.result, Ok(Answer::Result(Fate::Decided(_)))), "another's replies are told to nobody else");
     }
 

@@ -222,7 +222,7 @@ fn replies_are_remembered_over_a_recovery() {
     let again = after.ask(numbered(1, 0), Operations::Many(vec![incr(), del("none"), incr()]));
     let other = after.ask(numbered(2, 0), Operations::One(put("a", "1")));
     let next = after.ask(numbered(4, 3), Operations::One(incr()));
-    let asked = [1, 4, 5].map(|seq| after.one(Operation::Result { session, seq }));
+    let asked = [1, 4, 5].map(|seq| after.one(Operation::Result { session, seq, settle: false }));
     let end = after.ask(Header { session: Some(session), ack: Some(4), ..Header::default() }, Operations::One(Operation::End));
     let late = after.ask(numbered(5, 4), Operations::One(incr()));
     after.run_to_end().unwrap();
