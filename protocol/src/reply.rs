@@ -136,7 +136,7 @@ pub enum Fate {
     Decided(Box<Outcome>),
     /// It has not arrived. It may yet, unless a `noop` takes its number.
     Undecided,
-    /// A `noop` has its number: it was not done, and never will be.
+    /// A `noop` has its number, or the session has ended: it was not done, and never will be.
     Filled,
     /// Its answer was acknowledged, and forgotten.
     Acknowledged,

@@ -172,6 +172,8 @@ impl Sessions {
             Some(remembered) if remembered.hash == request_hash(&Operation::Noop, &mut Vec::new()) => Fate::Filled,
             Some(remembered) => Fate::Decided(Box::new(remembered.outcome())),
             None if seq <= session.acked => Fate::Acknowledged,
+            // An ended session takes nothing any more.
+            None if session.ended => Fate::Filled,
             None => Fate::Undecided,
         })
     }

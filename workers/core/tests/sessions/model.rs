@@ -383,6 +383,7 @@ impl Walk {
                 assert_eq!(encoded(&told), *decided, "{context}");
             }
             (_, Some(_)) => assert_eq!(outcome.result, Ok(Answer::Result(Fate::Acknowledged)), "{context}"),
+            (Knowledge::Ended, None) => assert_eq!(outcome.result, Ok(Answer::Result(Fate::Filled)), "{context}"),
             (_, None) => assert_eq!(outcome.result, Ok(Answer::Result(Fate::Undecided)), "{context}"),
         }
     }
