@@ -350,7 +350,8 @@ impl Walk {
         let decision = result_of(&self.state, past.owner.as_bytes(), id, seq, self.stamp(), settles.as_ref());
         let noop = request_hash(&Operation::Noop, &mut Vec::new());
         if let (Some(_), Ok(Answer::Result(Fate::Filled))) = (settles, &decision.outcome.result)
-            && seq > past.decided.len() as u64
+            && seq > highest
+            && past.state != Knowledge::Ended
         {
             let Expected::New { forgets } = self.expected(id, past, seq, 0, noop) else {
                 panic!("seed {}: {id} {seq}", self.seed)
