@@ -331,7 +331,7 @@ pub(crate) fn check_escapes(text: &str, depth_max: usize) -> Result<(), Failure>
 }
 
 /// How MessagePack holds a JSON number.
-enum Number {
+pub(crate) enum Number {
     UInt(u64),
     Int(i64),
     Float(f64),
@@ -339,7 +339,7 @@ enum Number {
     Text,
 }
 
-fn read_number(text: &str) -> Number {
+pub(crate) fn read_number(text: &str) -> Number {
     let integer = !text.contains(['.', 'e', 'E']);
     if integer && text != "-0" {
         if let Ok(value) = text.parse::<u64>() {

@@ -190,7 +190,9 @@ impl Many {
     fn push(&mut self, operation: Operation) -> Result<(), Failure> {
         self.regexes += operation.regexes();
         if self.regexes > ARRAY_REGEXES_MAX {
-            return Err(Failure::limit(format!("at most {ARRAY_REGEXES_MAX} operations of an array may have a `regex`")));
+            return Err(Failure::limit(format!(
+                "an array holds at most {ARRAY_REGEXES_MAX} regexes, those in predicates included"
+            )));
         }
         if operation == Operation::End {
             return Err(Failure::invalid("`end` stands alone in its message"));

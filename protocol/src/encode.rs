@@ -197,13 +197,14 @@ fn write_condition(condition: &Condition, out: &mut Vec<u8>) {
 }
 
 fn write_scan(scan: &Scan, out: &mut Vec<u8>) {
-    let Scan { prefix, from, to, reverse, keys_only, pattern, cursor, limit, snapshot } = scan;
+    let Scan { prefix, from, to, reverse, keys_only, pattern, filter, cursor, limit, snapshot } = scan;
     let prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
     let keys = [("prefix", prefix), ("from", from.as_ref()), ("to", to.as_ref()), ("cursor", cursor.as_ref())];
     let flags = [("reverse", *reverse), ("keys_only", *keys_only)];
     let given = keys.iter().filter(|(_, key)| key.is_some()).count() + flags.iter().filter(|(_, flag)| *flag).count();
     let numbers = usize::from(limit.is_some()) + usize::from(snapshot.is_some());
-    write::map(out, given + usize::from(pattern.is_some()) + numbers);
+    let texts = usize::from(pattern.is_some()) + usize::from(filter.is_some());
+    write::map(out, given + texts + numbers);
     for (name, key) in keys {
         if let Some(key) = key {
             write::text(out, name);
@@ -217,6 +218,10 @@ fn write_scan(scan: &Scan, out: &mut Vec<u8>) {
     if let Some(pattern) = pattern {
         write::text(out, "regex");
         write::text(out, pattern.as_str());
+    }
+    if let Some(filter) = filter {
+        write::text(out, "where");
+        write::text(out, filter.as_str());
     }
     if let Some(limit) = limit {
         write::text(out, "limit");
@@ -235,7 +240,7 @@ mod tests {
     use crate::decode::decode_request;
     use crate::header::{BrokerId, Form, SessionId};
     use crate::operation::Pattern;
-    use crate::predicate::Scalar;
+    use crate::predicate::{Predicate, Scalar};
     use crate::txn::Txn;
     use crate::value::Stored;
 
@@ -249,6 +254,7 @@ mod tests {
             reverse: true,
             keys_only: true,
             pattern: Some(Pattern::new("a+").unwrap()),
+            filter: Some(Predicate::new("a ~ b and has c").unwrap()),
             cursor: Some(key.clone()),
             limit: Some(5),
             snapshot: Some(9),

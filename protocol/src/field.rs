@@ -5,7 +5,7 @@ use crate::json::{Token as Json, Walker};
 use crate::limits;
 use crate::msgpack::{Cursor, Malformed, Token as Pack};
 use crate::operation::Pattern;
-use crate::predicate::Scalar;
+use crate::predicate::{Predicate, Scalar};
 use crate::value::{Key, Stored, ValueKind, key_from_json};
 
 /// The bytes of one value inside a body that was checked whole.
@@ -165,6 +165,10 @@ impl<'a> Raw<'a> {
             Raw::Pack(bytes) => Scalar::from_msgpack(bytes),
             Raw::Json(text) => Scalar::from_json(text),
         }
+    }
+
+    pub(crate) fn predicate(self, name: &str) -> Result<Predicate, Failure> {
+        Predicate::new(&self.text(name)?)
     }
 
     pub(crate) fn pattern(self, name: &str) -> Result<Pattern, Failure> {

@@ -160,11 +160,16 @@ pub(crate) static VERBS: &[Verb] = &[
         positional: &["subkey", "subvalue"],
         options: SCAN_OPTIONS,
         build: |fields| {
-            Ok(Operation::Query {
-                subkey: fields.needed(0)?.text("subkey")?,
-                subvalue: fields.needed(1)?.scalar()?,
-                scan: scan(fields, 2)?,
-            })
+            let scan = scan(fields, 2)?;
+            match (fields.given(0), fields.given(1), &scan.filter) {
+                (None, None, Some(_)) => Ok(Operation::Scan(scan)),
+                (None, None, None) => Err(Failure::invalid("`query` needs `where`, or `subkey` and `subvalue`")),
+                _ => Ok(Operation::Query {
+                    subkey: fields.needed(0)?.text("subkey")?,
+                    subvalue: fields.needed(1)?.scalar()?,
+                    scan,
+                }),
+            }
         },
     },
     Verb { names: &["ping"], positional: &[], options: &[], build: |_| Ok(Operation::Ping) },
@@ -177,7 +182,7 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb { names: &["stats"], positional: &[], options: &[], build: |_| Ok(Operation::Stats) },
 ];
 
-const SCAN_OPTIONS: &[&str] = &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only", "snapshot"];
+const SCAN_OPTIONS: &[&str] = &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only", "snapshot", "where"];
 
 /// Not a verb: one comparison of a transaction.
 static COMPARE: Verb = Verb {
@@ -250,6 +255,7 @@ fn scan(fields: &Fields<'_>, at: usize) -> Result<Scan, Failure> {
     Ok(Scan {
         prefix: fields.given(at).map(|raw| raw.key("prefix")).transpose()?.unwrap_or_default(),
         pattern: fields.given(at + 1).map(|raw| raw.pattern("regex")).transpose()?,
+        filter: fields.given(at + 9).map(|raw| raw.predicate("where")).transpose()?,
         cursor: fields.given(at + 2).map(|raw| raw.key("cursor")).transpose()?,
         from: fields.given(at + 4).map(|raw| raw.key("from")).transpose()?,
         to: fields.given(at + 5).map(|raw| raw.key("to")).transpose()?,

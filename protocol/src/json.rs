@@ -150,6 +150,11 @@ impl<'a> Walker<'a> {
         Ok(Some(name))
     }
 
+    /// What has not been read yet.
+    pub(crate) fn rest(&self) -> &'a str {
+        self.text.get(self.at..).unwrap_or_default()
+    }
+
     /// True before an array.
     pub(crate) fn at_array(&mut self) -> bool {
         self.peek() == Some(b'[')

@@ -35,7 +35,7 @@ pub use error::{ErrorCode, Failure, Status};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
 pub use operation::{Condition, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
-pub use predicate::{Scalar, field_equals};
+pub use predicate::{Predicate, PredicateMatcher, Scalar, Subject, Verdict, field_equals};
 pub use reply::{
     Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind, reported_limits,
 };

@@ -24,8 +24,18 @@ pub const REGEX_BYTES_MAX: usize = 4 << 10;
 pub const REGEX_PROGRAM_BYTES_MAX: usize = 256 << 10;
 /// What the regex engine may keep in memory to make matching fast, bytes; only while a page is made.
 pub const REGEX_CACHE_BYTES_MAX: usize = 1 << 20;
-/// Most operations of one array that carry a regular expression: compiling a large one takes about a millisecond.
+/// Most regular expressions in the operations of one array, those in predicates included: compiling a large one takes about a millisecond.
 pub const ARRAY_REGEXES_MAX: usize = 16;
+/// Longest predicate, bytes.
+pub const PREDICATE_BYTES_MAX: usize = 4 << 10;
+/// Most parentheses and `not` inside one another in a predicate.
+pub const PREDICATE_DEPTH_MAX: usize = 32;
+/// Most comparisons in a predicate.
+pub const PREDICATE_TERMS_MAX: usize = 64;
+/// Most regular expressions in a predicate.
+pub const PREDICATE_REGEXES_MAX: usize = 4;
+/// Most work that a predicate's regular expression does on one text, in units of [`TURN_WORK_MAX`]: on a longer text it never matches.
+pub const MATCH_WORK_MAX: usize = TURN_WORK_MAX;
 /// Most rows of one page.
 pub const PAGE_ROWS_MAX: usize = 10_000;
 /// Most bytes of keys and stored values of one page; one row always fits.
@@ -118,6 +128,11 @@ const _: () = {
     assert!(PAGE_ROWS_MAX <= EXAMINED_KEYS_MAX, "a full page is reachable in one turn");
     assert!(VALUE_BYTES_MAX / QUERY_BYTES_PER_UNIT <= TURN_WORK_MAX, "one key alone does not use up a turn of queries");
     assert!(REGEX_PROGRAM_BYTES_MAX >= 1 << 10, "a regex costs at least one unit per byte");
+    assert!(REGEX_BYTES_MAX <= PREDICATE_BYTES_MAX, "a predicate can be about as long as its regex");
+    assert!(PREDICATE_REGEXES_MAX < ARRAY_REGEXES_MAX, "one operation's own regex and those of its predicate fit into an array");
+    // What one key costs at worst beyond a turn that is all but used up is no more than the dearest regex on the longest key.
+    assert!(PREDICATE_REGEXES_MAX * MATCH_WORK_MAX <= 16 << 20, "one key must not stall the others");
+    assert!(PREDICATE_TERMS_MAX * (VALUE_BYTES_MAX / QUERY_BYTES_PER_UNIT) <= 16 << 20, "one value must not stall the others");
     assert!(ENVELOPE_FRAMES_MAX < FRAMES_MAX, "an envelope leaves room for the body");
     assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");
     assert!(TXN_OPERATIONS_MAX <= ARRAY_OPERATIONS_MAX, "an array holds at least one full transaction");

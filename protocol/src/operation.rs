@@ -3,7 +3,7 @@
 use crate::error::Failure;
 use crate::header::{Form, Header, SessionId};
 use crate::limits;
-use crate::predicate::Scalar;
+use crate::predicate::{Predicate, Scalar};
 use crate::txn::Txn;
 use crate::value::{Key, Stored};
 
@@ -183,7 +183,7 @@ impl Operation {
     /// Regular expressions in this operation.
     pub(crate) fn regexes(&self) -> usize {
         match self {
-            Operation::Scan(scan) | Operation::Query { scan, .. } => usize::from(scan.pattern.is_some()),
+            Operation::Scan(scan) | Operation::Query { scan, .. } => scan.regexes(),
             Operation::Txn(txn) => txn.operations().map(Operation::regexes).sum(),
             _ => 0,
         }
@@ -255,6 +255,8 @@ pub struct Scan {
     pub keys_only: bool,
     /// Only keys in which this pattern is found (anywhere, unless it is anchored).
     pub pattern: Option<Pattern>,
+    /// Only keys and values of which this holds.
+    pub filter: Option<Predicate>,
     /// Go on behind this key: the `cursor` of the page before.
     pub cursor: Option<Key>,
     /// Most rows wanted on this page; the page limit where absent.
@@ -279,13 +281,20 @@ pub struct List {
 /// The delimiter of [`List`] where none is given.
 pub const LIST_DELIMITER: &[u8] = b"/";
 
-/// A regular expression over keys, known to compile.
+impl Scan {
+    /// Regular expressions over keys and values.
+    pub(crate) fn regexes(&self) -> usize {
+        usize::from(self.pattern.is_some()) + self.filter.as_ref().map_or(0, Predicate::regexes)
+    }
+}
+
+/// A regular expression over keys or texts, known to compile.
 ///
 /// It is kept as text until it is used: a compiled one can be ten thousand times as large as the request that asked for it, and
 /// thousands of requests may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    text: String,
+    text: Box<str>,
     /// Bound of the compiled program, KiB.
     program_kib: usize,
 }
@@ -301,7 +310,7 @@ impl Pattern {
         }
         for program_kib in PROGRAM_KIB_STEPS {
             match compile(pattern, program_kib) {
-                Ok(_) => return Ok(Pattern { text: pattern.to_owned(), program_kib }),
+                Ok(_) => return Ok(Pattern { text: pattern.into(), program_kib }),
                 Err(regex::Error::CompiledTooBig(_)) => {}
                 Err(error) => return Err(Failure::invalid(format!("the regex does not compile: {error}"))),
             }
@@ -334,14 +343,14 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// True when the pattern is found in the key.
-    pub fn is_match(&self, key: &[u8]) -> bool {
-        self.regex.is_match(key)
+    /// True when the pattern is found in the text.
+    pub fn is_match(&self, text: &[u8]) -> bool {
+        self.regex.is_match(text)
     }
 
-    /// What looking at a key costs at worst, in units of [`limits::TURN_WORK_MAX`].
-    pub fn work(&self, key: &[u8]) -> usize {
-        key.len().saturating_mul(self.program_kib)
+    /// What looking at a text costs at worst, in units of [`limits::TURN_WORK_MAX`].
+    pub fn work(&self, text: &[u8]) -> usize {
+        text.len().saturating_mul(self.program_kib)
     }
 }
 

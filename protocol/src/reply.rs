@@ -262,6 +262,7 @@ pub fn reported_limits() -> Vec<(String, u64)> {
         ("txn_operations", TXN_OPERATIONS_MAX),
         ("regex_bytes", REGEX_BYTES_MAX),
         ("array_regexes", ARRAY_REGEXES_MAX),
+        ("predicate_bytes", PREDICATE_BYTES_MAX),
         ("page_rows", PAGE_ROWS_MAX),
         ("page_bytes", PAGE_BYTES_MAX),
         ("examined_keys", EXAMINED_KEYS_MAX),

@@ -185,6 +185,35 @@ fn ranges_go_either_way_with_or_without_values() {
 }
 
 #[test]
+fn predicates_pick_and_names_are_grouped() {
+    let (_broker, cli) = started();
+    for (key, value) in
+        [("zoo/lion", r#"{"kg":190,"food":["meat"]}"#), ("zoo/zebra", r#"{"kg":350.5}"#), ("note", "\"feed them\"")]
+    {
+        cli.ok(&["test", "put", key, value, "--json"]);
+    }
+    let ok = |words: &[&str]| cli.ok(words).text();
+    assert_eq!(ok(&["test", "query", "--where", "kg > 190 or food[0] = meat", "--keys-only"]), "zoo/lion\nzoo/zebra\n");
+    assert_eq!(ok(&["test", "query", "--where", "@value ~ 'feed'"]), "note\t\"feed them\"\n");
+    assert_eq!(ok(&["test", "query", "kg", "190", "--where", "not has food"]), "");
+    assert_eq!(ok(&["test", "scan", "zoo/", "--where", "kg >= 190", "--reverse", "--limit", "1", "--keys-only"]), "zoo/zebra\n");
+    assert!(cli.run(&["test", "query"]).stderr.contains("query needs --where"));
+    let wrong = cli.run(&["test", "query", "--where", "kg > "]);
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.stderr.contains("column 6"), "{}", wrong.stderr);
+
+    assert_eq!(ok(&["test", "ls"]), "note\nzoo/\n");
+    assert_eq!(ok(&["test", "ls", "zoo/"]), "zoo/lion\nzoo/zebra\n");
+    assert_eq!(ok(&["test", "ls", "zoo", "--delimiter", "/z"]), "zoo/lion\nzoo/z\n");
+    assert_eq!(ok(&["test", "ls", "nobody"]), "");
+    assert_eq!(ok(&["test", "ls", "--limit", "1"]), "note\n");
+    let names = cli.ok(&["test", "ls", "--json"]).json_lines();
+    assert_eq!(names, [json!({"name": "note", "group": false}), json!({"name": "zoo/", "group": true})]);
+    let refused = cli.run(&["test", "ls", "--delimiter", ""]);
+    assert_eq!((refused.code, refused.stderr.contains("delimiter")), (Some(2), true), "{}", refused.stderr);
+}
+
+#[test]
 fn values_come_back_as_they_were_given() {
     let (broker, cli) = started();
     let raw = [0xff, 0x00, b'\n', 0x80];

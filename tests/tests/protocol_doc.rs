@@ -198,6 +198,9 @@ fn the_tables_of_limits_are_the_codes() {
         ("history_calls", limits::HISTORY_CALLS_MAX as u64),
         ("snapshots", limits::SNAPSHOTS_MAX as u64),
         ("snapshot_bytes", limits::SNAPSHOT_BYTES_MAX as u64),
+        ("predicate_terms", limits::PREDICATE_TERMS_MAX as u64),
+        ("predicate_regexes", limits::PREDICATE_REGEXES_MAX as u64),
+        ("predicate_depth", limits::PREDICATE_DEPTH_MAX as u64),
         ("retry_after_ms", limits::RETRY_AFTER_MS),
     ];
     assert_eq!(documented(1), fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().collect());

@@ -123,6 +123,24 @@ fn several_keys_and_ranges() {
 }
 
 #[test]
+fn predicates_stand_alone_or_beside_a_field() {
+    let asked = |line: &str| match used(line).1 {
+        Verb::Query { subkey, subvalue, pages, .. } => (subkey, subvalue, pages.filter.map(|filter| filter.to_string())),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(asked("p query --where a.b=1"), (None, None, Some("a.b = 1".into())));
+    assert_eq!(asked("p query w -1 --where a~b"), (Some("w".into()), Some("-1".into()), Some("a ~ 'b'".into())));
+}
+
+#[test]
+fn names_are_grouped_at_slashes_or_something_else() {
+    assert!(matches!(used("p ls").1, Verb::Ls { prefix, delimiter, limit: None } if prefix.is_empty() && delimiter == "/"));
+    assert!(
+        matches!(used("p ls a/ --delimiter ::").1, Verb::Ls { prefix, delimiter, .. } if prefix == "a/" && delimiter == "::")
+    );
+}
+
+#[test]
 fn words_that_stand_alone() {
     assert!(matches!(read_words("list --json --catalog none"), Ok(Invocation::List(global)) if global.json));
     assert!(matches!(read_words("--json list"), Ok(Invocation::List(global)) if global.json));
@@ -185,6 +203,9 @@ fn what_is_wrong_is_said_in_a_sentence() {
         ("p exists", "KEY"),
         ("p scan --regex (", "does not compile"),
         ("p scan --limit 0", "0 is not in"),
+        ("p scan --where a=", "wrong at column 3"),
+        ("p query weight", "SUBVALUE"),
+        ("p ls --limit 0", "0 is not in"),
         ("p get k --timeout soon", "soon"),
         ("p get k --broker 12", "32 hexadecimal"),
         ("p get k -v -q", "cannot be used with"),

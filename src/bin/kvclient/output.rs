@@ -180,6 +180,24 @@ impl Print for Key {
     }
 }
 
+/// What `ls` lists: a key, or what all keys of a group begin with.
+pub(crate) struct Name {
+    pub(crate) name: Key,
+    pub(crate) is_group: bool,
+}
+
+impl Print for Name {
+    fn print(&self, json: bool, line: &mut Vec<u8>) {
+        if json {
+            line.extend_from_slice(b"{\"name\":");
+            key_to_json_text(line, &self.name);
+            line.extend_from_slice(format!(",\"group\":{}}}", self.is_group).as_bytes());
+        } else {
+            line_key(line, &self.name);
+        }
+    }
+}
+
 /// A key that keeps a line a line: as it is where that is plain, otherwise as JSON.
 fn line_key(out: &mut Vec<u8>, key: &[u8]) {
     let plain = std::str::from_utf8(key)

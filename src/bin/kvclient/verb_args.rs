@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use kvbroker_protocol::{Pattern, limits};
+use kvbroker_protocol::{Pattern, Predicate, limits};
 
 /// What is asked of the table.
 #[derive(Clone, Debug, Subcommand)]
@@ -198,6 +198,7 @@ Examples:
   kvclient NETID-a5 scan --regex '[0-9]{3}$' --limit 10    the first ten keys that end in three digits
   kvclient NETID-a5 scan --from 2026-05 --to 2026-06       from this key on, up to before that one
   kvclient NETID-a5 scan log/ --reverse --limit 1          the last key that starts with log/
+  kvclient NETID-a5 scan --where 'age >= 18 and has mail'  those of whose value this holds (see `query --help`)
   kvclient NETID-a5 scan --keys-only                       only the keys, one a line
   kvclient NETID-a5 scan --json                            a JSON object a line: {\"key\":…,\"value\":…,\"modified\":…}")]
     Scan {
@@ -210,27 +211,60 @@ Examples:
         #[command(flatten)]
         pages: PageArgs,
     },
-    /// List the documents in which a field equals a value
-    #[command(after_help = "SUBVALUE is JSON where it parses as a JSON atom (100, true, null, \"text\"), otherwise text. Numbers
+    /// List the documents of which a predicate holds, or in which a field equals a value
+    #[command(
+        after_help = "A predicate compares fields (a.b, a[0], 'odd name'), the value itself (@value), the key (@key) and its revisions
+(@modified, @created) by = != < <= > >=, by beginning (^=) and by regex (~), joined by and, or, not and parentheses;
+`has a.b` asks whether a field is there. Texts may stand in either kind of quotes. What is missing or of another type makes
+a comparison false, and != is the opposite of =. docs/protocol.md describes it all.
+
+SUBVALUE is JSON where it parses as a JSON atom (100, true, null, \"text\"), otherwise text. Numbers
 compare by value (100 equals 100.0) and never equal texts. Output as for `scan`.
 
 Examples:
+  kvclient NETID-a5 query --where 'weight > 100 and name ^= Z'
+  kvclient NETID-a5 query --where 'food[0].kind = hay or not stripes = true' --keys-only
+  kvclient NETID-a5 query --where '@key ^= \"zoo/\" and @value ~ \"^[0-9]+$\"'
   kvclient NETID-a5 query weight 100
   kvclient NETID-a5 query name zebra
   kvclient NETID-a5 query zip '\"00100\"'                    the text, not the number
   kvclient NETID-a5 query weight 100 --prefix zoo/
-  kvclient NETID-a5 query weight 100 --keys-only           only their keys")]
+  kvclient NETID-a5 query weight 100 --keys-only           only their keys"
+    )]
     Query {
         /// The name of the field
-        subkey: String,
+        #[arg(requires = "subvalue")]
+        subkey: Option<String>,
         /// What it must equal
         #[arg(allow_negative_numbers = true)]
-        subvalue: String,
+        subvalue: Option<String>,
         /// Only keys that start with this
         #[arg(long, value_name = "PREFIX", default_value = "")]
         prefix: OsString,
         #[command(flatten)]
         pages: PageArgs,
+    },
+    /// List names under a prefix, grouped at `/` like files in directories
+    #[command(
+        after_help = "One name a line: a key, or, where `/` comes behind the prefix in it, the part of the key up to there, once for all
+keys that begin with it. A group is passed over at once, however many keys it has. Names are whole, prefix included.
+
+Examples:
+  kvclient NETID-a5 ls                                     the top
+  kvclient NETID-a5 ls user/                               what is under user/
+  kvclient NETID-a5 ls --delimiter :                       grouped at colons instead
+  kvclient NETID-a5 ls --json                              a JSON object a line: {\"name\":…,\"group\":true}"
+    )]
+    Ls {
+        /// Only names that start with this
+        #[arg(default_value = "")]
+        prefix: OsString,
+        /// What ends the name of a group
+        #[arg(long, value_name = "TEXT", default_value = "/")]
+        delimiter: OsString,
+        /// Most names altogether
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
     },
     /// Run operations from stdin, many in one message
     #[command(after_help = "Reads one JSON operation a line, or one JSON array of operations, and prints one JSON result a line,
@@ -343,6 +377,9 @@ pub(crate) struct PageArgs {
     /// Only keys in which this is found (syntax of Rust's regex crate, not anchored)
     #[arg(long, value_name = "REGEX", value_parser = |text: &str| Pattern::new(text).map_err(|failure| failure.message))]
     pub(crate) regex: Option<Pattern>,
+    /// Only keys and values of which this predicate holds, such as 'a.b = 1 and c > 2'
+    #[arg(id = "filter", long = "where", value_name = "PREDICATE", value_parser = |text: &str| Predicate::new(text).map_err(|failure| failure.message))]
+    pub(crate) filter: Option<Predicate>,
     /// Most rows altogether
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,

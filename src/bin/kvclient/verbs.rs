@@ -14,13 +14,13 @@ use kvbroker::exit::Exit;
 use kvbroker::lookup::Explanation;
 use kvbroker_protocol::limits::VALUE_BYTES_MAX;
 use kvbroker_protocol::{
-    Answer, Condition, ErrorCode, Failure, Key, Operation, Operations, Outcome, Outcomes, Row, Scalar, Scan, Stored,
+    Answer, Condition, ErrorCode, Failure, Key, List, Operation, Operations, Outcome, Outcomes, Row, Scalar, Scan, Stored,
     decode_request,
 };
 use serde_json::value::RawValue;
 
 use crate::args::Global;
-use crate::output::{Output, Print, printable};
+use crate::output::{Name, Output, Print, printable};
 use crate::verb_args::{DelConditions, PageArgs, PutConditions, Verb};
 use crate::{CLIENT, Trouble, batch, complain, del_prefix, remark};
 
@@ -45,6 +45,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
             rows(client.query_keys(&field, value, scan), limit, &mut out)?
         }
         Asked::Rows { query: Some((field, value)), scan, limit } => rows(client.query(&field, value, scan), limit, &mut out)?,
+        Asked::Names { wanted, limit } => names(&client, wanted, limit, &mut out)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
             out.hello(client.broker())?;
@@ -64,6 +65,7 @@ enum Asked {
     Mget(Vec<Key>),
     DelPrefix(Vec<u8>),
     Rows { query: Option<(String, Scalar)>, scan: Scan, limit: Option<u64> },
+    Names { wanted: List, limit: Option<u64> },
     Batch,
     Hello,
     Ping,
@@ -112,8 +114,17 @@ impl Asked {
                 let prefix = prefix_option.unwrap_or(prefix);
                 Asked::Rows { query: None, limit: pages.limit, scan: scan(&prefix, pages) }
             }
+            Verb::Query { subkey: None, pages, .. } if pages.filter.is_none() => {
+                return Err(Trouble::misuse("query needs --where PREDICATE, or a field and what it must equal"));
+            }
             Verb::Query { subkey, subvalue, prefix, pages } => {
-                Asked::Rows { query: Some((subkey, scalar(subvalue))), limit: pages.limit, scan: scan(&prefix, pages) }
+                Asked::Rows { query: subkey.zip(subvalue.map(scalar)), limit: pages.limit, scan: scan(&prefix, pages) }
+            }
+            Verb::Ls { prefix, delimiter, limit } => {
+                // The first page need not be larger than what is wanted altogether.
+                let page_limit = limit.map(|names| usize::try_from(names).unwrap_or(usize::MAX));
+                let wanted = List { prefix: bytes(&prefix), delimiter: bytes(&delimiter), cursor: None, limit: page_limit };
+                Asked::Names { wanted, limit }
             }
             Verb::Batch => Asked::Batch,
             Verb::Hello => Asked::Hello,
@@ -138,6 +149,7 @@ fn scan(prefix: &OsStr, args: PageArgs) -> Scan {
         reverse: args.reverse,
         keys_only: args.keys_only,
         pattern: args.regex,
+        filter: args.filter,
         cursor: None,
         limit: page_size.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
         snapshot: None,
@@ -403,6 +415,34 @@ fn rows<T: Item + Print>(mut pages: Pages<'_, T>, limit: Option<u64>, out: &mut 
         out.flush()?;
     }
     Ok(Exit::Ok)
+}
+
+/// All names, page by page.
+fn names(client: &Client, mut wanted: List, limit: Option<u64>, out: &mut Output) -> Result<Exit, Trouble> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    loop {
+        let outcome = ask(client, Operation::List(wanted.clone()))?;
+        let (keys, cursor) = match outcome.result {
+            Ok(Answer::Keys { keys, cursor, .. }) => (keys, cursor),
+            Ok(_) => return Err(Trouble::misuse("the broker answered ls with something else than names")),
+            Err(failure) => return Err(ClientError::Failed(failure).into()),
+        };
+        for name in keys {
+            if left == 0 {
+                break;
+            }
+            let is_group = name.get(wanted.prefix.len()..).is_some_and(|rest| rest.ends_with(&wanted.delimiter));
+            out.item(&Name { name, is_group })?;
+            left -= 1;
+        }
+        // Whoever reads along sees each page when it is there.
+        out.flush()?;
+        // A cursor that doesn't move would go on for ever.
+        if left == 0 || cursor.is_none() || cursor == wanted.cursor {
+            return Ok(Exit::Ok);
+        }
+        wanted.cursor = cursor;
+    }
 }
 
 fn ping(client: &Client, out: &mut Output) -> Result<Exit, Trouble> {

@@ -4,7 +4,9 @@
 //!   is the last key examined, so the next page goes on behind it (before it in reverse), whatever has changed meanwhile.
 //! - A message of its own always gets on by at least one key, however long the key and dear the pattern.
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Matcher, Operation, Row, Scan, Stored, field_equals, limits};
+use kvbroker_protocol::{
+    Answer, ErrorCode, Failure, Key, Matcher, Operation, PredicateMatcher, Row, Scan, Stored, Subject, field_equals, limits,
+};
 
 use crate::decide::Turn;
 use crate::overlay::{Overlay, Seen};
@@ -36,6 +38,7 @@ pub(crate) type Accepts<'a> = &'a dyn Fn(&[u8]) -> bool;
 struct Filter<'a> {
     matcher: Option<Matcher>,
     accepts: Option<Accepts<'a>>,
+    predicate: Option<PredicateMatcher>,
 }
 
 /// What pages are made of.
@@ -98,8 +101,15 @@ fn page<'a>(
             cursor = Some(last.ok_or_else(full)?.to_vec());
             break;
         }
-        turn.examine(seen.as_ref().map_or(0, |seen| filter.work(key, seen)));
-        if let Some((seen, stored)) = seen.and_then(|seen| Some((seen, filter.accepted(key, &seen)?))) {
+        let (accepted, work) = match seen {
+            None => (None, 0),
+            Some(seen) => {
+                let (stored, work) = filter.look(key, &seen);
+                (stored.map(|stored| (seen, stored)), work)
+            }
+        };
+        turn.examine(work);
+        if let Some((seen, stored)) = accepted {
             let bytes = if wanted.keys_only { key.len() } else { key.len() + stored.len() };
             if !page.fits(bytes) || !turn.take_reply_bytes(bytes) {
                 cursor = Some(last.ok_or_else(full)?.to_vec());
@@ -123,24 +133,36 @@ fn page<'a>(
 
 impl<'a> Filter<'a> {
     fn new(wanted: &Scan, accepts: Option<Accepts<'a>>) -> Result<Self, Failure> {
-        let refused = || Failure::new(ErrorCode::Internal, "the regex compiled when the request was read, and now it does not");
+        let refused = || Failure::new(ErrorCode::Internal, "a regex compiled when the request was read, and now it does not");
         let matcher = wanted.pattern.as_ref().map(|pattern| pattern.matcher().ok_or_else(refused)).transpose()?;
-        Ok(Filter { matcher, accepts })
+        let predicate = wanted.filter.as_ref().map(|filter| filter.matcher().ok_or_else(refused)).transpose()?;
+        Ok(Filter { matcher, accepts, predicate })
     }
 
-    /// What examining this key costs at worst.
-    fn work(&self, key: &[u8], seen: &Seen<'_>) -> usize {
-        let matching = self.matcher.as_ref().map_or(0, |matcher| matcher.work(key));
-        let looking = self.accepts.map_or(0, |_| seen.record.stored.len() / limits::QUERY_BYTES_PER_UNIT);
-        matching.saturating_add(looking)
-    }
-
-    /// The stored value if this key belongs on the page.
-    fn accepted<'e>(&self, key: &[u8], seen: &Seen<'e>) -> Option<&'e [u8]> {
-        if self.matcher.as_ref().is_some_and(|matcher| !matcher.is_match(key)) {
-            return None;
-        }
+    /// The stored value if this key belongs on the page, and what it cost at worst to find out.
+    fn look<'e>(&self, key: &[u8], seen: &Seen<'e>) -> (Option<&'e [u8]>, usize) {
         let stored = seen.record.stored;
-        self.accepts.is_none_or(|accepts| accepts(stored)).then_some(stored)
+        let mut work: usize = 0;
+        if let Some(matcher) = &self.matcher {
+            work = matcher.work(key);
+            if !matcher.is_match(key) {
+                return (None, work);
+            }
+        }
+        if let Some(accepts) = self.accepts {
+            work = work.saturating_add(stored.len() / limits::QUERY_BYTES_PER_UNIT);
+            if !accepts(stored) {
+                return (None, work);
+            }
+        }
+        if let Some(predicate) = &self.predicate {
+            let subject = Subject { key, stored: Some(stored), modified: seen.modified, created: seen.created() };
+            let verdict = predicate.judge(&subject);
+            work = work.saturating_add(verdict.work);
+            if !verdict.holds {
+                return (None, work);
+            }
+        }
+        (Some(stored), work)
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use kvbroker_core::{SnapshotBounds, Snapshots, Stamp, State, Turn, decide};
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Operation, Pattern, Row, Scalar, Scan, Stored, Txn, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Operation, Pattern, Predicate, Row, Scalar, Scan, Stored, Txn, limits};
 
 /// splitmix64.
 struct Dice(u64);
@@ -145,18 +145,20 @@ impl Reader {
             reverse: dice.one_in(3),
             keys_only: dice.one_in(3),
             pattern: dice.one_in(4).then(|| Pattern::new("[02468]$").unwrap()),
+            filter: dice.one_in(4).then(|| Predicate::new("w = 1").unwrap()),
             cursor: None,
             limit: Some(dice.below(12) + 1),
             snapshot: Some(0),
         };
         let is_query = dice.one_in(4);
+        let is_filtered = is_query || scan.filter.is_some();
         let matcher = scan.pattern.as_ref().map(|pattern| pattern.matcher().unwrap());
         let selected = world.plain.iter().filter(|(key, (value, _))| {
             key.starts_with(&scan.prefix)
                 && scan.from.as_ref().is_none_or(|from| *key >= from)
                 && scan.to.as_ref().is_none_or(|to| *key < to)
                 && matcher.as_ref().is_none_or(|matcher| matcher.is_match(key))
-                && (!is_query || value.document() == br#"{"w":1}"#)
+                && (!is_filtered || value.document() == br#"{"w":1}"#)
         });
         let row = |(key, (value, modified)): (&Key, &(Stored, u64))| Row {
             key: key.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kvbroker_protocol::{Operation, Request};
+use kvbroker_protocol::{Operation, Predicate, Request};
 
 /// A connection of the front end, numbered in the order of first requests; for accounting and logs, never for identity.
 pub type ClientId = u64;
@@ -47,6 +47,7 @@ fn memory_of(operations: &[Operation]) -> usize {
 fn behind(operation: &Operation) -> usize {
     match operation {
         Operation::Mget { keys } => size_of_val(keys.as_slice()),
+        Operation::Scan(scan) | Operation::Query { scan, .. } => scan.filter.as_ref().map_or(0, Predicate::memory_bytes),
         Operation::Txn(txn) => {
             size_of_val(txn.as_ref()) + size_of_val(txn.compares.as_slice()) + memory_of(&txn.then) + memory_of(&txn.otherwise)
         }

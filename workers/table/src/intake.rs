@@ -201,12 +201,17 @@ mod tests {
 
     #[test]
     fn lists_inside_an_operation_count_with_what_they_take_in_memory() {
-        use kvbroker_protocol::{Compare, Condition, Txn};
+        use kvbroker_protocol::{Compare, Condition, Predicate, Scan, Txn};
         let weight = |operation| call_of(Operations::One(operation), 5_000).bytes;
         // A short key is two bytes of a message and a list's element in memory.
         let keys = || vec![vec![b'k']; limits::ARRAY_OPERATIONS_MAX];
         assert_eq!(weight(Operation::Mget { keys: vec![vec![b'k']] }), 5_000, "the message is what is large");
         assert!(weight(Operation::Mget { keys: keys() }) >= limits::ARRAY_OPERATIONS_MAX * size_of::<Vec<u8>>());
+        let text = vec!["a=1"; limits::PREDICATE_TERMS_MAX].join(" or ");
+        let filter = Some(Predicate::new(&text).expect("it is a predicate"));
+        let unfolded = filter.as_ref().map_or(0, Predicate::memory_bytes);
+        let scans = vec![Operation::Scan(Scan { filter, ..Scan::default() }); 16];
+        assert!(call_of(Operations::Many(scans), 16 * text.len()).bytes >= 16 * unfolded);
         let compare = Compare { key: vec![], condition: Condition::Absent };
         let txn = Txn {
             compares: vec![compare; 500],

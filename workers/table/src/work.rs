@@ -25,7 +25,7 @@ pub(crate) fn guess(request: &Request, bytes: usize) -> usize {
 fn guess_operation(operation: &Operation) -> usize {
     let keys = |limit: Option<usize>| limit.unwrap_or(usize::MAX).min(limits::EXAMINED_KEYS_MAX);
     let beyond = match operation {
-        Operation::Scan(scan) if scan.pattern.is_none() => keys(scan.limit) * KEY_WORK,
+        Operation::Scan(scan) if scan.pattern.is_none() && scan.filter.is_none() => keys(scan.limit) * KEY_WORK,
         // What is not found is looked at all the same.
         Operation::Scan(_) | Operation::Query { .. } | Operation::List(_) => limits::EXAMINED_KEYS_MAX * KEY_WORK,
         Operation::DelPrefix { limit, .. } => keys(*limit) * REMOVED_KEY_WORK,
@@ -61,7 +61,7 @@ fn of_outcome(outcome: &Outcome) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use kvbroker_protocol::{Form, Header, Operations, Scan};
+    use kvbroker_protocol::{Form, Header, Operations, Predicate, Scan};
 
     use super::*;
 
@@ -77,8 +77,10 @@ mod tests {
         for cheap in [Operation::Ping, Operation::Get { key: prefix.clone() }, page(Some(100)), keys(100)] {
             assert!(guess_of(cheap.clone()) < limits::DEAR_WORK_MIN, "{cheap:?}");
         }
+        let filter = Some(Predicate::new("a = 1").expect("it is a predicate"));
+        let filtered = Operation::Scan(Scan { limit: Some(1), filter, ..Scan::default() });
         let delete = Operation::DelPrefix { prefix: prefix.clone(), limit: None };
-        for dear in [page(None), page(Some(limits::PAGE_ROWS_MAX)), keys(limits::ARRAY_OPERATIONS_MAX), delete] {
+        for dear in [page(None), page(Some(limits::PAGE_ROWS_MAX)), keys(limits::ARRAY_OPERATIONS_MAX), delete, filtered] {
             assert!(guess_of(dear.clone()) >= limits::DEAR_WORK_MIN, "{dear:?}");
         }
     }

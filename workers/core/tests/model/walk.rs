@@ -2,7 +2,8 @@
 
 use kvbroker_core::{Change, Decision, Space, Stamp, State, Turn, decide};
 use kvbroker_protocol::{
-    Answer, Compare, Condition, Deadline, ErrorCode, Found, Key, List, Operation, Pattern, Scalar, Scan, Stored, Txn, limits,
+    Answer, Compare, Condition, Deadline, ErrorCode, Found, Key, List, Operation, Pattern, Predicate, Scalar, Scan, Stored, Txn,
+    limits,
 };
 use serde_json::{Value, json};
 
@@ -69,7 +70,7 @@ impl Walk {
         let from = self.dice.one_in(4).then(|| self.key());
         let to = self.dice.one_in(4).then(|| self.key());
         let (reverse, keys_only) = (self.dice.one_in(3), self.dice.one_in(4));
-        Scan { prefix, pattern, cursor, limit, from, to, reverse, keys_only, snapshot: None }
+        Scan { prefix, pattern, cursor, limit, from, to, reverse, keys_only, ..Scan::default() }
     }
 
     pub(crate) fn list(&mut self) -> List {
@@ -329,7 +330,13 @@ impl Walk {
                     ])
                     .clone();
                 let scalar = Scalar::from_json(&subvalue.to_string()).unwrap();
-                let operation = Operation::Query { subkey: subkey.into(), subvalue: scalar, scan: wanted.clone() };
+                // The two ways to ask for the same.
+                let operation = if self.dice.one_in(2) {
+                    Operation::Query { subkey: subkey.into(), subvalue: scalar, scan: wanted.clone() }
+                } else {
+                    let filter = Some(Predicate::new(&format!("{subkey} = {subvalue}")).unwrap());
+                    Operation::Scan(Scan { filter, ..wanted.clone() })
+                };
                 let result = self.decide(&operation, turn).outcome.result;
                 check_page(result.unwrap(), &wanted, self.model.rows(&wanted, |value| is_equal(value.get(subkey), &subvalue)));
             }

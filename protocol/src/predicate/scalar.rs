@@ -1,12 +1,13 @@
-//! The query predicate: a dictionary value whose field equals an atomic value.
+//! Atomic values: what a query and a predicate compare with, and the query's one comparison.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
+use super::path::{Document, Found, Part};
+use crate::convert::{self, Number};
 use crate::error::Failure;
-use crate::json::{self, Token as Json, Walker};
 use crate::msgpack::{Cursor, Token as Pack};
-use crate::value::ValueKind;
-use crate::{convert, limits, msgpack};
+use crate::{json, limits, msgpack};
 
 /// An atomic value to compare with: JSON-typed, so 100 equals 100.0 and not "100".
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +31,8 @@ impl Scalar {
     pub fn from_msgpack(document: &[u8]) -> Result<Scalar, Failure> {
         msgpack::check(document, limits::DEPTH_MAX).map_err(|error| Failure::invalid(error.to_string()))?;
         let token = Cursor::new(document).token().map_err(|error| Failure::invalid(error.to_string()))?;
-        Scalar::of_token(token)
+        Atom::of_pack(token)
+            .map(Atom::into_scalar)
             .ok_or_else(|| Failure::invalid("a field is compared with null, a boolean, a number, a text or bytes"))
     }
 
@@ -42,25 +44,20 @@ impl Scalar {
         Scalar::from_msgpack(&document)
     }
 
-    fn of_token(token: Pack<'_>) -> Option<Scalar> {
-        Some(match token {
-            Pack::Nil => Scalar::Null,
-            Pack::Bool(value) => Scalar::Bool(value),
-            Pack::UInt(value) => Scalar::Int(i128::from(value)),
-            Pack::Int(value) => Scalar::Int(i128::from(value)),
-            Pack::Float(value) => Scalar::Float(value),
-            Pack::Str(text) => Scalar::Text(text.to_owned()),
-            Pack::Bin(bytes) => Scalar::Bytes(bytes.to_owned()),
-            Pack::Ext(..) | Pack::Array(_) | Pack::Map(_) => return None,
-        })
+    /// The value of a JSON number's text; None if neither a 64-bit integer nor a double holds it.
+    pub(crate) fn from_number(text: &str) -> Option<Scalar> {
+        Atom::of_number(text).map(Atom::into_scalar)
     }
 
-    fn equals(&self, other: &Scalar) -> bool {
-        match (self, other) {
-            (Scalar::Int(int), Scalar::Float(float)) | (Scalar::Float(float), Scalar::Int(int)) => {
-                compare_int_float(*int, *float) == Some(Ordering::Equal)
-            }
-            _ => self == other,
+    /// The same, borrowed.
+    pub(crate) fn atom(&self) -> Atom<'_> {
+        match self {
+            Scalar::Null => Atom::Null,
+            Scalar::Bool(value) => Atom::Bool(*value),
+            Scalar::Int(value) => Atom::Int(*value),
+            Scalar::Float(value) => Atom::Float(*value),
+            Scalar::Text(text) => Atom::Text(Cow::Borrowed(text)),
+            Scalar::Bytes(bytes) => Atom::Bytes(Cow::Borrowed(bytes)),
         }
     }
 
@@ -88,58 +85,87 @@ pub(crate) fn compare_int_float(int: i128, float: f64) -> Option<Ordering> {
     Some(int.cmp(&(whole as i128)).then(0.0.partial_cmp(&(float - whole)).unwrap_or(Ordering::Equal)))
 }
 
+/// An atomic value where it stands in a document; a copy only where the document says it in another way.
+#[derive(Clone, Debug)]
+pub(crate) enum Atom<'a> {
+    Null,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Text(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
+}
+
+impl<'a> Atom<'a> {
+    /// None for arrays, maps and extensions, which are no atoms.
+    pub(crate) fn of_pack(token: Pack<'a>) -> Option<Atom<'a>> {
+        Some(match token {
+            Pack::Nil => Atom::Null,
+            Pack::Bool(value) => Atom::Bool(value),
+            Pack::UInt(value) => Atom::Int(i128::from(value)),
+            Pack::Int(value) => Atom::Int(i128::from(value)),
+            Pack::Float(value) => Atom::Float(value),
+            Pack::Str(text) => Atom::Text(Cow::Borrowed(text)),
+            Pack::Bin(bytes) => Atom::Bytes(Cow::Borrowed(bytes)),
+            Pack::Ext(..) | Pack::Array(_) | Pack::Map(_) => return None,
+        })
+    }
+
+    /// None for what MessagePack holds as an extension: a number that is neither a 64-bit integer nor a double.
+    pub(crate) fn of_number(text: &str) -> Option<Atom<'static>> {
+        Some(match convert::read_number(text) {
+            Number::UInt(value) => Atom::Int(i128::from(value)),
+            Number::Int(value) => Atom::Int(i128::from(value)),
+            Number::Float(value) => Atom::Float(value),
+            Number::Text => return None,
+        })
+    }
+
+    pub(crate) fn into_scalar(self) -> Scalar {
+        match self {
+            Atom::Null => Scalar::Null,
+            Atom::Bool(value) => Scalar::Bool(value),
+            Atom::Int(value) => Scalar::Int(value),
+            Atom::Float(value) => Scalar::Float(value),
+            Atom::Text(text) => Scalar::Text(text.into_owned()),
+            Atom::Bytes(bytes) => Scalar::Bytes(bytes.into_owned()),
+        }
+    }
+
+    /// The same, with what it borrows copied.
+    pub(crate) fn into_static(self) -> Atom<'static> {
+        match self {
+            Atom::Null => Atom::Null,
+            Atom::Bool(value) => Atom::Bool(value),
+            Atom::Int(value) => Atom::Int(value),
+            Atom::Float(value) => Atom::Float(value),
+            Atom::Text(text) => Atom::Text(Cow::Owned(text.into_owned())),
+            Atom::Bytes(bytes) => Atom::Bytes(Cow::Owned(bytes.into_owned())),
+        }
+    }
+
+    /// How two values of one type stand to each other: numbers by value and exactly, texts and bytes by their bytes. None where they
+    /// are of different types, and for NaN.
+    pub(crate) fn compare(&self, other: &Atom<'_>) -> Option<Ordering> {
+        match (self, other) {
+            (Atom::Null, Atom::Null) => Some(Ordering::Equal),
+            (Atom::Bool(one), Atom::Bool(other)) => Some(one.cmp(other)),
+            (Atom::Int(one), Atom::Int(other)) => Some(one.cmp(other)),
+            (Atom::Float(one), Atom::Float(other)) => one.partial_cmp(other),
+            (Atom::Int(int), Atom::Float(float)) => compare_int_float(*int, *float),
+            (Atom::Float(float), Atom::Int(int)) => compare_int_float(*int, *float).map(Ordering::reverse),
+            (Atom::Text(one), Atom::Text(other)) => Some(one.as_bytes().cmp(other.as_bytes())),
+            (Atom::Bytes(one), Atom::Bytes(other)) => Some(one.cmp(other)),
+            _ => None,
+        }
+    }
+}
+
 /// True when a stored value (type byte, document) is a dictionary (map or object) whose field `name` is an atomic value equal to
 /// `wanted`.
 pub fn field_equals(stored: &[u8], name: &str, wanted: &Scalar) -> bool {
-    const MESSAGE_PACK: u8 = ValueKind::MessagePack as u8;
-    const JSON: u8 = ValueKind::Json as u8;
-    let found = match stored.split_first() {
-        Some((&MESSAGE_PACK, document)) => msgpack_field(document, name),
-        Some((&JSON, document)) => json_field(document, name),
-        _ => None,
-    };
-    found.is_some_and(|found| found.equals(wanted))
-}
-
-fn msgpack_field(document: &[u8], name: &str) -> Option<Scalar> {
-    let mut cursor = Cursor::new(document);
-    let Pack::Map(length) = cursor.token().ok()? else { return None };
-    for _ in 0..length {
-        let key_at = cursor.offset();
-        if cursor.token().ok()? == Pack::Str(name) {
-            return Scalar::of_token(cursor.token().ok()?);
-        }
-        cursor.seek(key_at);
-        cursor.raw().ok()?;
-        cursor.raw().ok()?;
-    }
-    None
-}
-
-fn json_field(document: &[u8], name: &str) -> Option<Scalar> {
-    let text = std::str::from_utf8(document).ok()?;
-    let mut walker = Walker::new(text);
-    if walker.token().ok()? != Json::Object {
-        return None;
-    }
-    let mut is_first = true;
-    while let Some(found) = walker.next_field().ok()? {
-        let value = walker.raw().ok()?;
-        if is_first && found.starts_with('$') && walker.at_object_end() {
-            // Perhaps an escape, which has other fields than it shows, or none.
-            let mut converted = Vec::new();
-            convert::stored_json_to_msgpack(document, &mut converted);
-            return msgpack_field(&converted, name);
-        }
-        is_first = false;
-        if found == name {
-            // An escape such as {"$bytes":…} is atomic; other containers are not.
-            let mut document = Vec::new();
-            convert::stored_json_to_msgpack(value.as_bytes(), &mut document);
-            return Scalar::of_token(Cursor::new(&document).token().ok()?);
-        }
-    }
-    None
+    let equals = |atom: Atom<'_>| atom.compare(&wanted.atom()) == Some(Ordering::Equal);
+    Document::of(stored).find([Part::Name(name)]).and_then(Found::into_atom).is_some_and(equals)
 }
 
 #[cfg(test)]
