@@ -8,6 +8,28 @@ use crate::txn::Compare;
 
 /// Appends the compact form of a message.
 pub fn encode_request(header: &Header, operations: &Operations, out: &mut Vec<u8>) {
+    write_header(header, out);
+    match operations {
+        Operations::One(operation) => write_operation(operation, out),
+        Operations::Many(operations) => write_operations(operations, out),
+    }
+}
+
+/// Appends the compact form of one operation, to be put into a message by [`encode_message`].
+pub fn encode_operation(operation: &Operation, out: &mut Vec<u8>) {
+    write_operation(operation, out);
+}
+
+/// Appends the compact form of a message of operations that are encoded already: a single one by itself, others as an array.
+pub fn encode_message<'a>(header: &Header, operations: impl ExactSizeIterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
+    write_header(header, out);
+    if operations.len() != 1 {
+        write::array(out, operations.len());
+    }
+    operations.for_each(|operation| out.extend_from_slice(operation));
+}
+
+fn write_header(header: &Header, out: &mut Vec<u8>) {
     write::array(out, 8);
     write::uint(out, u64::from(PROTOCOL_VERSION));
     write::optional_uint(out, header.id);
@@ -16,10 +38,6 @@ pub fn encode_request(header: &Header, operations: &Operations, out: &mut Vec<u8
     write::optional_uint(out, header.seq);
     write::optional_uint(out, header.ack);
     write::optional_uint(out, header.got);
-    match operations {
-        Operations::One(operation) => write_operation(operation, out),
-        Operations::Many(operations) => write_operations(operations, out),
-    }
 }
 
 fn write_operations(operations: &[Operation], out: &mut Vec<u8>) {
@@ -334,7 +352,15 @@ mod tests {
             let mut body = Vec::new();
             encode_request(&header, &operations, &mut body);
             let request = decode_request(&body).unwrap();
-            assert_eq!((request.header, request.form, request.operations), (header.clone(), Form::Compact, operations));
+            assert_eq!((request.header, request.form, &request.operations), (header.clone(), Form::Compact, &operations));
+            let apart = operations.as_slice().iter().map(|operation| {
+                let mut encoded = Vec::new();
+                encode_operation(operation, &mut encoded);
+                encoded
+            });
+            let (apart, mut joined): (Vec<_>, _) = (apart.collect(), Vec::new());
+            encode_message(&header, apart.iter().map(Vec::as_slice), &mut joined);
+            assert_eq!(joined, body, "the same message from operations encoded apart");
         }
     }
 }

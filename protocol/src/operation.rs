@@ -180,8 +180,8 @@ impl Operation {
         }
     }
 
-    /// Regular expressions in this operation.
-    pub(crate) fn regexes(&self) -> usize {
+    /// Regular expressions in this operation: what [`limits::ARRAY_REGEXES_MAX`] counts.
+    pub fn regexes(&self) -> usize {
         match self {
             Operation::Scan(scan) | Operation::Query { scan, .. } => scan.regexes(),
             Operation::Txn(txn) => txn.operations().map(Operation::regexes).sum(),
@@ -189,8 +189,8 @@ impl Operation {
         }
     }
 
-    /// What this operation counts for in the bound of an array.
-    pub(crate) fn weight(&self) -> usize {
+    /// What this operation counts for in [`limits::ARRAY_OPERATIONS_MAX`].
+    pub fn weight(&self) -> usize {
         match self {
             Operation::Txn(txn) => txn.weight(),
             Operation::Mget { keys } => keys.len(),

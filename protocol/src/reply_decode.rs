@@ -131,9 +131,13 @@ pub fn decode_reply(body: &[u8], expects: &[Expect]) -> Result<Reply, ReplyError
     let first_at = cursor.offset();
     let outcomes = if matches!(cursor.token()?, Token::UInt(_)) {
         cursor.seek(first_at);
-        // A refusal of the whole message answers an array with one result.
         let expect = expects.first().unwrap_or(&Expect::Done);
-        Outcomes::One(outcome_of(&mut cursor, length, expect)?)
+        let outcome = outcome_of(&mut cursor, length, expect)?;
+        // A refusal of the whole message answers an array with one result; a success can't.
+        if expects.len() > 1 && outcome.result.is_ok() {
+            return Err(ReplyError(format!("one result for {} operations", expects.len())));
+        }
+        Outcomes::One(outcome)
     } else {
         cursor.seek(first_at);
         Outcomes::Many(outcomes_of(&mut cursor, length, expects)?)

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::FRAMES_MAX;
 use kvbroker_protocol::{
@@ -22,8 +22,8 @@ use super::progress::Progress;
 use crate::keys::{KeyPair, PublicKey};
 use crate::project::ProjectName;
 use crate::transport::{
-    CLIENT_FRAME_BYTES, ClientSocket, Context, Message, MonitorEventKind, POLLIN, POLLOUT, ReceiveLimits, Reception, Security,
-    SendOutcome, TransportError, poll,
+    CLIENT_FRAME_BYTES, ClientSocket, Context, Message, MonitorEventKind, POLLIN, POLLOUT, PollItem, ReceiveLimits, Reception,
+    Security, SendOutcome, TransportError, poll,
 };
 
 /// The id of a Hello; calls count from 1.
@@ -109,14 +109,14 @@ pub enum ConnectError {
     Transport(#[from] TransportError),
 }
 
-/// What a wait for replies brought.
+/// What was received.
 #[derive(Debug)]
 pub enum Incoming {
     /// A reply's body.
     Reply(Message),
     /// The connection ended.
     Lost(String),
-    /// The time is over, or a signal came.
+    /// Nothing has come.
     Nothing,
 }
 
@@ -126,6 +126,7 @@ pub struct Connection {
     route: Route,
     hello: HelloAnswer,
     frames: Vec<Message>,
+    has_ended: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -159,7 +160,7 @@ impl Connection {
         let hello = opening.hello(expected, until, progress)?;
         check(&hello, expected, route)?;
         tracing::debug!(target: "kvbroker::client", %route, broker = %hello.broker, session = %hello.session, "connected");
-        Ok(Self { socket: opening.socket, route: route.clone(), hello, frames: opening.frames })
+        Ok(Self { socket: opening.socket, route: route.clone(), hello, frames: opening.frames, has_ended: false })
     }
 
     /// Who the broker is.
@@ -177,40 +178,43 @@ impl Connection {
         Ok(self.socket.try_send(&[body])? == SendOutcome::Queued)
     }
 
-    /// Waits for a reply or the connection's end until `until` (None: for ever).
-    pub(crate) fn receive(&mut self, until: Option<Instant>) -> Result<Incoming, TransportError> {
+    /// The next reply, or the connection's end once every reply before it was taken. Never waits.
+    pub(crate) fn try_receive(&mut self) -> Result<Incoming, TransportError> {
         loop {
             match self.socket.try_receive(RECEIVE, &mut self.frames)? {
-                Reception::Whole => {
-                    if let Some(body) = self.frames.pop() {
-                        return Ok(Incoming::Reply(body));
-                    }
-                }
+                Reception::Whole => match self.frames.pop() {
+                    Some(body) => return Ok(Incoming::Reply(body)),
+                    None => continue,
+                },
                 Reception::TooMuch { frames, bytes } => {
                     return Ok(Incoming::Lost(format!(
                         "a reply of {frames} frames and {bytes} bytes is no reply of this protocol"
                     )));
                 }
+                Reception::Nothing if self.has_ended => {
+                    return Ok(Incoming::Lost("the connection to the broker ended".into()));
+                }
                 Reception::Nothing => {}
             }
             while let Some(event) = self.socket.try_next_event()? {
-                if event.kind.ends_connection() {
-                    return Ok(Incoming::Lost("the connection to the broker ended".into()));
-                }
+                self.has_ended |= event.kind.ends_connection();
             }
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ok(Incoming::Nothing);
-            }
-            let ready = {
-                let mut items = vec![self.socket.poll_item(POLLIN)];
-                items.extend(self.socket.event_poll_item());
-                poll(&mut items, left)?
-            };
-            if ready == 0 {
+            // A reply may have come between the look at the socket and the look at its events.
+            if !self.has_ended {
                 return Ok(Incoming::Nothing);
             }
         }
+    }
+
+    /// For [`poll`]: ready when [`Connection::try_receive`] may have something.
+    pub(crate) fn poll_items(&self) -> impl Iterator<Item = PollItem<'_>> {
+        [Some(self.socket.poll_item(POLLIN)), self.socket.event_poll_item()].into_iter().flatten()
+    }
+
+    /// Drops the connection, but gives what was sent last this long to leave.
+    pub(crate) fn close(self, linger: Duration) {
+        // Without it the message stays behind, which is no harm.
+        let _ = self.socket.set_linger(linger);
     }
 }
 

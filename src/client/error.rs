@@ -10,7 +10,7 @@ use crate::transport::TransportError;
 /// Why a call has no answer, or not the one that was hoped for.
 ///
 /// [`ClientError::is_definite`] is the question to ask before doing it again: everything but
-/// [`ClientError::Unknown`] was certainly not done.
+/// [`ClientError::Unknown`] and [`ClientError::Closed`] was certainly not done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -30,7 +30,8 @@ pub enum ClientError {
         /// The last trouble with the connection.
         trouble: Option<String>,
     },
-    /// A mutation that may have been done.
+    /// A mutation that may have been done: it was sent, and no answer came before the deadline, or its session was
+    /// forgotten.
     #[error("the outcome is unknown, it may have been done: {why} (request {request})")]
     Unknown {
         /// Its name.
@@ -52,6 +53,12 @@ pub enum ClientError {
     /// A value of this type can't be stored.
     #[error("the value can't be stored: {0}")]
     Encode(#[from] rmp_serde::encode::Error),
+    /// The client was closed before the answer came.
+    #[error("the client was closed before the answer came; it may have been done")]
+    Closed,
+    /// The system gives no thread or file descriptor.
+    #[error("the client can't be started: {0}")]
+    System(#[source] std::io::Error),
     /// libzmq failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -62,7 +69,7 @@ impl ClientError {
     #[must_use]
     pub fn is_definite(&self) -> bool {
         match self {
-            ClientError::Unknown { .. } => false,
+            ClientError::Unknown { .. } | ClientError::Closed => false,
             ClientError::Failed(failure) => failure.code.is_definite(),
             _ => true,
         }
@@ -83,9 +90,11 @@ impl ClientError {
         match self {
             ClientError::Lookup(error) => error.exit(),
             ClientError::Failed(failure) => exit_of(failure.code),
-            ClientError::Unknown { .. } => Exit::UnknownOutcome,
+            ClientError::Unknown { .. } | ClientError::Closed => Exit::UnknownOutcome,
             ClientError::Decode { .. } | ClientError::Encode(_) => Exit::Usage,
-            ClientError::TimedOut { .. } | ClientError::Protocol(_) | ClientError::Transport(_) => Exit::Unreachable,
+            ClientError::TimedOut { .. } | ClientError::Protocol(_) | ClientError::System(_) | ClientError::Transport(_) => {
+                Exit::Unreachable
+            }
         }
     }
 
@@ -102,7 +111,9 @@ impl ClientError {
             ClientError::TimedOut { .. } => {
                 Some("nothing was changed; is the broker still running? --timeout 0 waits for ever".into())
             }
-            ClientError::Unknown { .. } => Some("read the key to see what became of it".into()),
+            ClientError::Unknown { request, .. } => {
+                Some(format!("ask for its outcome: kvclient PROJECT result {request}, or read the key"))
+            }
             _ => None,
         }
     }

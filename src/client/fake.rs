@@ -151,7 +151,7 @@ impl FakeBroker {
                     Operations::One(Operation::Hello { .. }) => ok(Answer::Hello(Box::new(hello.clone()))),
                     operations => {
                         seen.lock().unwrap().push(request.clone());
-                        script(&operations.as_slice()[0])
+                        answer(operations, &mut script)
                     }
                 };
                 match act {
@@ -172,6 +172,19 @@ impl FakeBroker {
     pub(crate) fn publish(&self, message: FeedMessage) {
         self.publish.send(message).unwrap();
     }
+}
+
+/// What the script does with a message: the first that is no answer counts, and so does a failure of the whole.
+fn answer(operations: &Operations, script: &mut impl FnMut(&Operation) -> Act) -> Act {
+    let Operations::Many(operations) = operations else { return script(&operations.as_slice()[0]) };
+    let mut all = Vec::new();
+    for operation in operations {
+        match script(operation) {
+            Act::Answer(Outcomes::One(outcome)) => all.push(outcome),
+            other => return other,
+        }
+    }
+    Act::Answer(Outcomes::Many(all))
 }
 
 impl Drop for FakeBroker {

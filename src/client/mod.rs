@@ -1,9 +1,9 @@
 //! The client library: a table on a broker, found by name.
 //!
 //! ```no_run
-//! use kvbroker::client::{Client, ConnectOptions};
+//! use kvbroker::client::Client;
 //!
-//! let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+//! let lab = Client::connect("NETID-a5")?;
 //! lab.put_text("greeting", "hello")?;
 //! assert_eq!(lab.get("greeting")?.and_then(|entry| entry.value.as_text()).as_deref(), Some("hello"));
 //! # Ok::<(), kvbroker::client::ClientError>(())
@@ -29,23 +29,28 @@ mod error;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod fake;
+mod handle;
+mod inbox;
 mod options;
 mod pages;
+mod pipeline;
 mod progress;
 pub mod session;
+mod slot;
 mod table;
 mod txn;
 mod typed;
 pub mod watch;
 
 pub use connection::{ConnectError, Connection, Expected, Route};
-pub use driver::Client;
 pub use error::{ClientError, exit_of};
+pub use handle::Client;
 pub use options::{ConnectOptions, TIMEOUT_DEFAULT};
 pub use pages::{Item, Page, Pages};
+pub use pipeline::{PIPELINE_DEPTH, Pipeline, Ticket};
 pub use progress::Notices;
 pub(crate) use progress::Progress;
-pub use session::RequestId;
+pub use session::{RequestId, RequestIdError};
 pub use table::Entry;
 pub use txn::TxnDone;
 pub use watch::{Watch, WatchEvent};

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 
 use kvbroker_protocol::{Answer, Key, Operation, Row, Scalar, Scan};
 
-use super::driver::Client;
 use super::error::ClientError;
+use super::handle::Client;
 use super::table::unexpected;
 
 /// One page of a scan or query: all of it at one revision.
@@ -87,10 +87,10 @@ impl Client {
     /// `scan.keys_only` is not looked at: [`Client::scan_keys`] leaves the values out.
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     /// use kvbroker_protocol::Scan;
     ///
-    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let lab = Client::connect("NETID-a5")?;
     /// // Measurements of May, the newest first: `from` belongs to the range, `to` does not.
     /// let may = Scan { from: Some(b"2026-05".into()), to: Some(b"2026-06".into()), reverse: true, ..Scan::default() };
     /// for row in lab.scan(may).take(10) {
@@ -105,10 +105,10 @@ impl Client {
     /// All keys of a scan without their values; as [`Client::scan`].
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     /// use kvbroker_protocol::Scan;
     ///
-    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let lab = Client::connect("NETID-a5")?;
     /// let users: Result<Vec<_>, _> = lab.scan_keys(Scan { prefix: b"user/".into(), ..Scan::default() }).collect();
     /// println!("{} users", users?.len());
     /// # Ok::<(), kvbroker::client::ClientError>(())
@@ -141,10 +141,10 @@ impl Client {
     /// The keys of all dictionaries whose field `subkey` equals `subvalue`; as [`Client::scan_keys`].
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     /// use kvbroker_protocol::{Scalar, Scan};
     ///
-    /// let zoo = Client::connect("zoo", ConnectOptions::new())?;
+    /// let zoo = Client::connect("zoo")?;
     /// for key in zoo.query_keys("weight", Scalar::Int(100), Scan::default()) {
     ///     println!("{} weighs 100", String::from_utf8_lossy(&key?));
     /// }

@@ -6,8 +6,8 @@ use kvbroker_protocol::{
     Answer, Condition, ErrorCode, Failure, Found, HelloAnswer, Operation, Operations, Outcome, Reply, StatValue, Stored,
 };
 
-use super::driver::Client;
 use super::error::ClientError;
+use super::handle::Client;
 
 /// A key's value and its history in two numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,10 +34,10 @@ impl Client {
     /// Stores a value only if a condition holds of what is there. Gives the revision.
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     /// use kvbroker_protocol::{Condition, ErrorCode, Stored};
     ///
-    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let lab = Client::connect("NETID-a5")?;
     /// let me = || Stored::text("ann").expect("a short text");
     /// // Of several who try, one becomes the leader.
     /// match lab.put_if("leader", me(), Condition::Absent) {
@@ -98,9 +98,9 @@ impl Client {
     /// Reads the values of several keys at one revision, in their order; None: there is no such key.
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     ///
-    /// let zoo = Client::connect("zoo", ConnectOptions::new())?;
+    /// let zoo = Client::connect("zoo")?;
     /// let keys = ["lion", "zebra"];
     /// for (key, entry) in keys.iter().zip(zoo.mget(keys)?) {
     ///     println!("{key}: {}", entry.map_or("not here".into(), |entry| format!("since revision {}", entry.modified)));
@@ -128,9 +128,9 @@ impl Client {
     /// Tells whether a key is there, without reading its value.
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     ///
-    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let lab = Client::connect("NETID-a5")?;
     /// println!("{}", if lab.exists("leader")? { "there is a leader" } else { "nobody leads" });
     /// # Ok::<(), kvbroker::client::ClientError>(())
     /// ```
@@ -147,9 +147,9 @@ impl Client {
     /// Adds to an integer and gives what is there then. A key that is not there counts as 0; `by` may be negative.
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     ///
-    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let lab = Client::connect("NETID-a5")?;
     /// println!("visitor number {}", lab.incr("visits", 1)?);
     /// # Ok::<(), kvbroker::client::ClientError>(())
     /// ```
@@ -175,10 +175,10 @@ impl Client {
     /// Removes a key only if a condition holds of it. False: there was none, whatever the condition.
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     /// use kvbroker_protocol::{Condition, Stored};
     ///
-    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let lab = Client::connect("NETID-a5")?;
     /// // Only my own lock, not one that somebody took meanwhile.
     /// let mine = Stored::text("ann").expect("a short text");
     /// lab.del_if("lock", Condition::Value(mine))?;
@@ -250,10 +250,10 @@ impl Client {
         }
     }
 
-    /// An array of operations: each has its own outcome, in order.
+    /// Several operations: each has its own outcome, in order. They need not travel in one message.
     ///
     /// # Errors
-    /// See [`ClientError`]; a refusal of the whole array is [`ClientError::Failed`].
+    /// As [`Client::call`]. Operations that time out while others are done have an outcome of their own, `busy`.
     pub fn batch(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>, ClientError> {
         use kvbroker_protocol::Outcomes;
         if operations.is_empty() {
@@ -261,7 +261,6 @@ impl Client {
         }
         match self.call(Operations::Many(operations))?.outcomes {
             Outcomes::Many(outcomes) => Ok(outcomes),
-            Outcomes::One(Outcome { result: Err(failure), .. }) => Err(ClientError::Failed(failure)),
             Outcomes::One(_) => Err(unexpected()),
         }
     }

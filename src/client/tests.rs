@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, ErrorCode, Failure, FeedMessage, Found, Operation, Outcome, Outcomes, Row, Scalar, Scan,
-    SessionId, Stored, VersionKind,
+    Answer, BrokerId, Condition, ErrorCode, Failure, FeedMessage, Found, Operation, Operations, Outcome, Outcomes, Row, Scalar,
+    Scan, SessionId, Stored, VersionKind,
 };
 
 use super::fake::{Act, Place, ok};
@@ -20,7 +21,7 @@ fn options(place: &Place) -> ConnectOptions {
 }
 
 fn connect(place: &Place) -> Client {
-    Client::connect("lab", options(place)).unwrap()
+    Client::connect_with("lab", options(place)).unwrap()
 }
 
 fn value(text: &str) -> Act {
@@ -180,30 +181,57 @@ fn a_read_outlives_the_brokers_death() {
 }
 
 #[test]
-fn a_mutation_whose_reply_got_lost_is_unknown_and_named() {
+fn a_mutation_outlives_the_brokers_death_under_its_number() {
     let place = Place::new();
-    let broker = place.broker(1, |operation| if operation.is_mutation() { Act::Die } else { value("v") });
+    let first = place.broker(1, |operation| if operation.is_mutation() { Act::Die } else { value("v") });
     let client = connect(&place);
-    assert!(client.get("k").is_ok());
-    let error = client.put_text("k", "v").unwrap_err();
+    let result = std::thread::scope(|scope| {
+        let write = scope.spawn(|| client.put_text("k", "v"));
+        let sent = eventually("the request", || first.requests.lock().unwrap().pop());
+        assert_eq!(client.in_doubt(), Some(RequestId { session: SessionId::new(1, 1), seq: 1 }));
+        drop(first);
+        let second = place.broker(1, |_| ok(Answer::Done));
+        let result = write.join().unwrap();
+        let again = second.requests.lock().unwrap().pop().unwrap();
+        assert_eq!((again.operations, again.header.seq), (sent.operations, sent.header.seq));
+        assert_eq!((again.header.session, sent.header.id), (sent.header.session, Some(1)));
+        result
+    });
+    assert_eq!(result.unwrap(), 7);
+    assert_eq!(client.in_doubt(), None);
+}
+
+#[test]
+fn a_mutation_without_an_answer_is_unknown_and_named() {
+    let place = Place::new();
+    let broker = place.broker(1, |operation| match operation {
+        Operation::Put { .. } => Act::Ignore,
+        _ => ok(Answer::Done),
+    });
+    let client = connect(&place);
+    let put = Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None, ttl_ms: None };
+    let error = client.call_within(Operations::One(put), Some(Duration::from_millis(200))).unwrap_err();
     let request = RequestId { session: SessionId::new(1, 1), seq: 1 };
     assert!(matches!(&error, ClientError::Unknown { request: its, .. } if *its == request), "{error}");
     assert!(!error.is_definite());
     assert_eq!(error.exit(), Exit::UnknownOutcome);
     assert!(error.to_string().contains(&request.to_string()), "{error}");
+    assert!(error.hint().unwrap().contains(&format!("result {request}")), "{error}");
     assert_eq!(client.in_doubt(), None);
     drop(broker);
-    // The same client goes on with the restarted broker, in a session of its own.
+    // The same client goes on with the restarted broker, after it has settled the number.
     let broker = place.broker(1, |_| ok(Answer::Done));
-    client.put_text("k", "v").unwrap();
-    assert_eq!(broker.requests.lock().unwrap()[0].header.seq, Some(1));
+    assert!(client.del("k").unwrap());
+    let requests = broker.requests.lock().unwrap();
+    let verbs: Vec<_> = requests[0].operations.as_slice().iter().map(Operation::verb).collect();
+    assert_eq!((verbs, requests[0].header.seq), (vec!["noop", "del"], Some(1)));
 }
 
 #[test]
 fn a_client_never_moves_to_another_log() {
     let place = Place::new();
     let first = place.broker(1, |_| Act::Die);
-    let client = Client::connect("lab", options(&place).timeout(Duration::from_millis(1_500))).unwrap();
+    let client = Client::connect_with("lab", options(&place).timeout(Duration::from_millis(1_500))).unwrap();
     assert!(matches!(client.put_text("k", "v"), Err(ClientError::Unknown { .. })));
     drop(first);
     let second = place.broker(2, |_| ok(Answer::Done));
@@ -239,7 +267,7 @@ fn a_silent_broker_ends_at_the_deadline_and_is_said_before() {
     let into = Arc::clone(&said);
     let options =
         options(&place).timeout(Duration::from_millis(900)).notices(move |text| into.lock().unwrap().push(text.to_owned()));
-    let client = Client::connect("lab", options).unwrap();
+    let client = Client::connect_with("lab", options).unwrap();
     let error = client.get("k").unwrap_err();
     assert_eq!(error.to_string(), "no answer from the broker of lab within 0.9 s");
     assert_eq!(*said.lock().unwrap(), ["waiting for the broker of lab"]);
@@ -266,21 +294,92 @@ fn pages_follow_the_cursor_through_empty_pages() {
 }
 
 #[test]
-fn a_refusal_of_a_whole_array_is_one_failure() {
+fn each_operation_of_a_batch_has_its_own_outcome() {
     let place = Place::new();
-    let _broker = place.broker(1, |_| fail(ErrorCode::Limit));
+    let broker = place.broker(1, |operation| match operation {
+        Operation::Size => fail(ErrorCode::Limit),
+        _ => ok(Answer::Done),
+    });
     let client = connect(&place);
-    let error = client.batch(vec![Operation::Size, Operation::Size]).unwrap_err();
-    assert_eq!(error.code(), Some(ErrorCode::Limit));
+    let outcomes = client.batch(vec![Operation::Ping, Operation::Size, Operation::Ping]).unwrap();
+    let codes: Vec<_> = outcomes.iter().map(|outcome| outcome.result.as_ref().err().map(|failure| failure.code)).collect();
+    assert_eq!(codes, [None, Some(ErrorCode::Limit), None]);
+    let asked = broker.requests.lock().unwrap().len();
     assert_eq!(client.batch(vec![]).unwrap(), []);
+    assert_eq!(broker.requests.lock().unwrap().len(), asked, "nothing is asked for nothing");
+    // What is too large for any message is told apart from the rest, too.
+    let too_large = Operation::Mget { keys: vec![vec![b'k'; 60_000]; 300] };
+    let error = client.batch(vec![too_large.clone()]).unwrap_err();
+    assert_eq!((error.code(), error.is_definite()), (Some(ErrorCode::Limit), true));
+    let outcomes = client.batch(vec![Operation::Ping, too_large]).unwrap();
+    assert!(outcomes[0].result.is_ok() && outcomes[1].result.is_err());
+}
+
+#[test]
+fn calls_of_many_threads_share_messages() {
+    let place = Place::new();
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = Arc::clone(&open);
+    // Until the gate opens nothing is answered, so calls are collected.
+    let broker = place.broker(1, move |_| {
+        while !gate.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        ok(Answer::Integer(1))
+    });
+    let client = connect(&place);
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..40)
+            .map(|_| {
+                let client = client.clone();
+                scope.spawn(move || client.incr("k", 1).unwrap())
+            })
+            .collect();
+        eventually("a message with company", || {
+            // The first one is being answered; those behind it wait in the socket.
+            (callers.len() == 40 && client.outstanding() == 40).then_some(())
+        });
+        open.store(true, Ordering::SeqCst);
+        callers.into_iter().for_each(|caller| assert_eq!(caller.join().unwrap(), 1));
+    });
+    let requests = broker.requests.lock().unwrap();
+    let operations: usize = requests.iter().map(|request| request.operations.as_slice().len()).sum();
+    assert_eq!(operations, 40);
+    assert!(requests.len() < 40, "{} messages", requests.len());
+    let mut next = 1;
+    for request in requests.iter() {
+        assert_eq!(request.header.seq, Some(next), "numbers have no holes");
+        next += request.operations.as_slice().len() as u64;
+    }
+}
+
+#[test]
+fn a_client_says_when_its_session_ends() {
+    let place = Place::new();
+    let broker = place.broker(1, |operation| if *operation == Operation::End { Act::Ignore } else { ok(Answer::Done) });
+    let client = connect(&place);
+    client.put_text("k", "v").unwrap();
+    let clone = client.clone();
+    drop(client);
+    clone.put_text("k", "v").unwrap();
+    drop(clone);
+    let last = eventually("the end", || broker.requests.lock().unwrap().pop().filter(|last| last.header.seq.is_none()));
+    assert_eq!(last.operations, Operations::One(Operation::End));
+    assert_eq!((last.header.session, last.header.ack), (Some(SessionId::new(1, 1)), Some(2)));
+    // A client that changed nothing has no session to end.
+    let reader = connect(&place);
+    reader.ping().unwrap();
+    reader.close();
+    assert!(matches!(reader.ping(), Err(ClientError::Closed)));
+    assert!(broker.requests.lock().unwrap().iter().all(|request| request.operations != Operations::One(Operation::End)));
 }
 
 #[test]
 fn waiting_for_a_broker_finds_one_that_starts_later() {
     let place = Place::new();
-    assert_eq!(Client::connect("lab", options(&place)).unwrap_err().exit(), Exit::Unreachable);
+    assert_eq!(Client::connect_with("lab", options(&place)).unwrap_err().exit(), Exit::Unreachable);
     let broker = std::thread::scope(|scope| {
-        let late = scope.spawn(|| Client::connect("lab", options(&place).wait_for_broker(true)));
+        let late = scope.spawn(|| Client::connect_with("lab", options(&place).wait_for_broker(true)));
         let broker = place.broker(1, |_| ok(Answer::Done));
         late.join().unwrap().unwrap();
         broker

@@ -2,8 +2,8 @@
 
 use kvbroker_protocol::{Answer, Operation, Outcome, Txn};
 
-use super::driver::Client;
 use super::error::ClientError;
+use super::handle::Client;
 use super::table::unexpected;
 
 /// What a transaction did.
@@ -21,10 +21,10 @@ impl Client {
     /// Does a transaction: all or nothing, at one revision.
     ///
     /// ```no_run
-    /// # use kvbroker::client::{Client, ConnectOptions};
+    /// # use kvbroker::client::Client;
     /// use kvbroker_protocol::{Compare, Condition, Operation, Stored, Txn};
     ///
-    /// # let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// # let lab = Client::connect("NETID-a5")?;
     /// // Move one from the stock to the basket, if there is a basket.
     /// let done = lab.txn(Txn {
     ///     compares: vec![Compare { key: b"basket".to_vec(), condition: Condition::Exists }],

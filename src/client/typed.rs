@@ -8,18 +8,18 @@ use kvbroker_protocol::Stored;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::driver::Client;
 use super::error::ClientError;
+use super::handle::Client;
 
 impl Client {
     /// Stores a value of any serializable type. Gives the revision.
     ///
     /// ```no_run
-    /// # use kvbroker::client::{Client, ConnectOptions};
+    /// # use kvbroker::client::Client;
     /// #[derive(serde::Serialize, serde::Deserialize)]
     /// struct Animal { weight: u32 }
     ///
-    /// let zoo = Client::connect("zoo", ConnectOptions::new())?;
+    /// let zoo = Client::connect("zoo")?;
     /// zoo.put_as("zebra", &Animal { weight: 100 })?;
     /// let zebra: Option<Animal> = zoo.get_as("zebra")?;
     /// # Ok::<(), kvbroker::client::ClientError>(())

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use kvbroker_protocol::{FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, Key, VersionKind, feed_topic};
 
 use super::connection::Route;
-use super::driver::Client;
 use super::error::ClientError;
+use super::handle::Client;
 use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, POLLIN, ReceiveLimits, Reception, poll};
 
 /// Topic and body; a body holds at most the largest value.

@@ -174,6 +174,15 @@ impl Socket {
         self.inner.as_poll_item(events)
     }
 
+    /// How long closing waits for unsent messages.
+    ///
+    /// # Errors
+    /// libzmq refused the time.
+    pub fn set_linger(&self, linger: Duration) -> Result<(), TransportError> {
+        let ms = i32::try_from(linger.as_millis()).unwrap_or(i32::MAX);
+        self.inner.set_linger(ms).map_err(|error| TransportError::zmq("set the linger time", error))
+    }
+
     /// Starts to watch this socket's connections. Call it before the first bind or
     /// connect, so that no event is missed; a second call changes nothing.
     ///

@@ -331,7 +331,7 @@ fn the_library_is_shared_by_threads() {
     let options = kvbroker::client::ConnectOptions::new()
         .dirs(Dirs::under(broker.home().path()).unwrap())
         .catalogs(kvbroker::catalog::CatalogList::none());
-    let client = kvbroker::client::Client::connect("test", options).unwrap();
+    let client = kvbroker::client::Client::connect_with("test", options).unwrap();
     let done = Mutex::new(0);
     std::thread::scope(|scope| {
         for thread in 0..4 {

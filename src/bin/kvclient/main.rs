@@ -133,6 +133,10 @@ fn ended(result: Result<Exit, Trouble>, global: &Global) -> ExitCode {
         }
         exit
     });
+    if let Some(client) = CLIENT.get() {
+        // The broker need not remember a session that is over.
+        client.close();
+    }
     kvbroker::logging::flush();
     exit.into()
 }

@@ -315,10 +315,10 @@ fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
 /// One operation and its outcome.
 pub(crate) fn ask(client: &Client, operation: Operation) -> Result<Outcome, Trouble> {
     let reply = client.call(Operations::One(operation))?;
-    let (Outcomes::One(outcome), retry_safe) = (reply.outcomes, reply.retry_safe) else {
+    let Outcomes::One(outcome) = reply.outcomes else {
         return Err(Trouble::misuse("the broker answered one operation with several results"));
     };
-    tracing::debug!(target: "kvbroker::client", revision = outcome.revision, retry_safe, "answered");
+    tracing::debug!(target: "kvbroker::client", revision = outcome.revision, "answered");
     Ok(outcome)
 }
 

@@ -85,7 +85,7 @@ fn serve(task: Task, orders: &Receiver<Order>) -> Result<(), Trouble> {
     let run: RunPrefix = task.run.parse().map_err(|error| Trouble::new(Exit::Usage, error))?;
     let keys = Keyspace::new(&run, task.client, task.shape.key_bytes, task.shape.value_bytes);
     let options = task.finding.options().map_err(|error| Trouble::new(Exit::Usage, error))?;
-    let client = Client::connect(&task.target, options)?;
+    let client = Client::connect_with(&task.target, options)?;
     let mut bench = Bench { client, workload: Workload::new(keys, task.shape.clone(), task.client as u64), task };
     let result = bench.follow(orders);
     if ABANDONED.load(Ordering::SeqCst) {
@@ -175,12 +175,6 @@ impl Bench {
         let reply = self.client.call(operations)?;
         let latency_ns = now_ns() - before_ns;
         let outcomes = reply.outcomes.as_slice();
-        if let ([outcome], false) = (outcomes, asks.len() == 1) {
-            // The request was refused as a whole.
-            if let Err(failure) = &outcome.result {
-                return Err(failure.clone().into());
-            }
-        }
         if outcomes.len() != asks.len() {
             let sentence = format!("wrong answer: {} outcomes to {} operations", outcomes.len(), asks.len());
             return Err(Trouble::new(Exit::NotFound, sentence));

@@ -47,7 +47,7 @@ pub(crate) fn run(config: &Config) -> Result<(), RunError> {
             say(&format!("kvperf: {doing}\n"));
         }
     });
-    let client = Client::connect(&config.target, options).map_err(Trouble::from)?;
+    let client = Client::connect_with(&config.target, options).map_err(Trouble::from)?;
     let facts = Facts::of(&client);
     match &config.aim {
         Aim::Measure => measure(config, &client, &facts),

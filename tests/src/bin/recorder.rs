@@ -174,7 +174,7 @@ struct Library {
 impl Library {
     fn connect(project: &str) -> Result<Library, Failed> {
         let options = ConnectOptions::new().timeout(TIMEOUT).wait_for_broker(true).catalogs(CatalogList::from_env(Some("none"))?);
-        Ok(Library { client: Client::connect(project, options)?, replies: VecDeque::new(), expired: 0 })
+        Ok(Library { client: Client::connect_with(project, options)?, replies: VecDeque::new(), expired: 0 })
     }
 }
 

@@ -1,0 +1,328 @@
+//! The handle: what programs hold, clone and share.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvbroker_protocol::{ErrorCode, Failure, Form, HelloAnswer, Operation, Operations, Outcome, Outcomes, Reply};
+use tracing::Level;
+
+use super::connection::{Connection, Route};
+use super::driver::{Driver, Shared};
+use super::error::ClientError;
+use super::inbox::{Inbox, Submission};
+use super::options::ConnectOptions;
+use super::progress::Progress;
+use super::session::{Asked, GaveUp, RequestId};
+use super::slot::{Ended, Slot, Token};
+use super::watch::Publisher;
+use crate::lookup::{Explanation, Looked, Lookup, LookupError};
+use crate::transport::{Context, Security, TransportError};
+
+/// First and longest pause between two lookups of [`ConnectOptions::wait_for_broker`].
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// A connection to a project's broker that outlives the broker's restarts.
+///
+/// Clones share it, and threads may share a clone: a thread of its own puts the calls of all of them into as few messages as
+/// makes sense. It ends with the last clone, or with [`Client::close`].
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    timeout: Option<Duration>,
+    hello: HelloAnswer,
+    explanation: Explanation,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Handle { shared, hello, .. } = &*self.handle;
+        f.debug_struct("Client").field("project", &shared.project).field("broker", &hello.broker).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.inbox.close();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A panic there has ended all calls already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Client {
+    /// Finds the broker of `target` (a project's name or a `kv://` address) and connects to it, as
+    /// [`ConnectOptions::new`] says.
+    ///
+    /// # Errors
+    /// As [`Client::connect_with`].
+    pub fn connect(target: &str) -> Result<Self, ClientError> {
+        Self::connect_with(target, ConnectOptions::new())
+    }
+
+    /// Finds the broker of `target` (a project's name or a `kv://` address) and connects to it.
+    ///
+    /// # Errors
+    /// [`ClientError::Lookup`], which says which kind of "not found" it is.
+    pub fn connect_with(target: &str, options: ConnectOptions) -> Result<Self, ClientError> {
+        Self::connect_explained(target, options).0
+    }
+
+    /// As [`Client::connect_with`], with what the lookup saw, also where it failed. There is no
+    /// explanation of a target that can't be one.
+    pub fn connect_explained(target: &str, options: ConnectOptions) -> (Result<Self, ClientError>, Option<Explanation>) {
+        let context = match Context::new(1) {
+            Ok(context) => context,
+            Err(error) => return (Err(error.into()), None),
+        };
+        let mut lookup = match options.lookup(target) {
+            Ok(lookup) => lookup,
+            Err(error) => return (Err(error.into()), None),
+        };
+        let start = Instant::now();
+        let until = options.timeout.and_then(|timeout| start.checked_add(timeout));
+        let mut progress = Progress::new(options.notices.as_ref(), start);
+        let Looked { explanation, outcome } = look_until_found(&mut lookup, &context, until, &options, &mut progress);
+        let client = outcome
+            .map_err(ClientError::from)
+            .and_then(|connection| Self::start(connection, context, lookup, options, explanation.clone()));
+        (client, Some(explanation))
+    }
+
+    fn start(
+        connection: Connection,
+        context: Context,
+        mut lookup: Lookup,
+        options: ConnectOptions,
+        explanation: Explanation,
+    ) -> Result<Self, ClientError> {
+        let hello = connection.hello().clone();
+        lookup.want_broker(hello.broker);
+        let inbox = Inbox::new().map_err(ClientError::System)?;
+        let route = connection.route().clone();
+        let shared = Arc::new(Shared::new(context, options.notices, inbox, lookup, route));
+        let driver = Driver::new(Arc::clone(&shared), connection);
+        let thread = std::thread::Builder::new().name("kv-client".into()).spawn(|| driver.run()).map_err(ClientError::System)?;
+        let handle = Handle { shared, timeout: options.timeout, hello, explanation, thread: Mutex::new(Some(thread)) };
+        Ok(Client { handle: Arc::new(handle) })
+    }
+
+    /// What the broker said about itself when it was met first.
+    #[must_use]
+    pub fn broker(&self) -> &HelloAnswer {
+        &self.handle.hello
+    }
+
+    /// How the broker was found.
+    #[must_use]
+    pub fn explanation(&self) -> &Explanation {
+        &self.handle.explanation
+    }
+
+    /// The project.
+    #[must_use]
+    pub fn project(&self) -> &str {
+        &self.handle.shared.project
+    }
+
+    /// The way to the broker, while there is a connection.
+    #[must_use]
+    pub fn route(&self) -> Option<Route> {
+        self.handle.shared.route()
+    }
+
+    /// The first mutation that was sent and whose answer is awaited, for whoever ends the program meanwhile.
+    #[must_use]
+    pub fn in_doubt(&self) -> Option<RequestId> {
+        self.handle.shared.in_doubt()
+    }
+
+    /// How many calls have not ended, of all clones.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.handle.shared.inbox.outstanding()
+    }
+
+    /// How long a call takes at most, unless it says otherwise. None: for ever.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.handle.timeout
+    }
+
+    /// Ends the client for all its clones, as dropping the last one does: the broker is told that the session is over, and
+    /// need not remember it. Calls that are outstanding end as [`ClientError::Closed`].
+    pub fn close(&self) {
+        self.handle.close();
+    }
+
+    /// Asks for operations and waits for their outcomes, at most for the client's timeout.
+    ///
+    /// Failures of single operations are part of the reply. Several operations need not travel in one message, and other
+    /// clients' may run between them.
+    ///
+    /// # Errors
+    /// There is not an outcome for every operation: see [`ClientError`]. It is [`ClientError::Unknown`] if one of them may have been done; where
+    /// the outcome of each matters, use a [`Pipeline`](super::Pipeline).
+    pub fn call(&self, operations: Operations) -> Result<Reply, ClientError> {
+        self.call_within(operations, self.timeout())
+    }
+
+    /// As [`Client::call`], with a timeout of its own (None: for ever).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn call_within(&self, operations: Operations, timeout: Option<Duration>) -> Result<Reply, ClientError> {
+        let start = Instant::now();
+        let described = tracing::enabled!(target: "kvbroker::client", Level::TRACE).then(|| describe(&operations));
+        let slot = self.submit(operations.as_slice(), start, timeout);
+        let outcomes = self.outcomes(slot.wait(), timeout);
+        let outcomes = match operations {
+            Operations::One(_) => outcomes.and_then(|mut outcomes| outcomes.pop().ok_or(ClientError::Closed)).map(Outcomes::One),
+            Operations::Many(_) => outcomes.map(Outcomes::Many),
+        };
+        if let Some((operation, key)) = described {
+            let first = outcomes.as_ref().ok().and_then(|outcomes| outcomes.as_slice().first());
+            let revision = first.and_then(|outcome| outcome.revision);
+            let us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            tracing::trace!(target: "kvbroker::client", operation, key, revision, us, "called");
+        }
+        Ok(Reply { id: None, form: Form::Compact, retry_safe: None, outcomes: outcomes? })
+    }
+
+    /// Hands operations to the driver, as soon as there is room.
+    pub(super) fn submit(&self, operations: &[Operation], start: Instant, timeout: Option<Duration>) -> Arc<Slot> {
+        let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
+        let slot = Slot::new(operations.len());
+        for (index, operation) in operations.iter().enumerate() {
+            match Asked::new(operation) {
+                Ok(asked) => {
+                    let token = Token::new(&slot, index, asked.bytes());
+                    self.handle.shared.inbox.submit(Submission { asked, deadline, token });
+                }
+                Err(failure) => Token::new(&slot, index, 0).complete(Err(GaveUp::OverLimit(failure))),
+            }
+        }
+        slot
+    }
+
+    /// One outcome for each end, or the error that matters most.
+    fn outcomes(&self, ends: Vec<Ended>, timeout: Option<Duration>) -> Result<Vec<Outcome>, ClientError> {
+        let mut worst = None;
+        let mut outcomes = Vec::with_capacity(ends.len());
+        for end in ends {
+            match self.outcome(end, timeout) {
+                Ok(outcome) => outcomes.push(Ok(outcome)),
+                Err(error) => {
+                    let failure = Failure::busy(format!("it was not done: {error}"), kvbroker_protocol::limits::RETRY_AFTER_MS);
+                    outcomes.push(Err(failure));
+                    let is_worse = worst.as_ref().is_none_or(|worst: &ClientError| worst.is_definite() && !error.is_definite());
+                    worst = if is_worse { Some(error) } else { worst };
+                }
+            }
+        }
+        match worst {
+            // Some were done and some were not: "nothing was done" would be a lie.
+            Some(error) if error.is_definite() && outcomes.iter().any(Result::is_ok) => {}
+            Some(error) => return Err(error),
+            None => {}
+        }
+        let outcome = |outcome: Result<Outcome, Failure>| {
+            outcome.unwrap_or_else(|failure| Outcome { revision: None, result: Err(failure) })
+        };
+        Ok(outcomes.into_iter().map(outcome).collect())
+    }
+
+    pub(super) fn outcome(&self, end: Ended, timeout: Option<Duration>) -> Result<Outcome, ClientError> {
+        match end {
+            Ended::Told(Ok(outcome)) => Ok(outcome),
+            Ended::Told(Err(gave_up)) => Err(ClientError::gave_up(gave_up, self.project(), timeout_text(timeout))),
+            Ended::Closed => Err(ClientError::Closed),
+        }
+    }
+
+    /// A subscriber's socket for the publisher of the broker, asked anew where that is.
+    pub(super) fn publisher(&self, timeout: Option<Duration>) -> Result<Publisher, ClientError> {
+        let hello = self.hello_within(timeout)?;
+        let shared = &self.handle.shared;
+        let Some(route) = shared.route() else {
+            let trouble = Some("the connection to the broker ended".into());
+            return Err(ClientError::TimedOut { project: shared.project.clone(), waited: timeout_text(timeout), trouble });
+        };
+        let lookup = shared.lookup.lock().unwrap_or_else(PoisonError::into_inner);
+        let security = match (&route, lookup.own_pair()) {
+            (Route::Local { .. }, _) => Security::Local,
+            (Route::Network { key, .. }, Some(own)) => Security::Curve { own, broker: key },
+            (Route::Network { .. }, None) => return Err(TransportError::Unprotected.into()),
+        };
+        if matches!(route, Route::Network { .. }) && hello.pub_port == 0 {
+            return Err(ClientError::Failed(Failure::new(ErrorCode::Refused, "this broker publishes nothing on the network")));
+        }
+        let mut socket = shared.context.subscriber(security)?;
+        socket.watch(&shared.context)?;
+        Ok(Publisher { socket, route, pub_port: hello.pub_port })
+    }
+}
+
+/// The first operation's verb and key, for the log; values never.
+fn describe(operations: &Operations) -> (String, Option<String>) {
+    let all = operations.as_slice();
+    let verb = all.first().map_or("nothing", Operation::verb);
+    let key = match all.first() {
+        Some(
+            Operation::Put { key, .. }
+            | Operation::Get { key }
+            | Operation::Exists { key }
+            | Operation::Del { key, .. }
+            | Operation::Incr { key, .. }
+            | Operation::Expire { key, .. }
+            | Operation::Persist { key }
+            | Operation::Ttl { key }
+            | Operation::History { key, .. },
+        ) => Some(key),
+        Some(Operation::DelPrefix { prefix, .. }) => Some(prefix),
+        Some(Operation::Mget { keys }) => keys.first(),
+        _ => None,
+    };
+    let key = key.map(|key| String::from_utf8_lossy(key).into_owned());
+    let verb = if all.len() > 1 { format!("{verb} and {} more", all.len() - 1) } else { verb.to_owned() };
+    (verb, key)
+}
+
+fn timeout_text(timeout: Option<Duration>) -> String {
+    timeout.map_or("any time".into(), |timeout| format!("{} s", timeout.as_secs_f64()))
+}
+
+fn look_until_found(
+    lookup: &mut Lookup,
+    context: &Context,
+    until: Option<Instant>,
+    options: &ConnectOptions,
+    progress: &mut Progress<'_>,
+) -> Looked {
+    let (mut pause, pause_max) = LOOK_AGAIN;
+    loop {
+        let looked = lookup.find(context, until, progress);
+        let may_pass = looked.outcome.as_ref().err().is_some_and(LookupError::may_pass);
+        let now = Instant::now();
+        if !options.wait_for_broker || !may_pass || until.is_some_and(|until| until <= now + pause) {
+            return looked;
+        }
+        progress.doing(now, format!("waiting for a broker of {}", lookup.target().project));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(pause_max);
+    }
+}

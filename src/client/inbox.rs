@@ -1,0 +1,159 @@
+//! Calls on their way from the callers' threads to the driver's.
+//!
+//! - The inbox and everything behind it hold a bounded number of calls and bytes; a caller waits for room, up to its deadline.
+//! - The driver sleeps in one poll over its socket and an eventfd; a caller writes to that only if the driver sleeps.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use kvbroker_protocol::limits::{IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::session::{Asked, GaveUp};
+use super::slot::Token;
+use crate::transport::{POLLIN, PollItem};
+
+/// Most calls of one client that have not ended.
+pub(super) const CALLS_MAX: usize = 16_384;
+
+/// Most bytes of the same.
+const BYTES_MAX: usize = IN_FLIGHT_BYTES_MAX;
+
+const _: () = assert!(BYTES_MAX >= MESSAGE_BYTES_MAX, "the largest call has room");
+
+/// A call that was handed in.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) asked: Asked,
+    pub(super) deadline: Option<Instant>,
+    pub(super) token: Token,
+}
+
+/// What the driver finds when it looks.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    pub(super) submissions: Vec<Submission>,
+    pub(super) is_closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    submissions: Vec<Submission>,
+    calls: usize,
+    bytes: usize,
+    /// Callers that wait for room.
+    crowd: usize,
+    driver_sleeps: bool,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    room: Condvar,
+    bell: OwnedFd,
+}
+
+impl Inbox {
+    /// # Errors
+    /// No more file descriptors.
+    pub(super) fn new() -> std::io::Result<Inbox> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Inbox { state: Mutex::default(), room: Condvar::new(), bell })
+    }
+
+    /// Hands a call in, once there is room. After a close the call's token says so.
+    pub(super) fn submit(&self, submission: Submission) {
+        let bytes = submission.token.bytes;
+        let mut state = self.lock();
+        while !state.is_closed && state.calls > 0 && (state.calls >= CALLS_MAX || state.bytes + bytes > BYTES_MAX) {
+            let left = submission.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                drop(state);
+                let trouble = Some(format!("{CALLS_MAX} calls or {BYTES_MAX} bytes were outstanding all the time"));
+                return submission.token.complete(Err(GaveUp::TimedOut { trouble }));
+            }
+            state.crowd += 1;
+            state = match left {
+                Some(left) => self.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.room.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            state.crowd -= 1;
+        }
+        if state.is_closed {
+            drop(state);
+            return drop(submission);
+        }
+        state.calls += 1;
+        state.bytes += bytes;
+        state.submissions.push(submission);
+        self.wake(state);
+    }
+
+    /// How many calls have not ended.
+    pub(super) fn outstanding(&self) -> usize {
+        self.lock().calls
+    }
+
+    /// So many calls have ended.
+    pub(super) fn ended(&self, calls: usize, bytes: usize) {
+        let mut state = self.lock();
+        state.calls -= calls;
+        state.bytes -= bytes;
+        if state.crowd > 0 {
+            self.room.notify_all();
+        }
+    }
+
+    /// Nothing more is taken, and the driver ends.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        self.room.notify_all();
+        self.wake(state);
+    }
+
+    /// Wakes the driver, or keeps it from falling asleep: for news that are not in the inbox.
+    pub(super) fn ring(&self) {
+        // It can only fail for a counter that is full, and then the bell rings anyway.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Everything that was handed in since the last look.
+    pub(super) fn take(&self) -> Mail {
+        let mut state = self.lock();
+        state.driver_sleeps = false;
+        Mail { submissions: std::mem::take(&mut state.submissions), is_closed: state.is_closed }
+    }
+
+    /// Announces that the driver will sleep; false: there is mail.
+    pub(super) fn may_sleep(&self) -> bool {
+        let mut state = self.lock();
+        state.driver_sleeps = state.submissions.is_empty() && !state.is_closed;
+        state.driver_sleeps
+    }
+
+    /// For the driver's poll: ready when somebody wants it awake.
+    pub(super) fn poll_item(&self) -> PollItem<'_> {
+        PollItem::from_fd(self.bell.as_raw_fd(), POLLIN)
+    }
+
+    /// Makes the bell silent again.
+    pub(super) fn hush(&self) {
+        // It is silent already where nothing is read.
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let sleeps = std::mem::replace(&mut state.driver_sleeps, false);
+        drop(state);
+        if sleeps {
+            self.ring();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,131 @@
+//! Many calls at once, from one thread.
+//!
+//! - An operation is on its way when [`Pipeline::submit`] returns; its [`Ticket`] waits for the outcome. Tickets may be waited for in
+//!   any order, or dropped: the operation is done all the same.
+//! - A pipeline's operations are done in their order, across restarts of the broker too.
+//! - So many may be outstanding and no more: `submit` waits for the oldest one then.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvbroker_protocol::limits::SESSION_WINDOW;
+use kvbroker_protocol::{Answer, Operation, Outcome, Stored};
+
+use super::error::ClientError;
+use super::handle::Client;
+use super::slot::Slot;
+
+/// How many operations of a pipeline may be outstanding, unless [`Pipeline::depth`] says otherwise: the session's window.
+pub const PIPELINE_DEPTH: usize = SESSION_WINDOW;
+
+/// Operations that are sent without waiting for the answers before them. See [`Client::pipeline`].
+#[derive(Debug)]
+pub struct Pipeline {
+    client: Client,
+    timeout: Option<Duration>,
+    depth: usize,
+    outstanding: VecDeque<Arc<Slot>>,
+}
+
+/// The outcome of a submitted operation, to be waited for.
+#[derive(Debug)]
+#[must_use = "an operation whose outcome nobody looks at may have failed"]
+pub struct Ticket {
+    client: Client,
+    slot: Arc<Slot>,
+    timeout: Option<Duration>,
+}
+
+impl Client {
+    /// A way to have many operations outstanding at once, with the client's timeout for each.
+    #[must_use]
+    pub fn pipeline(&self) -> Pipeline {
+        Pipeline { client: self.clone(), timeout: self.timeout(), depth: PIPELINE_DEPTH, outstanding: VecDeque::new() }
+    }
+}
+
+impl Pipeline {
+    /// At most so many operations outstanding (at least 1).
+    #[must_use]
+    pub fn depth(mut self, depth: usize) -> Self {
+        self.depth = depth.max(1);
+        self
+    }
+
+    /// So long for each operation, counted from its submission. None: for ever.
+    #[must_use]
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// Sends an operation. Waits only while too many are outstanding.
+    pub fn submit(&mut self, operation: Operation) -> Ticket {
+        while self.outstanding.front().is_some_and(|oldest| oldest.is_complete()) {
+            self.outstanding.pop_front();
+        }
+        while self.outstanding.len() >= self.depth {
+            if let Some(oldest) = self.outstanding.pop_front() {
+                oldest.until_complete();
+            }
+        }
+        let slot = self.client.submit(std::slice::from_ref(&operation), Instant::now(), self.timeout);
+        self.outstanding.push_back(Arc::clone(&slot));
+        Ticket { client: self.client.clone(), slot, timeout: self.timeout }
+    }
+
+    /// Stores a value.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: Stored) -> Ticket {
+        self.submit(Operation::Put { key: key.as_ref().to_vec(), value, condition: None, ttl_ms: None })
+    }
+
+    /// Reads a value; the answer is [`Answer::Value`], and `not_found` is a failure here.
+    pub fn get(&mut self, key: impl AsRef<[u8]>) -> Ticket {
+        self.submit(Operation::Get { key: key.as_ref().to_vec() })
+    }
+
+    /// Adds to an integer; the answer is [`Answer::Integer`].
+    pub fn incr(&mut self, key: impl AsRef<[u8]>, by: i64) -> Ticket {
+        self.submit(Operation::Incr { key: key.as_ref().to_vec(), by })
+    }
+
+    /// Removes a key; `not_found` is a failure here.
+    pub fn del(&mut self, key: impl AsRef<[u8]>) -> Ticket {
+        self.submit(Operation::Del { key: key.as_ref().to_vec(), return_old: false, condition: None })
+    }
+
+    /// Waits until every operation has its outcome. What the outcomes are, the tickets say.
+    pub fn wait_all(&mut self) {
+        while let Some(oldest) = self.outstanding.pop_front() {
+            oldest.until_complete();
+        }
+    }
+}
+
+impl Ticket {
+    /// True if [`Ticket::wait`] will not wait.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.slot.is_complete()
+    }
+
+    /// Waits for the answer; gives it with the revision.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; a failure that the broker answered with is [`ClientError::Failed`].
+    pub fn wait(self) -> Result<(Answer, u64), ClientError> {
+        let outcome = self.outcome()?;
+        let answer = outcome.result.map_err(ClientError::Failed)?;
+        Ok((answer, outcome.revision.unwrap_or_default()))
+    }
+
+    /// Waits for the outcome, which may be a failure that the broker answered with.
+    ///
+    /// # Errors
+    /// There is no outcome: as [`Client::call`].
+    pub fn outcome(self) -> Result<Outcome, ClientError> {
+        let end = self.slot.wait().pop().ok_or(ClientError::Closed)?;
+        self.client.outcome(end, self.timeout)
+    }
+}

@@ -1,0 +1,119 @@
+//! One operation on its way: encoded once, so that each attempt sends the same bytes.
+
+use std::time::Instant;
+
+use kvbroker_protocol::limits::MESSAGE_BYTES_MAX;
+use kvbroker_protocol::{Expect, Failure, Operation, Outcome, encode_operation};
+
+/// What a header takes at most, with room to spare.
+pub(super) const HEADER_BYTES: usize = 128;
+
+/// How well an operation gets on with others in an array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// Its answer is small.
+    Any,
+    /// Its answer has a value, which takes room in the array's reply.
+    Reads,
+    /// Its answer may be so large that nothing else may have taken room before it.
+    First,
+    /// It goes by itself: it uses up a turn's work, or is answered at another time.
+    None,
+}
+
+/// An operation as it is sent, with what its answer looks like.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub(super) body: Vec<u8>,
+    pub(super) expect: Expect,
+    pub(super) mutation: bool,
+    pub(super) weight: usize,
+    pub(super) regexes: usize,
+    pub(super) company: Company,
+}
+
+impl Asked {
+    /// Encodes an operation.
+    ///
+    /// # Errors
+    /// `limit`: it does not fit into a message.
+    pub fn new(operation: &Operation) -> Result<Asked, Failure> {
+        let mut body = Vec::new();
+        encode_operation(operation, &mut body);
+        if body.len() > MESSAGE_BYTES_MAX - HEADER_BYTES {
+            let message = format!("the request has {} bytes; at most {MESSAGE_BYTES_MAX} are taken", body.len() + HEADER_BYTES);
+            return Err(Failure::limit(message));
+        }
+        Ok(Asked {
+            body,
+            expect: operation.expects(),
+            mutation: operation.is_mutation(),
+            weight: operation.weight().max(1),
+            regexes: operation.regexes(),
+            company: company(operation),
+        })
+    }
+
+    pub(super) fn noop() -> Asked {
+        Asked::new(&Operation::Noop).expect("a noop has a few bytes")
+    }
+
+    /// Its length on the wire, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+}
+
+fn company(operation: &Operation) -> Company {
+    match operation {
+        Operation::Get { .. } => Company::Reads,
+        Operation::Mget { .. } | Operation::Del { return_old: true, .. } => Company::First,
+        Operation::Txn(txn) if txn.operations().any(|inner| company(inner) != Company::Any) => Company::First,
+        Operation::Scan(_)
+        | Operation::Query { .. }
+        | Operation::List(_)
+        | Operation::History { .. }
+        | Operation::DelPrefix { .. }
+        | Operation::Result { .. }
+        | Operation::Hello { .. }
+        | Operation::Stats
+        | Operation::End => Company::None,
+        _ => Company::Any,
+    }
+}
+
+/// A call that has not ended, or a number that has to be filled.
+#[derive(Debug)]
+pub(super) struct Call<T> {
+    pub(super) asked: Asked,
+    /// Its place among all calls, in the order in which they began.
+    pub(super) order: u64,
+    /// Whom the end is told; None: the caller has been told already.
+    pub(super) token: Option<T>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) begun_at: Instant,
+    /// A mutation's number, once it was sent.
+    pub(super) seq: Option<u64>,
+    /// An attempt may have reached the broker, and its answer was not read.
+    pub(super) may_have_run: bool,
+    /// It is a noop now, whatever it was: only its number has to be settled.
+    pub(super) is_filler: bool,
+    /// Next time by itself.
+    pub(super) alone: bool,
+    /// A definite refusal that made it wait: the answer if the deadline comes first.
+    pub(super) refusal: Option<Outcome>,
+}
+
+impl<T> Call<T> {
+    pub(super) fn company(&self) -> Company {
+        if self.alone { Company::None } else { self.asked.company }
+    }
+
+    /// From now on it only fills its number.
+    pub(super) fn becomes_filler(&mut self) {
+        self.asked = Asked::noop();
+        self.is_filler = true;
+        self.refusal = None;
+    }
+}

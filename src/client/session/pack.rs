@@ -1,0 +1,154 @@
+//! What goes into the next message, and when.
+//!
+//! - Calls keep their order: what can't go into this message ends it.
+//! - The mutations of a message have numbers without a gap.
+//! - What an array shares (its reply's room, its share of a turn) is not spent by one call on the cost of another: calls with
+//!   large answers go first or by themselves.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use kvbroker_protocol::limits::{ARRAY_OPERATIONS_MAX, ARRAY_REGEXES_MAX, IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX};
+use kvbroker_protocol::{Header, encode_message};
+
+use super::call::{Call, Company, HEADER_BYTES};
+use super::{Flight, Session};
+
+/// With fewer messages in flight than this, a call is sent at once.
+pub const EAGER_MESSAGES: usize = 2;
+
+/// Beyond them, a call waits so long for company before it is sent.
+pub const COLLECT_FOR: Duration = Duration::from_millis(1);
+
+/// Most messages in flight.
+const MESSAGES_MAX: usize = 16;
+
+/// Operations of an array that is full: the broker takes more, but a quarter of the window leaves it something to do while
+/// replies travel.
+const FULL_OPERATIONS: usize = 1_024;
+
+/// Bytes of an array that is full. A larger operation goes by itself.
+const FULL_BYTES: usize = 1 << 20;
+
+/// Most bytes in flight: half of what the broker takes from one client.
+const FLIGHT_BYTES_MAX: usize = IN_FLIGHT_BYTES_MAX / 2;
+
+const _: () = {
+    assert!(FULL_OPERATIONS <= ARRAY_OPERATIONS_MAX && FULL_BYTES + HEADER_BYTES <= MESSAGE_BYTES_MAX);
+    assert!(FLIGHT_BYTES_MAX >= MESSAGE_BYTES_MAX, "the largest message can be sent");
+};
+
+pub(super) enum Packed {
+    Message {
+        id: u64,
+        body: Vec<u8>,
+    },
+    /// What is due is collected until then.
+    NotBefore(Instant),
+    /// Nothing is due, or it waits for a reply.
+    Nothing,
+}
+
+/// What is in a message so far.
+#[derive(Default)]
+struct Load {
+    calls: usize,
+    bytes: usize,
+    weight: usize,
+    regexes: usize,
+    has_reads: bool,
+    is_closed: bool,
+    /// The number that the next mutation must have.
+    next_seq: Option<u64>,
+}
+
+impl Load {
+    /// True if the call fits in. `next_number` is what a mutation gets that has no number yet.
+    fn takes<T>(&self, call: &Call<T>, next_number: u64) -> bool {
+        if self.calls == 0 {
+            return true;
+        }
+        let company_fits = match call.company() {
+            Company::Any | Company::Reads => true,
+            Company::First => !self.has_reads,
+            Company::None => false,
+        };
+        let seq = call.seq.unwrap_or(next_number);
+        let gap = call.asked.mutation && self.next_seq.is_some_and(|next| next != seq);
+        !self.is_closed
+            && company_fits
+            && !gap
+            && self.bytes + call.asked.bytes() <= FULL_BYTES
+            && self.weight + call.asked.weight <= FULL_OPERATIONS
+            && self.regexes + call.asked.regexes <= ARRAY_REGEXES_MAX
+    }
+
+    fn add<T>(&mut self, call: &Call<T>) {
+        self.calls += 1;
+        self.bytes += call.asked.bytes();
+        self.weight += call.asked.weight;
+        self.regexes += call.asked.regexes;
+        self.has_reads |= matches!(call.company(), Company::Reads | Company::First);
+        self.is_closed = call.company() == Company::None;
+        self.next_seq = call.seq.map(|seq| seq + 1).or(self.next_seq);
+    }
+}
+
+impl<T> Session<T> {
+    /// The next message, if it is time for one.
+    pub(super) fn pack(&mut self, now: Instant) -> Packed {
+        let Some(first) = self.again.front().or(self.queue.front()) else { return Packed::Nothing };
+        if self.flights.len() >= MESSAGES_MAX || self.flight_bytes + first.asked.bytes() > FLIGHT_BYTES_MAX {
+            return Packed::Nothing;
+        }
+        if self.again.is_empty() {
+            if first.asked.mutation && !self.numbers.has_room() {
+                return Packed::Nothing;
+            }
+            let is_full = self.queue_weight >= FULL_OPERATIONS || self.queue_bytes >= FULL_BYTES;
+            let send_at = first.begun_at + COLLECT_FOR;
+            if self.flights.len() >= EAGER_MESSAGES && !is_full && now < send_at {
+                return Packed::NotBefore(send_at);
+            }
+        }
+        let (mut load, mut calls) = (Load::default(), Vec::new());
+        while let Some(call) = pop_if(&mut self.again, |call| load.takes(call, self.numbers.next())) {
+            load.add(&call);
+            calls.push(call);
+        }
+        while self.again.is_empty() {
+            let Some(mut call) = pop_if(&mut self.queue, |call| load.takes(call, self.numbers.next())) else { break };
+            if call.asked.mutation {
+                // The first call has room, as was seen above; another one waits for its turn.
+                let Some(seq) = self.numbers.take() else {
+                    self.queue.push_front(call);
+                    break;
+                };
+                call.seq = Some(seq);
+            }
+            self.queue_bytes -= call.asked.bytes();
+            self.queue_weight -= call.asked.weight;
+            load.add(&call);
+            calls.push(call);
+        }
+        if calls.is_empty() { Packed::Nothing } else { self.message(now, calls, load.bytes) }
+    }
+
+    fn message(&mut self, now: Instant, calls: Vec<Call<T>>, bytes: usize) -> Packed {
+        let id = self.next_id;
+        self.next_id += 1;
+        let (broker, session) = self.identity.unzip();
+        let seq = calls.iter().find_map(|call| call.seq);
+        let header = Header { id: Some(id), broker, session, seq, ack: Some(self.numbers.ack()), got: self.got };
+        let mut body = Vec::with_capacity(HEADER_BYTES + bytes);
+        encode_message(&header, calls.iter().map(|call| call.asked.body.as_slice()), &mut body);
+        let expects = calls.iter().map(|call| call.asked.expect.clone()).collect();
+        self.flight_bytes += bytes;
+        self.flights.insert(id, Flight { calls, expects, sent_at: now, bytes });
+        Packed::Message { id, body }
+    }
+}
+
+fn pop_if<T>(calls: &mut VecDeque<Call<T>>, wanted: impl FnOnce(&Call<T>) -> bool) -> Option<Call<T>> {
+    calls.front().is_some_and(wanted).then(|| calls.pop_front())?
+}
