@@ -22,6 +22,7 @@ mod predicate;
 mod reply;
 mod reply_decode;
 mod reply_encode;
+mod reply_kept;
 mod reply_named;
 mod request_hash;
 mod txn;
@@ -41,6 +42,7 @@ pub use reply::{
 };
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
 pub use reply_encode::{encode_outcome, encode_reply};
+pub use reply_kept::{decode_kept_outcome, encode_kept_outcome};
 pub use reply_named::decode_outcome;
 pub use request_hash::request_hash;
 pub use txn::{Compare, Txn};

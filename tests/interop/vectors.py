@@ -31,7 +31,7 @@ def octets(notation, kind, kept={}):
     if isinstance(notation, dict):
         word, part = next(iter(notation.items()))
         part_kind = {"repeat": kind, "hex": "msgpack"}.get(word, "json")
-        return octets(kept[part] if word == "kept" else part, part_kind, kept) * notation.get("times", 1)
+        return octets(str(kept[part]) if word == "kept" else part, part_kind, kept) * notation.get("times", 1)
     parts = re.findall("'([^']*)'|([0-9a-f]{2})", notation)
     pack = b"".join(bytes.fromhex(pair or "%02x" % (0xA0 + len(text))) + text.encode() for text, pair in parts)
     return notation.encode() if kind == "json" else pack

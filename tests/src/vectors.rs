@@ -112,10 +112,11 @@ pub fn octets(notation: &Value, encoding: Encoding, kept: &Kept) -> Vec<u8> {
             match (fields.get("hex"), fields.get("text"), fields.get("kept")) {
                 (Some(digits), None, None) => octets(digits, Encoding::MessagePack, kept),
                 (None, Some(text), None) => octets(text, Encoding::Json, kept),
-                (None, None, Some(name)) => {
-                    let value = name.as_str().and_then(|name| kept.get(name)).and_then(Value::as_str);
-                    value.unwrap_or_else(|| panic!("nothing was kept for {notation}")).as_bytes().to_vec()
-                }
+                (None, None, Some(name)) => match name.as_str().and_then(|name| kept.get(name)) {
+                    Some(Value::String(text)) => text.as_bytes().to_vec(),
+                    Some(number @ Value::Number(_)) => number.to_string().into_bytes(),
+                    _ => panic!("nothing was kept for {notation}"),
+                },
                 _ => panic!("what is {notation}?"),
             }
         }

@@ -7,7 +7,7 @@
 //!   group's revision; 1 and a MessagePack integer = that integer at the group's revision; 2 and an outcome in map form.
 //! - Floor, space `f`: key = owner; value = born (u64 ms): unknown sessions born then or before are not new.
 
-use kvbroker_protocol::{Answer, Outcome, SessionId, Stored, decode_outcome, encode_outcome, integer_of, limits};
+use kvbroker_protocol::{Answer, Outcome, SessionId, Stored, decode_kept_outcome, encode_kept_outcome, integer_of, limits};
 
 use crate::change::{Change, Space};
 
@@ -99,7 +99,7 @@ impl Reply {
             Ok(Answer::Integer(integer)) if outcome.revision == Some(revision) => Reply::Integer(*integer),
             _ => {
                 let mut bytes = Vec::new();
-                encode_outcome(outcome, &mut bytes);
+                encode_kept_outcome(outcome, &mut bytes);
                 Reply::Outcome(bytes.into())
             }
         }
@@ -109,7 +109,9 @@ impl Reply {
         match self {
             Reply::Done => Outcome { revision: Some(revision), result: Ok(Answer::Done) },
             Reply::Integer(integer) => Outcome { revision: Some(revision), result: Ok(Answer::Integer(*integer)) },
-            Reply::Outcome(bytes) => decode_outcome(bytes).expect("the record was checked when it was read, or made by `keep`"),
+            Reply::Outcome(bytes) => {
+                decode_kept_outcome(bytes).expect("the record was checked when it was read, or made by `keep`")
+            }
         }
     }
 
@@ -125,7 +127,7 @@ impl Reply {
         Some(match kind {
             REPLY_DONE if rest.is_empty() => Reply::Done,
             REPLY_INTEGER => Reply::Integer(integer_of(Stored::from_msgpack(rest).ok()?.as_bytes())?),
-            REPLY_OUTCOME if decode_outcome(rest).is_ok() => Reply::Outcome(rest.into()),
+            REPLY_OUTCOME if decode_kept_outcome(rest).is_ok() => Reply::Outcome(rest.into()),
             _ => return None,
         })
     }
