@@ -7,6 +7,7 @@
 mod args;
 mod batch;
 mod del_prefix;
+mod fate;
 mod list;
 mod output;
 mod verb_args;

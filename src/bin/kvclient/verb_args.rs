@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
+use kvbroker::client::RequestId;
 use kvbroker_protocol::{Pattern, Predicate, limits};
 
 /// What is asked of the table.
@@ -70,6 +71,25 @@ Examples:
         /// The keys
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<OsString>,
+    },
+    /// Tell what became of a command that ended with exit code 4, by the request id that it printed
+    #[command(
+        after_help = "What has not arrived is settled by asking: it was not done, and never will be. Exit code 0: it was done (what it
+answered is printed below). 1: not done, and it never will be. 4: nothing is known of it any more. Else the exit code that
+the command itself would have ended with.
+
+Examples:
+  kvclient NETID-a5 result 0000019a…:1
+  kvclient NETID-a5 result 0000019a…:1 --look              only look: it may still arrive (exit code 4)
+  kvclient NETID-a5 result 0000019a…:1 --json              {\"status\":\"ok\",\"rev\":…,\"state\":\"decided\",\"outcome\":{…}}"
+    )]
+    Result {
+        /// The request id, SESSION:NUMBER
+        #[arg(value_name = "ID")]
+        id: RequestId,
+        /// Don't settle what has not arrived
+        #[arg(long)]
+        look: bool,
     },
     /// Tell by the exit code whether a key is there: 0 or 1
     #[command(after_help = "Nothing is printed but with --json.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvbroker::client::{Client, ClientError, Item, Pages, WatchEvent, exit_of};
+use kvbroker::client::{Client, ClientError, Item, Pages, RequestId, WatchEvent, exit_of};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Explanation;
 use kvbroker_protocol::limits::VALUE_BYTES_MAX;
@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::args::Global;
 use crate::output::{Name, Output, Print, printable};
 use crate::verb_args::{DelConditions, PageArgs, PutConditions, Verb};
-use crate::{CLIENT, Trouble, batch, complain, del_prefix, remark};
+use crate::{CLIENT, Trouble, batch, complain, del_prefix, fate, remark};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
     // Before the broker is looked for: what can't be read needs no broker.
@@ -38,6 +38,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
     let exit = match verb {
         Asked::One(operation) => one(&client, operation, &mut out)?,
         Asked::Mget(keys) => mget(&client, keys, &mut out)?,
+        Asked::Result { id, look } => fate::run(&client, id, look, &mut out)?,
         Asked::DelPrefix(prefix) => del_prefix::run(&client, &prefix, &mut out, global)?,
         Asked::Rows { query: None, scan, limit } if scan.keys_only => rows(client.scan_keys(scan), limit, &mut out)?,
         Asked::Rows { query: None, scan, limit } => rows(client.scan(scan), limit, &mut out)?,
@@ -64,6 +65,7 @@ enum Asked {
     One(Operation),
     Mget(Vec<Key>),
     DelPrefix(Vec<u8>),
+    Result { id: RequestId, look: bool },
     Rows { query: Option<(String, Scalar)>, scan: Scan, limit: Option<u64> },
     Names { wanted: List, limit: Option<u64> },
     Batch,
@@ -108,6 +110,7 @@ impl Asked {
             Verb::Expire { key, ttl } => Asked::One(Operation::Expire { key: bytes(&key), ttl_ms: ttl.0 }),
             Verb::Persist { key } => Asked::One(Operation::Persist { key: bytes(&key) }),
             Verb::Ttl { key } => Asked::One(Operation::Ttl { key: bytes(&key) }),
+            Verb::Result { id, look } => Asked::Result { id, look },
             Verb::Size => Asked::One(Operation::Size),
             Verb::Stats => Asked::One(Operation::Stats),
             Verb::Scan { prefix, prefix_option, pages } => {
@@ -295,7 +298,7 @@ fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, 
     Ok(if unmet { Exit::NotFound } else { Exit::Ok })
 }
 
-fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
+pub(crate) fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
     match &outcome.result {
         Ok(Answer::Stats(stats)) => out.stats(stats, outcome),
         // There is no other good form for results of several kinds.
