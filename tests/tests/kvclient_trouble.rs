@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -346,4 +346,58 @@ fn the_library_is_shared_by_threads() {
         }
     });
     assert_eq!((client.size().unwrap(), *done.lock().unwrap()), (200, 200));
+}
+
+/// A batch whose second operation is sent to a broker that is stopped, and gives up; what it said.
+fn left_in_doubt(broker: &Broker, cli: &Cli, key: &str) -> Said {
+    let mut child = cli.command(&["test", "batch", "--timeout", "1s"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let before = broker.stat("revision");
+    writeln!(stdin, r#"{{"op":"put","key":"first","value":1}}"#).unwrap();
+    wait_until(PATIENCE, "the first operation is done", || (broker.stat("revision") > before).then_some(()));
+    broker.signal(Signal::STOP);
+    writeln!(stdin, r#"{{"op":"put","key":"{key}","value":2}}"#).unwrap();
+    drop(stdin);
+    let said = finish(child);
+    assert_eq!(said.code, Some(4), "{}", said.stderr);
+    said
+}
+
+#[test]
+fn what_became_of_a_mutation_can_be_asked() {
+    let mut broker = Broker::plain();
+    let cli = Cli::new(broker.home());
+
+    // It had arrived: the broker goes on, and does it.
+    let said = left_in_doubt(&broker, &cli, "arrived");
+    let id = request_id(&said).to_owned();
+    broker.signal(Signal::CONT);
+    let ask = |words: &[&str]| cli.run(&[&["test", "result", &id], words].concat());
+    let told = wait_until(PATIENCE, "it is decided", || {
+        let told = ask(&["--look"]);
+        (told.code != Some(4)).then_some(told)
+    });
+    assert_eq!((told.code, told.text().trim()), (Some(0), "done at revision 2"), "{}", told.stderr);
+    assert_eq!(ask(&["--json"]).json()["outcome"]["rev"], 2);
+    assert_eq!(cli.ok(&["test", "get", "arrived"]).text(), "2\n");
+
+    // It had not: it is settled by asking, and stays so.
+    let said = left_in_doubt(&broker, &cli, "lost");
+    let id = request_id(&said).to_owned();
+    broker.kill9();
+    broker.restart();
+    let ask = |words: &[&str]| cli.run(&[&["test", "result", &id], words].concat());
+    let looked = ask(&["--look"]);
+    assert_eq!(looked.code, Some(4), "{} {}", looked.text(), looked.stderr);
+    for _ in 0..2 {
+        let told = ask(&[]);
+        assert_eq!((told.code, told.text().trim()), (Some(1), "not done, and it never will be"), "{}", told.stderr);
+    }
+    assert_eq!(cli.run(&["test", "get", "lost"]).code, Some(1));
+
+    let nonsense = cli.run(&["test", "result", "5"]);
+    assert_eq!(nonsense.code, Some(2), "{}", nonsense.stderr);
+    let foreign = cli.run(&["test", "result", &format!("{}:1", "fe".repeat(16))]);
+    assert_eq!(foreign.code, Some(2), "{}", foreign.stderr);
 }
