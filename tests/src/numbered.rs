@@ -5,7 +5,9 @@
 //! - `session_expired` leaves the mutations of its message with an unknown outcome; the next message begins a new session.
 //! - Anything else that a user would call an error is one.
 //!
-//! Caveat: for a broker that is killed, not one that stops: `shutting_down` and `busy` are errors here.
+//! - A broker that is stopping refuses messages: they are sent again when there is one that serves.
+//!
+//! Caveat: `busy` is an error here.
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
@@ -13,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kvbroker_protocol::{
-    ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, ReplyError, SessionId, decode_reply, encode_request,
+    ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, ReplyError, SessionId, decode_reply,
+    encode_request, reply_id,
 };
 use serde_json::json;
 
@@ -129,8 +132,8 @@ impl NumberedClient {
             }
             let Some(link) = &self.link else { continue };
             match link.wait() {
-                Some(body) => return self.take(&body),
-                None => self.link = None,
+                Some(body) if !self.is_stopping(&body) => return self.take(&body),
+                _ => self.link = None,
             }
         }
     }
@@ -145,6 +148,18 @@ impl NumberedClient {
         let mut body = Vec::new();
         encode_request(&header, &message.operations, &mut body);
         body
+    }
+
+    /// True for the refusal of a broker that stops; it may overtake the replies to messages before.
+    fn is_stopping(&self, body: &[u8]) -> bool {
+        let id = reply_id(body).ok().flatten();
+        let Some(message) = self.in_flight.iter().find(|message| Some(message.id) == id) else { return false };
+        let refusal = |reply: Reply| match reply.outcomes {
+            Outcomes::One(outcome) => outcome.result.err(),
+            Outcomes::Many(_) => None,
+        };
+        let refusal = decode_reply(body, &message.operations.expects()).ok().and_then(refusal);
+        refusal.is_some_and(|failure| failure.code == ErrorCode::ShuttingDown)
     }
 
     fn take(&mut self, body: &[u8]) -> Result<Vec<Option<Outcome>>, NumberedError> {

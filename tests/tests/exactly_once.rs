@@ -5,7 +5,7 @@
 //!   model, and by plain addition.
 //! - A client that is stopped until the broker has forgotten its session is told so, and nothing that it sends again is done twice.
 //!
-//! The clients know only the protocol ([`NumberedClient`]).
+//! Both through the client library and through a client that knows only the protocol ([`NumberedClient`]).
 
 #![allow(clippy::unwrap_used)]
 
@@ -104,6 +104,11 @@ fn twenty_kills(lane: Lane) {
     println!("{ROUNDS} kills, in {rounds_full} of them with full windows; {checked}");
     assert!(rounds_full >= ROUNDS_FULL_MIN, "only in {rounds_full} rounds the windows were full");
     broker.stop();
+}
+
+#[test]
+fn twenty_kills_under_full_windows_of_the_library() {
+    twenty_kills(Lane::Library);
 }
 
 #[test]
@@ -220,6 +225,11 @@ fn a_forgotten_session_is_never_taken_for_a_new_one() {
     let fresh = hello(&client);
     assert_eq!(client.ask_json(&incr(&fresh, 1))["value"], 3);
     broker.stop();
+}
+
+#[test]
+fn a_stopped_client_of_the_library_is_told_that_its_session_is_gone() {
+    a_stopped_client(Lane::Library);
 }
 
 #[test]

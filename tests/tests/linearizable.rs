@@ -1,7 +1,7 @@
-//! Every reply that several programs were given, while their broker was killed again and again, fits one history of the table.
+//! Every reply that several programs were given, while their broker was killed and stopped again and again, fits one history of the table.
 //!
 //! - Recorders (`tests/src/bin/recorder.rs`) are processes of their own that use the client library and write down what they asked and were
-//!   told. Meanwhile the broker is ended by `kill -9` and started again on the same data.
+//!   told. Meanwhile the broker is ended by `kill -9`, or stopped, and started again on the same data.
 //! - The histories of all of them together are checked by [`kvbroker_tests::linear`]. Then lies are planted into this very history, and
 //!   each has to be found.
 //! - A run shows nothing if the kills come when nothing is under way, or before or behind the traffic: that fails it.
@@ -21,16 +21,18 @@ use kvbroker_tests::{Broker, Depth, Dice, Lane, Recorder, Task, all_have_ended, 
 /// How many operations are recorded unless told otherwise.
 const OPERATIONS_DEFAULT: u32 = 1_000_000;
 const OPERATIONS_VARIABLE: &str = "KVBROKER_TEST_OPERATIONS";
-const PROCESSES: u32 = 4;
+/// A process each. Two kinds of clients share nothing but the protocol.
+const LANES: [Lane; 4] = [Lane::Library, Lane::Shared, Lane::Numbered, Lane::Numbered];
 const CLIENTS_EACH: u32 = 3;
-const KILLS: usize = 6;
+/// Restarts of the broker: two of three by `kill -9`, one by a stop as its user would stop it.
+const RESTARTS: usize = 9;
 /// Most operations in flight of one client.
 const DEPTH_MAX: usize = 1_024;
 /// Operations that must be under way at a kill for it to count.
 const UNDER_WAY_MIN: usize = 4;
 /// Lies of each kind.
 const LIES_EACH: usize = 1;
-/// From one kill to the next.
+/// From one restart to the next.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Records, and gives the history with the moments of the kills and what is in the table at the end.
@@ -43,25 +45,29 @@ fn record(operations: u32, dice: &mut Dice) -> (Vec<Recorded>, Vec<u64>, BTreeMa
             history: PathBuf::new(),
             first_client: number * CLIENTS_EACH,
             clients: CLIENTS_EACH,
-            operations: operations.div_ceil(PROCESSES * CLIENTS_EACH),
-            lane: Lane::Numbered,
+            operations: operations.div_ceil(LANES.len() as u32 * CLIENTS_EACH),
+            lane: LANES[number as usize],
             depth: Depth::UpTo(DEPTH_MAX),
             seed: dice.number(),
         };
         Recorder::start(&broker, &format!("recorder-{number}"), task)
     };
-    let mut recorders: Vec<Recorder> = (0..PROCESSES).map(start).collect();
+    let mut recorders: Vec<Recorder> = (0..LANES.len() as u32).map(start).collect();
     let mut kills = Vec::new();
-    for kill in 0..KILLS as u64 {
+    for restart in 0..RESTARTS as u64 {
         // Spread over the run, each at some moment of its share.
-        let share = u64::from(operations) / (KILLS as u64 + 1);
-        let moment = kill * share + share / 2 + dice.below(share as usize) as u64;
-        wait_until(PATIENCE, "enough was done to kill the broker again", || {
-            assert!(!all_have_ended(&mut recorders), "the traffic is over before kill {kill}");
+        let share = u64::from(operations) / (RESTARTS as u64 + 1);
+        let moment = restart * share + share / 2 + dice.below(share as usize) as u64;
+        wait_until(PATIENCE, "enough was done to restart the broker again", || {
+            assert!(!all_have_ended(&mut recorders), "the traffic is over before restart {restart}");
             (recorders.iter().map(Recorder::operations).sum::<u64>() >= moment).then_some(())
         });
-        kills.push(now_ns());
-        broker.kill9();
+        if restart % 3 == 2 {
+            broker.stop();
+        } else {
+            kills.push(now_ns());
+            broker.kill9();
+        }
         broker.restart();
     }
     wait_until(PATIENCE, "all is recorded", || all_have_ended(&mut recorders).then_some(()));
@@ -84,7 +90,7 @@ fn a_million_operations_under_restarts_fit_one_history() {
     };
     let (mut history, kills, table) = record(operations, &mut dice);
     let checked = check(&history).unwrap_or_else(|violation| panic!("{violation}"));
-    println!("{} kills; {checked}", kills.len());
+    println!("{RESTARTS} restarts, {} of them kills; {checked}", kills.len());
 
     assert!(checked.operations >= operations as usize, "all that was promised");
     for kill in &kills {

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kvbroker::catalog::CatalogList;
-use kvbroker::client::{Client, ClientError, ConnectOptions};
-use kvbroker_protocol::{Operation, Operations, Outcome, Outcomes};
+use kvbroker::client::{Client, ClientError, ConnectOptions, Pipeline, Ticket};
+use kvbroker_protocol::{Operation, Outcome};
 use kvbroker_tests::linear::plan::Plan;
 use kvbroker_tests::linear::{Ask, End, Recorded, history, now_ns, words};
 use kvbroker_tests::{Depth, Dice, Lane, Line, NumberedClient, Task};
@@ -56,15 +56,11 @@ fn run(task: &Task) -> Result<(), Failed> {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         STOP.store(true, Ordering::Relaxed);
     });
+    let shared = if task.lane == Lane::Shared { Some(connect(&task.project)?) } else { None };
+    let work = &|number: u32| Recorder::new(task, number, shared.as_ref())?.run(task, &out);
     std::thread::scope(|scope| {
         let clients = task.first_client..task.first_client + task.clients;
-        let start = |number: u32| {
-            scope.spawn({
-                let out = &out;
-                move || Recorder::new(task, number)?.run(task, out)
-            })
-        };
-        let threads: Vec<_> = clients.map(start).collect();
+        let threads: Vec<_> = clients.map(|number| scope.spawn(move || work(number))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a client panicked".into())))
     })?;
     out.into_inner()?.flush()?;
@@ -95,11 +91,12 @@ struct UnderWay {
 }
 
 impl Recorder {
-    fn new(task: &Task, number: u32) -> Result<Recorder, Failed> {
+    fn new(task: &Task, number: u32, shared: Option<&Client>) -> Result<Recorder, Failed> {
         let mut dice = Dice::new(task.seed.wrapping_add(u64::from(number) << 32));
         let plan = Plan::new(number, Dice::new(dice.number()));
         let talk: Box<dyn Talk> = match task.lane {
-            Lane::Library | Lane::Shared => Box::new(Library::connect(&task.project)?),
+            Lane::Library => Box::new(Library::new(&connect(&task.project)?)),
+            Lane::Shared => Box::new(Library::new(shared.ok_or("nothing is shared")?)),
             Lane::Numbered => Box::new(Numbered::new(task)),
         };
         Ok(Recorder { number, plan, dice, talk, under_way: VecDeque::new() })
@@ -166,39 +163,41 @@ trait Talk {
 
 /// The client library.
 struct Library {
-    client: Client,
-    replies: VecDeque<(Option<Outcome>, u64)>,
+    pipeline: Pipeline,
+    tickets: VecDeque<Ticket>,
     expired: u64,
 }
 
 impl Library {
-    fn connect(project: &str) -> Result<Library, Failed> {
-        let options = ConnectOptions::new().timeout(TIMEOUT).wait_for_broker(true).catalogs(CatalogList::from_env(Some("none"))?);
-        Ok(Library { client: Client::connect_with(project, options)?, replies: VecDeque::new(), expired: 0 })
+    fn new(client: &Client) -> Library {
+        Library { pipeline: client.pipeline(), tickets: VecDeque::new(), expired: 0 }
     }
+}
+
+fn connect(project: &str) -> Result<Client, Failed> {
+    let options = ConnectOptions::new().timeout(TIMEOUT).wait_for_broker(true).catalogs(CatalogList::from_env(Some("none"))?);
+    Ok(Client::connect_with(project, options)?)
 }
 
 impl Talk for Library {
     fn together(&mut self, _operations: usize) {}
 
     fn ask(&mut self, operation: Operation) -> Result<(), Failed> {
-        let outcome = match self.client.call(Operations::One(operation)) {
-            Ok(reply) => match reply.outcomes {
-                Outcomes::One(outcome) => Some(outcome),
-                Outcomes::Many(mut outcomes) => outcomes.pop(),
-            },
+        self.tickets.push_back(self.pipeline.submit(operation));
+        Ok(())
+    }
+
+    fn next_reply(&mut self) -> Result<Option<(Option<Outcome>, u64)>, Failed> {
+        let Some(ticket) = self.tickets.pop_front() else { return Ok(None) };
+        let outcome = match ticket.outcome() {
+            Ok(outcome) => Some(outcome),
             Err(ClientError::Unknown { why, .. }) => {
                 self.expired += u64::from(why.contains("session"));
                 None
             }
             Err(error) => return Err(error.into()),
         };
-        self.replies.push_back((outcome, now_ns()));
-        Ok(())
-    }
-
-    fn next_reply(&mut self) -> Result<Option<(Option<Outcome>, u64)>, Failed> {
-        Ok(self.replies.pop_front())
+        Ok(Some((outcome, now_ns())))
     }
 
     fn expired(&self) -> u64 {
