@@ -3,7 +3,7 @@
 //! - Input is one JSON operation a line, or one JSON array of operations.
 //! - Operations are collected into arrays up to a number and a size, or until the input pauses:
 //!   a pipe that somebody types into is answered line by line.
-//! - Scans and queries go by themselves: an array shares one bound on what they examine.
+//! - What walks over keys (scan, query, ls, del_prefix) goes by itself: an array shares one bound on what is examined.
 //! - A read that did not fit into its array's reply is asked again by itself; its result says at
 //!   which revision.
 //! - Input that can't be understood ends the batch with its line number, after what came before
@@ -119,7 +119,8 @@ impl Sender<'_> {
                 return Err(Trouble::misuse(format!("{place} is not an operation: {why}: {shown:?}")));
             }
         };
-        let alone = matches!(operation, Operation::Scan(_) | Operation::Query { .. });
+        let alone =
+            matches!(operation, Operation::Scan(_) | Operation::Query { .. } | Operation::List(_) | Operation::DelPrefix { .. });
         if alone || self.operations.len() >= OPERATIONS_MAX || self.bytes + text.len() > BYTES_MAX {
             self.flush()?;
         }

@@ -46,7 +46,26 @@ impl<L: Log> Worker<L> {
     pub(crate) fn wait(&mut self, longest: Duration) -> Duration {
         match self.state.next_deadline_ms() {
             None => longest,
-            Some(at_ms) => longest.min(Duration::from_millis(at_ms.saturating_sub(self.stamp_ms()))),
+            Some(at_ms) => until(at_ms, self.stamp_ms(), longest),
+        }
+    }
+}
+
+/// How long from now on until a deadline; `longest` at most.
+fn until(at_ms: u64, time_ms: u64, longest: Duration) -> Duration {
+    longest.min(Duration::from_millis(at_ms.saturating_sub(time_ms)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_ends_at_the_next_deadline_and_not_a_moment_later() {
+        // The worker wakes up each second anyway, so only this shows that it does not wait so long for a deadline.
+        let second = Duration::from_secs(1);
+        for (at_ms, left_ms) in [(0, 0), (10_000, 0), (10_001, 1), (10_999, 999), (11_000, 1_000), (u64::MAX, 1_000)] {
+            assert_eq!(until(at_ms, 10_000, second), Duration::from_millis(left_ms), "{at_ms}");
         }
     }
 }

@@ -221,6 +221,26 @@ fn a_numbered_put_sent_again_does_not_bring_an_expired_key_back() {
 }
 
 #[test]
+fn a_numbered_del_prefix_sent_again_tells_the_same_and_removes_nothing_more() {
+    let mut bench = Bench::new();
+    let session = SessionId::new(WALL_MS, 1);
+    let header = || Header { session: Some(session), seq: Some(1), ..Header::default() };
+    let del = || Operations::One(Operation::DelPrefix { prefix: key("tmp/"), limit: Some(2) });
+    bench.ask(Header::default(), Operations::Many(["tmp/a", "tmp/b", "tmp/c"].map(|name| put(name, "1")).to_vec()));
+    let first = bench.ask(header(), del());
+    bench.run_to_end().unwrap();
+    let told = bench.outcomes(first);
+    assert_eq!(told[0].result, Ok(Answer::Deleted { removed: 2, more: true }));
+    let mut bench = next_life(&bench);
+    bench.one(put("tmp/a", "again"));
+    let again = bench.ask(header(), del());
+    let size = bench.one(Operation::Size);
+    bench.run_to_end().unwrap();
+    assert_eq!(bench.outcomes(again), told);
+    assert_eq!(bench.outcomes(size)[0].result, Ok(Answer::Size(2)));
+}
+
+#[test]
 fn stats_count_deadlines_and_expiries() {
     let mut bench = Bench::new();
     bench.ask(Header::default(), Operations::Many(vec![put_ttl("a", 1), put_ttl("b", 60_000), put("c", "1")]));
