@@ -150,9 +150,14 @@ impl<'a> Walker<'a> {
         Ok(Some(name))
     }
 
-    /// What has not been read yet.
-    pub(crate) fn rest(&self) -> &'a str {
-        self.text.get(self.at..).unwrap_or_default()
+    /// Where the walker stands, in bytes.
+    pub(crate) fn offset(&self) -> usize {
+        self.at
+    }
+
+    /// Goes back to an offset that [`Walker::offset`] gave.
+    pub(crate) fn seek(&mut self, offset: usize) {
+        self.at = offset;
     }
 
     /// True before an array.

@@ -34,6 +34,12 @@ pub const PREDICATE_DEPTH_MAX: usize = 32;
 pub const PREDICATE_TERMS_MAX: usize = 64;
 /// Most regular expressions in a predicate.
 pub const PREDICATE_REGEXES_MAX: usize = 4;
+/// Bytes of a value that a predicate walks over for one unit of [`TURN_WORK_MAX`], with few places to look for.
+pub const PREDICATE_BYTES_PER_UNIT: usize = 16;
+/// Bytes of a value that are converted for one unit of [`TURN_WORK_MAX`], where a predicate meets JSON's forms with a dollar.
+pub const PREDICATE_CONVERTED_BYTES_PER_UNIT: usize = 8;
+/// Places in a value that make a predicate's walk as much dearer as the walk itself is.
+pub const PREDICATE_PLACES_PER_WALK: usize = 16;
 /// Most work that a predicate's regular expression does on one text, in units of [`TURN_WORK_MAX`]: on a longer text it never matches.
 pub const MATCH_WORK_MAX: usize = TURN_WORK_MAX;
 /// Most rows of one page.
@@ -120,6 +126,13 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 /// What a `busy` answer tells the client to wait, milliseconds.
 pub const RETRY_AFTER_MS: u64 = 100;
 
+/// What a predicate's walk over a value costs at worst, in units of [`TURN_WORK_MAX`].
+pub const fn search_work(value_bytes: usize, places: usize, is_converted: bool) -> usize {
+    let walk = value_bytes / PREDICATE_BYTES_PER_UNIT;
+    let converting = if is_converted { value_bytes / PREDICATE_CONVERTED_BYTES_PER_UNIT } else { 0 };
+    walk + walk * places / PREDICATE_PLACES_PER_WALK + converting
+}
+
 const _: () = {
     assert!(KEY_BYTES_MAX <= u16::MAX as usize, "stream topics hold a key's length in 16 bits");
     assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX + 4096 <= MESSAGE_BYTES_MAX, "the largest put must fit in a message");
@@ -132,7 +145,10 @@ const _: () = {
     assert!(PREDICATE_REGEXES_MAX < ARRAY_REGEXES_MAX, "one operation's own regex and those of its predicate fit into an array");
     // What one key costs at worst beyond a turn that is all but used up is no more than the dearest regex on the longest key.
     assert!(PREDICATE_REGEXES_MAX * MATCH_WORK_MAX <= 16 << 20, "one key must not stall the others");
-    assert!(PREDICATE_TERMS_MAX * (VALUE_BYTES_MAX / QUERY_BYTES_PER_UNIT) <= 16 << 20, "one value must not stall the others");
+    assert!(
+        search_work(VALUE_BYTES_MAX, PREDICATE_TERMS_MAX, true) <= TURN_WORK_MAX,
+        "one value alone does not use up a turn of predicates"
+    );
     assert!(ENVELOPE_FRAMES_MAX < FRAMES_MAX, "an envelope leaves room for the body");
     assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");
     assert!(TXN_OPERATIONS_MAX <= ARRAY_OPERATIONS_MAX, "an array holds at least one full transaction");

@@ -49,11 +49,6 @@ impl<'a> Cursor<'a> {
         self.at = offset;
     }
 
-    /// What has not been read yet.
-    pub(crate) fn rest(&self) -> &'a [u8] {
-        self.bytes.get(self.at..).unwrap_or_default()
-    }
-
     pub(crate) fn at_end(&self) -> bool {
         self.at >= self.bytes.len()
     }

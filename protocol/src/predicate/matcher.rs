@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use super::path::{Document, Found};
+use super::path::{self, Found, Part, Paths};
 use super::scalar::{Atom, Scalar};
 use super::{Comparison, Node, OwnedPart, Place, Term, Test};
 use crate::limits;
@@ -37,78 +37,128 @@ pub struct Verdict {
 /// A compiled [`Predicate`](super::Predicate).
 #[derive(Debug)]
 pub struct PredicateMatcher {
-    root: Node,
-    /// Those of `root`, by their numbers.
+    root: Step,
+    parts: Parts,
+}
+
+/// What the steps of a predicate need.
+#[derive(Debug, Default)]
+struct Parts {
+    /// The places in the value that are asked for, each once.
+    paths: Vec<Vec<OwnedPart>>,
+    /// By their numbers in the text.
     regexes: Vec<Matcher>,
+}
+
+/// A [`Node`] made ready.
+#[derive(Debug)]
+enum Step {
+    Any(Vec<Step>),
+    All(Vec<Step>),
+    Not(Box<Step>),
+    Key(Test),
+    Modified(Test),
+    Created(Test),
+    /// The place's number.
+    Value(usize, Test),
+}
+
+impl Parts {
+    fn compile(&mut self, node: &Node) -> Option<Step> {
+        Some(match node {
+            Node::Any(members) => Step::Any(members.iter().map(|member| self.compile(member)).collect::<Option<_>>()?),
+            Node::All(members) => Step::All(members.iter().map(|member| self.compile(member)).collect::<Option<_>>()?),
+            Node::Not(inner) => Step::Not(Box::new(self.compile(inner)?)),
+            Node::Term(Term { place, test }) => {
+                let test = test.clone();
+                if let Test::Regex(pattern, _) = &test {
+                    self.regexes.push(pattern.matcher()?);
+                }
+                match place {
+                    Place::Key => Step::Key(test),
+                    Place::Modified => Step::Modified(test),
+                    Place::Created => Step::Created(test),
+                    Place::Value(path) => Step::Value(self.number_of(path), test),
+                }
+            }
+        })
+    }
+
+    fn number_of(&mut self, path: &Vec<OwnedPart>) -> usize {
+        self.paths.iter().position(|known| known == path).unwrap_or_else(|| {
+            self.paths.push(path.clone());
+            self.paths.len() - 1
+        })
+    }
+}
+
+impl Paths for Parts {
+    fn count(&self) -> usize {
+        self.paths.len()
+    }
+
+    fn part(&self, path: usize, depth: usize) -> Option<Part<'_>> {
+        self.paths.get(path)?.get(depth).map(OwnedPart::borrowed)
+    }
 }
 
 impl PredicateMatcher {
     pub(super) fn new(root: &Node) -> Option<Self> {
-        let mut regexes = Vec::new();
-        compile(root, &mut regexes)?;
-        Some(PredicateMatcher { root: root.clone(), regexes })
+        let mut parts = Parts::default();
+        Some(PredicateMatcher { root: parts.compile(root)?, parts })
     }
 
     /// Tells whether the predicate holds, and what it has cost to find out.
     pub fn judge(&self, subject: &Subject<'_>) -> Verdict {
-        let mut look = Look { subject, regexes: &self.regexes, work: 0 };
+        let mut look = Look { subject, parts: &self.parts, finds: None, work: 0 };
         let holds = look.holds(&self.root);
         Verdict { holds, work: look.work }
-    }
-}
-
-fn compile(node: &Node, regexes: &mut Vec<Matcher>) -> Option<()> {
-    match node {
-        Node::Any(members) | Node::All(members) => members.iter().try_for_each(|member| compile(member, regexes)),
-        Node::Not(inner) => compile(inner, regexes),
-        Node::Term(Term { test: Test::Regex(pattern, _), .. }) => {
-            regexes.push(pattern.matcher()?);
-            Some(())
-        }
-        Node::Term(_) => Some(()),
     }
 }
 
 /// One look at a subject.
 struct Look<'l, 's> {
     subject: &'l Subject<'s>,
-    regexes: &'l [Matcher],
+    parts: &'l Parts,
+    /// What is at the predicate's places; looked for when the first of them is needed.
+    finds: Option<Vec<Option<Found<'s>>>>,
     work: usize,
 }
 
-impl<'s> Look<'_, 's> {
-    fn holds(&mut self, node: &Node) -> bool {
-        match node {
-            Node::Any(members) => members.iter().any(|member| self.holds(member)),
-            Node::All(members) => members.iter().all(|member| self.holds(member)),
-            Node::Not(inner) => !self.holds(inner),
-            Node::Term(term) => self.passes(term),
+impl Look<'_, '_> {
+    fn holds(&mut self, step: &Step) -> bool {
+        match step {
+            Step::Any(members) => members.iter().any(|member| self.holds(member)),
+            Step::All(members) => members.iter().all(|member| self.holds(member)),
+            Step::Not(inner) => !self.holds(inner),
+            Step::Key(test) => self.key_passes(test),
+            Step::Modified(test) => test.passes(Some(&Atom::Int(i128::from(self.subject.modified)))),
+            Step::Created(test) => test.passes(Some(&Atom::Int(i128::from(self.subject.created)))),
+            Step::Value(place, test) => self.value_passes(*place, test),
         }
     }
 
-    fn passes(&mut self, Term { place, test }: &Term) -> bool {
-        match place {
-            Place::Key => self.key_passes(test),
-            Place::Modified => test.passes(Some(Atom::Int(i128::from(self.subject.modified)))),
-            Place::Created => test.passes(Some(Atom::Int(i128::from(self.subject.created)))),
-            Place::Value(path) => {
-                let found = self.find(path);
-                match test {
-                    Test::Has => found.is_some(),
-                    Test::Regex(_, at) => match found.and_then(Found::into_atom) {
-                        Some(Atom::Text(text)) => self.is_match(*at, text.as_bytes()),
-                        _ => false,
-                    },
-                    test => test.passes(found.and_then(Found::into_atom)),
-                }
-            }
-        }
+    fn value_passes(&mut self, place: usize, test: &Test) -> bool {
+        let finds = match self.finds.take() {
+            Some(finds) => finds,
+            None => self.find(),
+        };
+        let found = finds.get(place).and_then(Option::as_ref);
+        let holds = match (test, found) {
+            (Test::Has, found) => found.is_some(),
+            (Test::Regex(_, at), Some(Found::Atom(Atom::Text(text)))) => self.is_match(*at, text.as_bytes()),
+            (Test::Regex(..), _) => false,
+            (test, Some(Found::Atom(atom))) => test.passes(Some(atom)),
+            (test, _) => test.passes(None),
+        };
+        self.finds = Some(finds);
+        holds
     }
 
     /// A key is bytes, and equals the text that these bytes are.
     fn key_passes(&mut self, test: &Test) -> bool {
         let key = self.subject.key;
-        self.look_into(key);
+        self.spend(key.len() / limits::QUERY_BYTES_PER_UNIT);
         match test {
             Test::Has => true,
             Test::Compare(comparison, wanted) => comparison.holds(wanted.as_key_bytes().map(|wanted| key.cmp(wanted))),
@@ -117,30 +167,33 @@ impl<'s> Look<'_, 's> {
         }
     }
 
-    fn find(&mut self, path: &[OwnedPart]) -> Option<Found<'s>> {
-        let stored = self.subject.stored?;
-        self.look_into(stored);
-        Document::of(stored).find(path.iter().map(OwnedPart::borrowed))
-    }
-
-    fn look_into(&mut self, bytes: &[u8]) {
-        self.work = self.work.saturating_add(bytes.len() / limits::QUERY_BYTES_PER_UNIT);
+    fn spend(&mut self, work: usize) {
+        self.work = self.work.saturating_add(work);
     }
 
     fn is_match(&mut self, at: usize, text: &[u8]) -> bool {
-        let Some(regex) = self.regexes.get(at) else { return false };
+        let Some(regex) = self.parts.regexes.get(at) else { return false };
         let work = regex.work(text);
         if work > limits::MATCH_WORK_MAX {
             return false;
         }
-        self.work = self.work.saturating_add(work);
+        self.spend(work);
         regex.is_match(text)
+    }
+}
+
+impl<'s> Look<'_, 's> {
+    fn find(&mut self) -> Vec<Option<Found<'s>>> {
+        let Some(stored) = self.subject.stored else { return vec![None; self.parts.count()] };
+        let finds = path::find(stored, self.parts);
+        self.spend(limits::search_work(stored.len(), self.parts.count(), finds.is_converted));
+        finds.found
     }
 }
 
 impl Test {
     /// Of an atomic value; None where there is none. A regex is the [`Look`]'s own.
-    fn passes(&self, found: Option<Atom<'_>>) -> bool {
+    fn passes(&self, found: Option<&Atom<'_>>) -> bool {
         match (self, found) {
             (Test::Compare(comparison, wanted), found) => comparison.holds(found.and_then(|found| found.compare(&wanted.atom()))),
             (Test::Prefix(Scalar::Text(prefix)), Some(Atom::Text(text))) => text.starts_with(prefix.as_str()),

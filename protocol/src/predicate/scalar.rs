@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use super::path::{Document, Found, Part};
+use super::path::{self, Found, Part, Paths};
 use crate::convert::{self, Number};
 use crate::error::Failure;
 use crate::msgpack::{Cursor, Token as Pack};
@@ -161,11 +161,26 @@ impl<'a> Atom<'a> {
     }
 }
 
+/// The path of one name.
+struct OneField<'n>(&'n str);
+
+impl Paths for OneField<'_> {
+    fn count(&self) -> usize {
+        1
+    }
+
+    fn part(&self, _: usize, depth: usize) -> Option<Part<'_>> {
+        (depth == 0).then_some(Part::Name(self.0))
+    }
+}
+
 /// True when a stored value (type byte, document) is a dictionary (map or object) whose field `name` is an atomic value equal to
 /// `wanted`.
 pub fn field_equals(stored: &[u8], name: &str, wanted: &Scalar) -> bool {
-    let equals = |atom: Atom<'_>| atom.compare(&wanted.atom()) == Some(Ordering::Equal);
-    Document::of(stored).find([Part::Name(name)]).and_then(Found::into_atom).is_some_and(equals)
+    match path::find(stored, &OneField(name)).found.pop() {
+        Some(Some(Found::Atom(atom))) => atom.compare(&wanted.atom()) == Some(Ordering::Equal),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
