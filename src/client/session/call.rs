@@ -15,7 +15,7 @@ pub(super) enum Company {
     Any,
     /// Its answer has a value, which takes room in the array's reply.
     Reads,
-    /// Its answer may be so large that nothing else may have taken room before it.
+    /// Its answer, or the value that it writes again, may be so large that nothing else may have taken room before it.
     First,
     /// It goes by itself: it uses up a turn's work, or is answered at another time.
     None,
@@ -69,6 +69,8 @@ fn company(operation: &Operation) -> Company {
     match operation {
         Operation::Get { .. } => Company::Reads,
         Operation::Mget { .. } | Operation::Del { return_old: true, .. } => Company::First,
+        // They write the value again, however large, and an array has a bound for that.
+        Operation::Expire { .. } | Operation::Persist { .. } => Company::First,
         Operation::Txn(txn) if txn.operations().any(|inner| company(inner) != Company::Any) => Company::First,
         Operation::Scan(_)
         | Operation::Query { .. }

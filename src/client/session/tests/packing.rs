@@ -84,10 +84,21 @@ fn company_is_chosen_so_that_nobody_pays_for_another() {
     let mut bench = Bench::connected();
     let txn = |then| Operation::Txn(Box::new(Txn { compares: vec![], then, otherwise: vec![] }));
     let all = [put("a"), take(), get(), take(), put("b"), txn(vec![get(), put("c")]), scan(), scan(), get(), txn(vec![put("d")])];
-    for operation in all {
+    let (expire, persist) = (Operation::Expire { key: b"k".to_vec(), ttl_ms: 1 }, Operation::Persist { key: b"k".to_vec() });
+    for operation in all.into_iter().chain([expire.clone(), expire, persist, put("e")]) {
         bench.begin(operation, 10);
     }
-    let expected: [&[&str]; 6] = [&["put", "del", "get"], &["del", "put"], &["txn"], &["scan"], &["scan"], &["get", "txn"]];
+    let expected: [&[&str]; 9] = [
+        &["put", "del", "get"],
+        &["del", "put"],
+        &["txn"],
+        &["scan"],
+        &["scan"],
+        &["get", "txn"],
+        &["expire"],
+        &["expire"],
+        &["persist", "put"],
+    ];
     assert_eq!(messages(&mut bench), expected);
 }
 
