@@ -4,6 +4,7 @@
 //! - A writer knows what each of its operations must do, in order. After the restart its keys must be what they are after *some* number of its
 //!   operations, not fewer than were acknowledged: so nothing acknowledged is lost, nothing is applied out of order, half or twice.
 //! - A revision that was acknowledged is never given out again, and the restarted broker's is not lower.
+//! - These writers don't number what they ask, so the outcome of what was under way is unknown to them; those that do are in `exactly_once.rs`.
 //! - The process dies, the machine does not: what the system has in memory survives. That is what this can show; the crash sweep of the
 //!   log on a simulated disk shows the rest.
 
