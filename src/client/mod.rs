@@ -21,7 +21,7 @@
 //! Caveat: calls from several threads are taken one at a time.
 //!
 //! The rooms: [`session`] is the pure part (numbers, retries, ends), `connection` one socket and
-//! its Hello, `table` the operations, `pages` those that give pages, `typed` values through serde, [`watch`] notifications.
+//! its Hello, `table` the operations, `pages` those that give pages, `history` what a key was before, `typed` values through serde, [`watch`] notifications.
 
 mod connection;
 mod driver;
@@ -31,6 +31,7 @@ mod error;
 pub(crate) mod fake;
 mod handle;
 mod inbox;
+mod history;
 mod options;
 mod pages;
 mod pipeline;
@@ -45,6 +46,7 @@ pub mod watch;
 pub use connection::{ConnectError, Connection, Expected, Route};
 pub use error::{ClientError, exit_of};
 pub use handle::Client;
+pub use history::History;
 pub use options::{ConnectOptions, TIMEOUT_DEFAULT};
 pub use pages::{Item, Page, Pages};
 pub use pipeline::{PIPELINE_DEPTH, Pipeline, Ticket};

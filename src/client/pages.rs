@@ -1,6 +1,8 @@
 //! Pages of a scan or query, and what lies behind them: all rows, or all keys, fetched while they are read.
 //!
-//! - Each page is true at one revision; several pages together are not a snapshot.
+//! - Each page is true at one revision; several pages together are not a snapshot, unless `Scan::snapshot` is `Some(0)`: then all
+//!   of them are as of the first one's. The broker keeps no snapshot for ever, and forgets all of them when it is started again:
+//!   `snapshot_gone` ends the rows, and whether to begin again from the first is the caller's choice.
 //! - A page may be empty and not the last: the broker examines only so many keys in one turn.
 //! - Rows or keys alone is decided by the type asked for, so `Scan::keys_only` need not be set.
 
@@ -21,6 +23,8 @@ pub struct Page<T = Row> {
     pub cursor: Option<Key>,
     /// The revision of the table at which it was read.
     pub revision: u64,
+    /// With `Scan::snapshot`: the revision that it shows, and the `snapshot` to ask for the next page with.
+    pub snapshot: Option<u64>,
 }
 
 /// What a page is made of: [`Row`] or [`Key`].
@@ -35,16 +39,16 @@ mod sealed {
     /// Nobody else has pages, so nobody else may implement this.
     pub trait Sealed: Sized {
         const KEYS_ONLY: bool;
-        /// The items and the cursor, if the answer has them.
-        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)>;
+        /// The items, the cursor and the snapshot, if the answer has them.
+        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>, Option<u64>)>;
     }
 
     impl Sealed for Row {
         const KEYS_ONLY: bool = false;
 
-        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)> {
+        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>, Option<u64>)> {
             match answer {
-                Answer::Rows { rows, cursor, .. } => Some((rows, cursor)),
+                Answer::Rows { rows, cursor, snapshot } => Some((rows, cursor, snapshot)),
                 _ => None,
             }
         }
@@ -53,9 +57,9 @@ mod sealed {
     impl Sealed for Key {
         const KEYS_ONLY: bool = true;
 
-        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>)> {
+        fn from_answer(answer: Answer) -> Option<(Vec<Self>, Option<Key>, Option<u64>)> {
             match answer {
-                Answer::Keys { keys, cursor, .. } => Some((keys, cursor)),
+                Answer::Keys { keys, cursor, snapshot } => Some((keys, cursor, snapshot)),
                 _ => None,
             }
         }
@@ -96,6 +100,9 @@ impl Client {
     /// for row in lab.scan(may).take(10) {
     ///     println!("{}", String::from_utf8_lossy(&row?.key));
     /// }
+    /// // The whole table as it is at one moment, however long the reading takes.
+    /// let copy: Vec<_> = lab.scan(Scan { snapshot: Some(0), ..Scan::default() }).collect::<Result<_, _>>()?;
+    /// println!("{} keys", copy.len());
     /// # Ok::<(), kvbroker::client::ClientError>(())
     /// ```
     pub fn scan(&self, scan: Scan) -> Pages<'_> {
@@ -161,8 +168,8 @@ impl Client {
             Some((subkey, subvalue)) => Operation::Query { subkey, subvalue, scan },
         };
         let (answer, revision) = self.one(operation)?;
-        let (rows, cursor) = T::from_answer(answer).ok_or_else(unexpected)?;
-        Ok(Page { rows, cursor, revision })
+        let (rows, cursor, snapshot) = T::from_answer(answer).ok_or_else(unexpected)?;
+        Ok(Page { rows, cursor, revision, snapshot })
     }
 }
 
@@ -197,6 +204,7 @@ impl<'a, T: Item> Pages<'a, T> {
         };
         if let Ok(page) = &page {
             self.scan.cursor.clone_from(&page.cursor);
+            self.scan.snapshot = page.snapshot;
         }
         Some(page)
     }

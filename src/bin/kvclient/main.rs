@@ -8,6 +8,7 @@ mod args;
 mod batch;
 mod del_prefix;
 mod fate;
+mod history;
 mod list;
 mod output;
 mod verb_args;

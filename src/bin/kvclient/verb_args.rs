@@ -210,7 +210,8 @@ Examples:
     Size,
     /// List keys and values in key order
     #[command(after_help = "One line a key: the key, a tab, the value as JSON. All pages are fetched; each page is of one
-revision, all together are not a snapshot.
+revision, all together only with --snapshot. A snapshot that is read too slowly, or while too much is written, is given up by
+the broker: the listing then ends in the middle, with a sentence and exit code 7.
 
 Examples:
   kvclient NETID-a5 scan                                   everything
@@ -220,6 +221,7 @@ Examples:
   kvclient NETID-a5 scan log/ --reverse --limit 1          the last key that starts with log/
   kvclient NETID-a5 scan --where 'age >= 18 and has mail'  those of whose value this holds (see `query --help`)
   kvclient NETID-a5 scan --keys-only                       only the keys, one a line
+  kvclient NETID-a5 scan --snapshot --json > copy.jsonl    the table as it is at one moment
   kvclient NETID-a5 scan --json                            a JSON object a line: {\"key\":…,\"value\":…,\"modified\":…}")]
     Scan {
         /// Only keys that start with this
@@ -283,6 +285,23 @@ Examples:
         #[arg(long, value_name = "TEXT", default_value = "/")]
         delimiter: OsString,
         /// Most names altogether
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+    /// Print what a key was before: its versions, newest first; exit code 1 if there are none
+    #[command(
+        after_help = "One line a version, tabs between: the revision, the time, put and the value as JSON; or remove; or expire, where its
+deadline had come. The broker reads them from its log, which can take a while where that is large.
+
+Examples:
+  kvclient NETID-a5 history greeting
+  kvclient NETID-a5 history greeting --limit 1             the last change, also of a key that is gone
+  kvclient NETID-a5 history greeting --json                a JSON object a line: {\"rev\":…,\"time\":…,\"event\":\"put\",\"value\":…}"
+    )]
+    History {
+        /// The key
+        key: OsString,
+        /// Most versions
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         limit: Option<u64>,
     },
@@ -400,6 +419,9 @@ pub(crate) struct PageArgs {
     /// Only keys and values of which this predicate holds, such as 'a.b = 1 and c > 2'
     #[arg(id = "filter", long = "where", value_name = "PREDICATE", value_parser = |text: &str| Predicate::new(text).map_err(|failure| failure.message))]
     pub(crate) filter: Option<Predicate>,
+    /// All rows as of one moment, whatever is written meanwhile
+    #[arg(long)]
+    pub(crate) snapshot: bool,
     /// Most rows altogether
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,

@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::args::Global;
 use crate::output::{Name, Output, Print, printable};
 use crate::verb_args::{DelConditions, PageArgs, PutConditions, Verb};
-use crate::{CLIENT, Trouble, batch, complain, del_prefix, fate, remark};
+use crate::{CLIENT, Trouble, batch, complain, del_prefix, fate, history, remark};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
     // Before the broker is looked for: what can't be read needs no broker.
@@ -47,6 +47,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
         }
         Asked::Rows { query: Some((field, value)), scan, limit } => rows(client.query(&field, value, scan), limit, &mut out)?,
         Asked::Names { wanted, limit } => names(&client, wanted, limit, &mut out)?,
+        Asked::History { key, limit } => history::run(&client, &key, limit, &mut out)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
             out.hello(client.broker())?;
@@ -68,6 +69,7 @@ enum Asked {
     Result { id: RequestId, look: bool },
     Rows { query: Option<(String, Scalar)>, scan: Scan, limit: Option<u64> },
     Names { wanted: List, limit: Option<u64> },
+    History { key: Key, limit: Option<u64> },
     Batch,
     Hello,
     Ping,
@@ -129,6 +131,7 @@ impl Asked {
                 let wanted = List { prefix: bytes(&prefix), delimiter: bytes(&delimiter), cursor: None, limit: page_limit };
                 Asked::Names { wanted, limit }
             }
+            Verb::History { key, limit } => Asked::History { key: bytes(&key), limit },
             Verb::Batch => Asked::Batch,
             Verb::Hello => Asked::Hello,
             Verb::Ping => Asked::Ping,
@@ -155,7 +158,7 @@ fn scan(prefix: &OsStr, args: PageArgs) -> Scan {
         filter: args.filter,
         cursor: None,
         limit: page_size.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)),
-        snapshot: None,
+        snapshot: args.snapshot.then_some(0),
     }
 }
 
