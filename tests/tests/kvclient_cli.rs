@@ -214,6 +214,36 @@ fn predicates_pick_and_names_are_grouped() {
 }
 
 #[test]
+fn a_key_has_a_history_and_a_scan_can_show_one_moment() {
+    let (mut broker, cli) = started();
+    for words in [&["put", "k", "one"][..], &["put", "other", "x"], &["put", "k", "[2]", "--json"], &["del", "k"]] {
+        cli.ok(&[&["test"], words].concat());
+    }
+    let rows = |text: String| -> Vec<Vec<String>> {
+        text.lines().map(|line| line.split('\t').filter(|word| !word.ends_with('Z')).map(str::to_owned).collect()).collect()
+    };
+    let all = [vec!["4", "remove"], vec!["3", "put", "[2]"], vec!["1", "put", "\"one\""]];
+    assert_eq!(rows(cli.ok(&["test", "history", "k"]).text()), all);
+    assert_eq!(rows(cli.ok(&["test", "history", "k", "--limit", "1"]).text()), all[..1]);
+    // The log is there again after a restart, whatever way the broker ended.
+    broker.kill9();
+    broker.restart();
+    let json = cli.ok(&["test", "history", "k", "--json"]).text();
+    let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), &lines[0]["event"], &lines[1]["value"]), (3, &json!("remove"), &json!([2])));
+    assert!(lines[2]["time"].as_u64() <= lines[0]["time"].as_u64() && lines[2]["rev"] == 1);
+    let nobody = cli.run(&["test", "history", "nobody"]);
+    assert_eq!((nobody.code, nobody.text()), (Some(1), String::new()));
+    assert!(nobody.stderr.contains("goes back to revision 1"), "{}", nobody.stderr);
+
+    cli.ok(&["test", "put", "k", "again"]);
+    for options in [&["scan"][..], &["scan", "--reverse", "--keys-only"], &["query", "--where", "@value = x"]] {
+        let paged = [&["test"], options, &["--page-size", "1"]].concat();
+        assert_eq!(cli.ok(&[&paged[..], &["--snapshot"]].concat()).text(), cli.ok(&paged).text());
+    }
+}
+
+#[test]
 fn values_come_back_as_they_were_given() {
     let (broker, cli) = started();
     let raw = [0xff, 0x00, b'\n', 0x80];

@@ -49,6 +49,9 @@ pub use request_id::{RequestId, RequestIdError};
 /// Without a reply for this long, everything is asked again on a new connection.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same for a key's history: the broker may have to read all of its log for it.
+pub const LOG_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Longest pause between two attempts to connect.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
@@ -156,6 +159,13 @@ struct Flight<T> {
     expects: Vec<Expect>,
     sent_at: Instant,
     bytes: usize,
+}
+
+impl<T> Flight<T> {
+    /// How long its reply may take before the connection is taken for lost.
+    fn patience(&self) -> Duration {
+        if self.expects.contains(&Expect::History) { LOG_PATIENCE } else { PATIENCE }
+    }
 }
 
 /// The bookkeeping of one client. `T` says whom a call's end is told.
@@ -506,10 +516,10 @@ impl<T> Session<T> {
     }
 
     fn poll_up(&mut self, now: Instant) -> Action<T> {
-        // Ids rise with time, so the first one in flight is the oldest.
-        let overdue_at = self.flights.first_key_value().map(|(_, flight)| flight.sent_at + PATIENCE);
-        if overdue_at.is_some_and(|at| at <= now) {
-            self.link_lost(now, format!("no reply within {} s", PATIENCE.as_secs()));
+        let overdue = self.flights.values().map(|flight| (flight.sent_at + flight.patience(), flight.patience())).min();
+        let overdue_at = overdue.map(|(at, _)| at);
+        if let Some((_, patience)) = overdue.filter(|(at, _)| *at <= now) {
+            self.link_lost(now, format!("no reply within {} s", patience.as_secs()));
             return Action::Drop;
         }
         if self.flights.is_empty() {
