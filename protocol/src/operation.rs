@@ -296,11 +296,17 @@ impl Scan {
 pub struct Pattern {
     text: Box<str>,
     /// Bound of the compiled program, KiB.
-    program_kib: usize,
+    program_kib: u32,
+    /// What a byte of a key costs at worst.
+    price: u32,
 }
 
+/// How much dearer than in ASCII a byte can be: it may be in the middle of four characters, those that began with it and the three
+/// bytes before.
+const UNICODE_PRICE: u32 = 4;
+
 /// Steps in which a pattern's compiled size is found out, KiB.
-const PROGRAM_KIB_STEPS: [usize; 5] = [1, 4, 16, 64, limits::REGEX_PROGRAM_BYTES_MAX >> 10];
+const PROGRAM_KIB_STEPS: [u32; 5] = [1, 4, 16, 64, (limits::REGEX_PROGRAM_BYTES_MAX >> 10) as u32];
 
 impl Pattern {
     /// Checks a pattern in the syntax of the `regex` crate; `limit` or `invalid` with the reason.
@@ -309,8 +315,8 @@ impl Pattern {
             return Err(Failure::limit(format!("a regex has at most {} bytes", limits::REGEX_BYTES_MAX)));
         }
         for program_kib in PROGRAM_KIB_STEPS {
-            match compile(pattern, program_kib) {
-                Ok(_) => return Ok(Pattern { text: pattern.into(), program_kib }),
+            match builder(pattern, program_kib).build() {
+                Ok(_) => return Ok(Pattern { text: pattern.into(), program_kib, price: price(pattern, program_kib) }),
                 Err(regex::Error::CompiledTooBig(_)) => {}
                 Err(error) => return Err(Failure::invalid(format!("the regex does not compile: {error}"))),
             }
@@ -327,19 +333,29 @@ impl Pattern {
 
     /// Compiles the pattern for use. None if the engine refuses today what it took in [`Pattern::new`], which it does not.
     pub fn matcher(&self) -> Option<Matcher> {
-        Some(Matcher { regex: compile(&self.text, self.program_kib).ok()?, program_kib: self.program_kib })
+        Some(Matcher { regex: builder(&self.text, self.program_kib).build().ok()?, price: self.price })
     }
 }
 
-fn compile(pattern: &str, program_kib: usize) -> Result<regex::bytes::Regex, regex::Error> {
-    regex::bytes::RegexBuilder::new(pattern).size_limit(program_kib << 10).dfa_size_limit(limits::REGEX_CACHE_BYTES_MAX).build()
+fn builder(pattern: &str, program_kib: u32) -> regex::bytes::RegexBuilder {
+    let mut builder = regex::bytes::RegexBuilder::new(pattern);
+    builder.size_limit((program_kib as usize) << 10).dfa_size_limit(limits::REGEX_CACHE_BYTES_MAX);
+    builder
+}
+
+/// The engine's slow path visits the states that it may be in at once for every byte. How many those are is bounded by the program,
+/// but tables of characters make a program large without adding any: `\w` has 60 KiB of them, and is in one of its states for each
+/// character. So the same pattern is measured without them.
+fn price(pattern: &str, program_kib: u32) -> u32 {
+    let ascii = PROGRAM_KIB_STEPS.into_iter().find(|kib| builder(pattern, *kib).unicode(false).build().is_ok());
+    ascii.map_or(program_kib, |kib| program_kib.min(kib * UNICODE_PRICE))
 }
 
 /// A compiled [`Pattern`].
 #[derive(Debug)]
 pub struct Matcher {
     regex: regex::bytes::Regex,
-    program_kib: usize,
+    price: u32,
 }
 
 impl Matcher {
@@ -350,7 +366,7 @@ impl Matcher {
 
     /// What looking at a text costs at worst, in units of [`limits::TURN_WORK_MAX`].
     pub fn work(&self, text: &[u8]) -> usize {
-        text.len().saturating_mul(self.program_kib)
+        text.len().saturating_mul(self.price as usize)
     }
 }
 
@@ -362,9 +378,19 @@ mod tests {
 
     #[test]
     fn ordinary_patterns_are_taken_and_cost_what_they_may_cost() {
-        for (pattern, program_kib) in [("^user/", 1), ("^[a-z]+-[0-9]{4}$", 1), (".*foo.*bar.*", 4), (r"^user/\d+/\w+$", 64)] {
+        let prices = [
+            ("^user/", 1),
+            ("^[a-z]+-[0-9]{4}$", 1),
+            (".*foo.*bar.*", 4),
+            (r"^user/\d+/\w+$", 4),
+            (r"(?u)^\w+$", 64),
+            (r"\p{Greek}+", 4),
+            ("[01]*1[01]{50}x", 4),
+            ("[01]*1[01]{400}x", 64),
+        ];
+        for (pattern, price) in prices {
             let matcher = Pattern::new(pattern).unwrap().matcher().unwrap();
-            assert_eq!(matcher.work(b"0123456789"), 10 * program_kib, "{pattern}");
+            assert_eq!(matcher.work(b"0123456789"), 10 * price, "{pattern}");
         }
         assert!(Pattern::new("a+b").unwrap().matcher().unwrap().is_match(b"caab"));
     }
