@@ -161,6 +161,22 @@ fn clients_of_a_killed_run_remove_their_keys() {
 }
 
 #[test]
+fn stages_are_measured_beside_others_who_are_checked_as_well() {
+    let broker = Broker::plain();
+    let words = ["--beside", "delete,regex,scan,query", "--beside-keys", "3000", "--beside-clients", "2", "--seconds", "0.2"];
+    let result = json(run(&broker, &[&words[..], &["--json"]].concat()).ok().as_bytes());
+    let runs = result["runs"].as_array().unwrap();
+    let of = |run: &Value| (run["stage"].as_str().unwrap().to_owned(), run["beside"]["dear"].as_str().unwrap_or("-").to_owned());
+    let wanted =
+        ["-", "scan", "query", "regex", "delete"].map(|dear| ["insert", "lookup"].map(|stage| (stage.into(), dear.into())));
+    assert_eq!(runs.iter().map(of).collect::<Vec<_>>(), wanted.concat());
+    // Each of them has done something.
+    assert!(runs.iter().all(|run| run["sum"]["operations"].as_u64() > Some(0)), "{runs:?}");
+    assert!(runs[2..].iter().all(|run| run["beside"]["sum"]["operations"].as_u64() > Some(0)), "{runs:?}");
+    assert_eq!(keys_of_runs(&broker), Vec::<Value>::new());
+}
+
+#[test]
 fn a_broker_that_dies_is_no_success_and_what_is_left_has_a_name() {
     let mut broker = Broker::plain();
     let stages = [(&[][..], 4), (&["--stages", "lookup", "--timeout", "2s"][..], 5)];

@@ -12,6 +12,7 @@ use kvbroker_protocol::BrokerId;
 use kvbroker_protocol::limits::{ARRAY_OPERATIONS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, PAGE_ROWS_MAX, VALUE_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 
+use crate::beside::Dear;
 use crate::keyspace::{CLIENTS_MAX, KEY_BYTES_MIN, KEYS_MAX, RunPrefix, VALUE_BYTES_MIN};
 use crate::stages::{Shape, Stage};
 
@@ -23,6 +24,8 @@ const STAGE_DEFAULT: Duration = Duration::from_secs(2);
 const STAGE_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3_600));
 /// Keys of each client where a stage lasts a time and none are inserted.
 const LOADED_DEFAULT: u64 = 10_000;
+/// Most clients that are not measured.
+const BESIDE_CLIENTS_MAX: usize = 64;
 /// What an operation takes in a request beside its key and value, at most.
 const OPERATION_BYTES: usize = 32;
 
@@ -39,6 +42,8 @@ Examples:
   kvperf NETID-a5 --batch 256                    256 operations in each request
   kvperf NETID-a5 --ops 10000 --stages insert    how long do 10,000 inserts take?
   kvperf NETID-a5 & kvperf NETID-a5 & wait       two runs at once: each has keys of its own
+  kvperf NETID-a5 --beside scan,query,regex,delete
+                                                 what do others wait for while a client works on a million keys?
   kvperf NETID-a5 --csv > figures.csv            a line per client and stage
   kvperf NETID-a5 --info                         only what would be measured, and on what
 
@@ -126,6 +131,15 @@ pub(crate) struct Words {
     /// Keys that a scan returns, and that a query looks at to return a tenth of them
     #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u64).range(1..=PAGE_ROWS_MAX as u64 / 2))]
     page_rows: u64,
+    /// Measure each stage alone and then beside other clients that make dear requests in a loop: scan,query,regex,delete
+    #[arg(long, value_name = "WHAT,…", value_delimiter = ',', value_enum, hide_possible_values = true)]
+    beside: Vec<Dear>,
+    /// How many others there are
+    #[arg(long, value_name = "N", default_value = "1", requires = "beside", value_parser = clap::value_parser!(u64).range(1..=BESIDE_CLIENTS_MAX as u64))]
+    beside_clients: u64,
+    /// Keys of the others together, inserted before
+    #[arg(long, value_name = "N", default_value = "1000000", requires = "beside", value_parser = clap::value_parser!(u64).range(1_000..=KEYS_MAX))]
+    beside_keys: u64,
     /// Print one JSON document
     #[arg(long, conflicts_with = "csv")]
     json: bool,
@@ -149,6 +163,17 @@ pub(crate) struct Words {
     pub(crate) as_client: bool,
     #[command(flatten)]
     finding: Finding,
+}
+
+/// Clients that make dear requests while others are measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Besides {
+    /// What they do, one after the other, in the order in which it runs; empty: nothing.
+    pub(crate) dear: Vec<Dear>,
+    /// How many they are.
+    pub(crate) clients: usize,
+    /// Keys of each.
+    pub(crate) keys: u64,
 }
 
 /// How much each client does in a stage.
@@ -194,6 +219,7 @@ pub(crate) struct Config {
     pub(crate) stages: Vec<Stage>,
     pub(crate) amount: Amount,
     pub(crate) shape: Shape,
+    pub(crate) besides: Besides,
     pub(crate) format: Format,
     pub(crate) quiet: bool,
     pub(crate) finding: Finding,
@@ -231,7 +257,11 @@ impl Words {
                 Amount::Time(time.ok_or("--seconds takes 0.05 to 3600")?)
             }
         };
-        let mut stages = if self.stages.is_empty() { Stage::ALL.to_vec() } else { self.stages };
+        let mut stages = match (self.stages.is_empty(), self.beside.is_empty()) {
+            (false, _) => self.stages,
+            (true, true) => Stage::ALL.to_vec(),
+            (true, false) => Stage::BESIDE.to_vec(),
+        };
         stages.sort_unstable();
         stages.dedup();
         // Their bounds were checked by clap and fit into every usize.
@@ -250,6 +280,13 @@ impl Words {
                 shape.batch
             ));
         }
+        if !self.beside.is_empty() && stages.contains(&Stage::Remove) {
+            return Err("--beside runs each stage several times, and keys are removed only once: leave out remove".to_owned());
+        }
+        let mut dear = self.beside;
+        dear.sort_unstable();
+        dear.dedup();
+        let besides = Besides { dear, clients: size(self.beside_clients), keys: (self.beside_keys / self.beside_clients).max(1) };
         let aim = match (self.clean, self.info) {
             (Some(prefix), _) => Aim::Clean(prefix),
             (None, true) => Aim::Info,
@@ -261,7 +298,7 @@ impl Words {
             _ => Format::Text,
         };
         let clients = self.clients.into_iter().map(size).collect();
-        Ok(Config { target, aim, clients, stages, amount, shape, format, quiet: self.quiet, finding: self.finding })
+        Ok(Config { target, aim, clients, stages, amount, shape, besides, format, quiet: self.quiet, finding: self.finding })
     }
 }
 
@@ -296,6 +333,14 @@ mod tests {
     }
 
     #[test]
+    fn others_share_their_keys_and_delete_them_last() {
+        let config = check(&["lab", "--beside", "delete,scan", "--beside-clients", "4"]).unwrap();
+        assert_eq!(config.besides, Besides { dear: vec![Dear::Scan, Dear::Delete], clients: 4, keys: 250_000 });
+        assert_eq!(config.stages, Stage::BESIDE);
+        assert_eq!(check(&["lab"]).unwrap().besides.dear, []);
+    }
+
+    #[test]
     fn what_cannot_be_is_said_before_anything_happens() {
         for (words, part) in [
             (&[][..], "which project"),
@@ -311,6 +356,9 @@ mod tests {
             (&["p", "--key-bytes", "14"], "15"),
             (&["p", "--json", "--csv"], "cannot be used with"),
             (&["p", "--clean", "user/"], "kp4f09z/"),
+            (&["p", "--beside", "scan", "--stages", "insert,remove"], "leave out remove"),
+            (&["p", "--beside", "fly"], "fly"),
+            (&["p", "--beside-keys", "5000"], "--beside"),
             (&["p", "--broker", "7"], "--broker 7"),
         ] {
             let error = check(words).unwrap_err();

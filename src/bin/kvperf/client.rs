@@ -16,6 +16,7 @@ use kvbroker::exit::Exit;
 use kvbroker_protocol::Operations;
 
 use crate::args::Amount;
+use crate::beside::{Dear, Others};
 use crate::clean::remove_keys;
 use crate::keyspace::{KEYS_MAX, Keyspace, RunPrefix};
 use crate::measure::{Latencies, Measured};
@@ -29,6 +30,8 @@ const LOAD_BYTES: usize = 4 << 20;
 /// Pause between two notes about progress.
 const PROGRESS_NS: u64 = 200_000_000;
 
+/// Set: the loop of dear requests ends.
+static CEASE: AtomicBool = AtomicBool::new(false);
 /// Set: end before the next request.
 static STOP: AtomicBool = AtomicBool::new(false);
 /// Set with it where the run is gone.
@@ -73,6 +76,7 @@ fn listen(lines: impl BufRead, to: &SyncSender<Order>) {
         let order = line.ok().and_then(|line| serde_json::from_str(&line).ok());
         match order {
             Some(Order::Stop) => return STOP.store(true, Ordering::SeqCst),
+            Some(Order::Cease) => CEASE.store(true, Ordering::SeqCst),
             Some(order) if to.send(order).is_ok() => {}
             _ => break,
         }
@@ -86,10 +90,12 @@ fn serve(task: Task, orders: &Receiver<Order>) -> Result<(), Trouble> {
     let keys = Keyspace::new(&run, task.client, task.shape.key_bytes, task.shape.value_bytes);
     let options = task.finding.options().map_err(|error| Trouble::new(Exit::Usage, error))?;
     let client = Client::connect_with(&task.target, options)?;
-    let mut bench = Bench { client, workload: Workload::new(keys, task.shape.clone(), task.client as u64), task };
+    let aside = keys.aside();
+    let mut bench = Bench { client, workload: Workload::new(keys, task.shape.clone(), task.client as u64), others: None, task };
     let result = bench.follow(orders);
     if ABANDONED.load(Ordering::SeqCst) {
         remove_keys(&bench.client, bench.workload.keyspace().prefix())?;
+        remove_keys(&bench.client, &aside)?;
     }
     result
 }
@@ -97,6 +103,8 @@ fn serve(task: Task, orders: &Receiver<Order>) -> Result<(), Trouble> {
 struct Bench {
     client: Client,
     workload: Workload,
+    /// Of a client that is not measured.
+    others: Option<Others>,
     task: Task,
 }
 
@@ -104,13 +112,41 @@ impl Bench {
     fn follow(&mut self, orders: &Receiver<Order>) -> Result<(), Trouble> {
         self.load()?;
         note(&Note::Ready);
-        while let Ok(Order::Start { stage, at_ns }) = orders.recv() {
-            match self.stage(stage, at_ns)? {
+        loop {
+            let measured = match orders.recv() {
+                Ok(Order::Start { stage, at_ns }) => self.stage(stage, at_ns)?,
+                Ok(Order::Beside { dear }) => self.beside(dear)?,
+                Ok(Order::Cease | Order::Stop) | Err(_) => break,
+            };
+            match measured {
                 Some(measured) => note(&Note::Done(measured)),
                 None => break,
             }
         }
         Ok(())
+    }
+
+    /// Makes dear requests until it is told to cease. None: it was stopped.
+    fn beside(&mut self, dear: Dear) -> Result<Option<Measured>, Trouble> {
+        let Bench { client, workload, others, .. } = self;
+        let others = others.get_or_insert_with(|| Others::new(workload.keyspace().clone(), workload.present()));
+        others.turn_to(dear);
+        while !others.is_ready() && !STOP.load(Ordering::Relaxed) {
+            round(client, others)?;
+        }
+        // All are at it before anything is measured.
+        note(&Note::Ready);
+        let started_ns = now_ns();
+        let mut measured = Measured { operations: 0, rows: 0, started_ns, ended_ns: started_ns, latencies: Latencies::new() };
+        while !CEASE.swap(false, Ordering::Relaxed) {
+            if STOP.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            measured.latencies.record(round(client, others)?, 1);
+            measured.operations += 1;
+            measured.ended_ns = now_ns();
+        }
+        Ok(Some(measured))
     }
 
     fn load(&mut self) -> Result<(), Trouble> {
@@ -185,6 +221,16 @@ impl Bench {
         }
         Ok((latency_ns, rows))
     }
+}
+
+/// One of the others' requests, and a look at its answer. Gives its latency in nanoseconds.
+fn round(client: &Client, others: &mut Others) -> Result<u64, Trouble> {
+    let operations = others.ask()?;
+    let before_ns = now_ns();
+    let reply = client.call(operations)?;
+    let latency_ns = now_ns() - before_ns;
+    others.check(reply.outcomes.as_slice()).map_err(|sentence| Trouble::new(Exit::NotFound, sentence))?;
+    Ok(latency_ns)
 }
 
 /// Tells the run. That it is gone is seen at stdin.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker::exit::Exit;
 
+use crate::beside::Dear;
 use crate::interrupt;
 use crate::measure::Measured;
 use crate::orders::{Note, Order, Task, now_ns, tell};
@@ -59,7 +60,7 @@ impl Fleet {
         let (to, notes) = sync_channel(NOTES_WAITING);
         let mut fleet = Fleet { members: Vec::new(), notes, timeout: task.finding.timeout(), is_writing: task.load > 0 };
         for client in 0..clients {
-            let started = Member::start(client, to.clone(), &Task { client, ..task.clone() });
+            let started = Member::start(client, to.clone(), &Task { client: task.client + client, ..task.clone() });
             fleet.members.push(started.map_err(|error| Trouble::system("a client process can't be started", error))?);
         }
         drop(to);
@@ -104,6 +105,38 @@ impl Fleet {
         });
         progress.clear();
         result?;
+        Ok(measured.into_iter().flatten().collect())
+    }
+
+    /// Has all of them make dear requests in a loop; they are at it when this returns.
+    ///
+    /// # Errors
+    /// A client failed, or the run was interrupted.
+    pub(crate) fn begin(&mut self, dear: Dear) -> Result<(), Trouble> {
+        self.is_writing = true;
+        self.members.iter_mut().for_each(|member| member.order(&Order::Beside { dear }));
+        let mut ready = vec![false; self.members.len()];
+        listen(&self.notes, &mut self.members, |client, note| {
+            ready[client] |= matches!(note, Note::Ready);
+            ready.iter().all(|ready| *ready)
+        })
+        .map_err(|trouble| trouble.of("beside"))
+    }
+
+    /// Ends the loop. Gives what each client did in it.
+    ///
+    /// # Errors
+    /// A client failed since, or the run was interrupted.
+    pub(crate) fn cease(&mut self) -> Result<Vec<Measured>, Trouble> {
+        self.members.iter_mut().for_each(|member| member.order(&Order::Cease));
+        let mut measured: Vec<Option<Measured>> = vec![None; self.members.len()];
+        let result = listen(&self.notes, &mut self.members, |client, note| {
+            if let Note::Done(done) = note {
+                measured[client] = Some(done);
+            }
+            measured.iter().all(Option::is_some)
+        });
+        result.map_err(|trouble| trouble.of("beside"))?;
         Ok(measured.into_iter().flatten().collect())
     }
 

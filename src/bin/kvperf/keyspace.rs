@@ -77,7 +77,7 @@ impl FromStr for RunPrefix {
 }
 
 /// The keys and values of one client process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Keyspace {
     prefix: String,
     digits: usize,
@@ -100,6 +100,12 @@ impl Keyspace {
     /// What all of its keys start with.
     pub(crate) fn prefix(&self) -> &[u8] {
         self.prefix.as_bytes()
+    }
+
+    /// What its keys start with that have no number: none of those with one does.
+    pub(crate) fn aside(&self) -> Vec<u8> {
+        let (run, client) = self.prefix.split_at(self.prefix.len() - CLIENT_DIGITS);
+        format!("{run}~{client}").into_bytes()
     }
 
     /// The key of a number.

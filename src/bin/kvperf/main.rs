@@ -4,6 +4,7 @@
 //! and checked in `stages` over the keys of `keyspace`; figures come from `measure`, and `report` prints them.
 
 mod args;
+mod beside;
 mod clean;
 mod client;
 mod facts;

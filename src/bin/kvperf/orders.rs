@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Amount, Finding};
+use crate::beside::Dear;
 use crate::measure::Measured;
 use crate::stages::{Shape, Stage};
 use crate::trouble::Trouble;
@@ -20,7 +21,7 @@ pub(crate) struct Task {
     pub(crate) finding: Finding,
     /// The run's prefix.
     pub(crate) run: String,
-    /// Which client this is, from 0.
+    /// Which client this is, from 0; those that are not measured come behind those that are.
     pub(crate) client: usize,
     pub(crate) shape: Shape,
     pub(crate) amount: Amount,
@@ -41,6 +42,13 @@ pub(crate) enum Order {
         /// When.
         at_ns: u64,
     },
+    /// Dear requests in a loop, from now on until [`Order::Cease`].
+    Beside {
+        /// Which.
+        dear: Dear,
+    },
+    /// Ends that loop.
+    Cease,
     /// End. The keys are taken care of.
     Stop,
 }

@@ -7,7 +7,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::args::{Amount, Config};
+use crate::args::{Amount, Besides, Config};
+use crate::beside::Dear;
 use crate::facts::Facts;
 use crate::measure::{Summary, levels_out_at};
 use crate::stages::Stage;
@@ -25,6 +26,16 @@ pub(crate) struct Run {
     pub(crate) sum: Summary,
     /// Each client.
     pub(crate) each: Vec<Summary>,
+    /// What others did meanwhile; null: nothing.
+    pub(crate) beside: Option<Beside>,
+}
+
+/// What others did while a stage was measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Beside {
+    pub(crate) dear: Dear,
+    /// Their requests, all of them together.
+    pub(crate) sum: Summary,
 }
 
 /// Where one stage levels out.
@@ -74,7 +85,7 @@ pub(crate) fn table(runs: &[Run]) -> String {
     let _ = write!(text, "{:<8}{:>6}", "stage", "client");
     cells(&mut text, columns.map(str::to_owned));
     text.push_str("    rows/s  ops/sync\n");
-    for run in runs {
+    for run in runs.iter().filter(|run| run.beside.is_none()) {
         for (number, summary) in run.each.iter().enumerate() {
             let is_all = run.each.len() == 1;
             line(&mut text, run, &(number + 1).to_string(), summary, is_all);
@@ -98,6 +109,30 @@ fn line(text: &mut String, run: &Run, client: &str, summary: &Summary, is_all: b
     let _ = writeln!(text, "{}", cells.trim_end());
 }
 
+/// The stages alone and beside others' work, side by side. Nothing where there is no such work.
+pub(crate) fn beside(config: &Config, runs: &[Run]) -> String {
+    let Some(clients) = runs.iter().find(|run| run.beside.is_some()).map(|run| run.clients) else { return String::new() };
+    let Besides { clients: others, keys, .. } = config.besides;
+    let keys = grouped(others as f64 * keys as f64);
+    let mut text = format!("\n{clients} measured, beside {others} with dear requests in a loop over {keys} keys\n");
+    let _ = write!(text, "{:<8}{:<8}", "stage", "beside");
+    let columns = ["ops/s", "mean µs", "p50 µs", "p99 µs", "max µs", "requests/s", "their mean", "their max"];
+    cells(&mut text, columns.map(str::to_owned));
+    text.push('\n');
+    for stage in &config.stages {
+        for run in runs.iter().filter(|run| run.stage == *stage) {
+            let Summary { ops_per_s, mean_us, p50_us, p99_us, max_us, .. } = run.sum;
+            let _ = write!(text, "{stage:<8}{:<8}", run.beside.as_ref().map_or("nothing", |beside| beside.dear.name()));
+            cells(&mut text, [ops_per_s, mean_us, p50_us, p99_us, max_us].map(grouped));
+            if let Some(Beside { sum, .. }) = &run.beside {
+                cells(&mut text, [sum.ops_per_s, sum.mean_us, sum.max_us].map(grouped));
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
 /// Appends cells of one width.
 fn cells(text: &mut String, cells: impl IntoIterator<Item = String>) {
     cells.into_iter().for_each(|cell| text.push_str(&format!("{cell:>12}")));
@@ -116,7 +151,8 @@ pub(crate) fn growth(config: &Config, runs: &[Run]) -> String {
         cells(
             &mut text,
             config.stages.iter().map(|stage| {
-                let run = runs.iter().find(|run| run.clients == *clients && run.stage == *stage);
+                let is_it = |run: &&Run| run.clients == *clients && run.stage == *stage && run.beside.is_none();
+                let run = runs.iter().find(is_it);
                 run.map_or("-".to_owned(), |run| grouped(run.sum.ops_per_s))
             }),
         );
@@ -134,7 +170,7 @@ pub(crate) fn growth(config: &Config, runs: &[Run]) -> String {
 
 fn levels(config: &Config, runs: &[Run]) -> Vec<Level> {
     let level = |stage: &Stage| {
-        let of_stage = runs.iter().filter(|run| run.stage == *stage);
+        let of_stage = runs.iter().filter(|run| run.stage == *stage && run.beside.is_none());
         let rates: Vec<(usize, f64)> = of_stage.map(|run| (run.clients, run.sum.ops_per_s)).collect();
         Level { stage: *stage, clients: levels_out_at(&rates) }
     };
@@ -150,6 +186,7 @@ pub(crate) fn json(config: &Config, facts: &Facts, runs: &[Run]) -> serde_json::
             "stages": config.stages,
             "amount": config.amount,
             "shape": config.shape,
+            "beside": config.besides,
         },
         "runs": runs,
         "levels_out": levels(config, runs),
@@ -158,7 +195,7 @@ pub(crate) fn json(config: &Config, facts: &Facts, runs: &[Run]) -> serde_json::
 
 /// The first line of CSV.
 pub(crate) const CSV_HEAD: &str =
-    "clients,stage,batch,client,operations,rows,seconds,ops_per_s,mean_us,p50_us,p99_us,max_us,syncs\n";
+    "clients,stage,batch,client,operations,rows,seconds,ops_per_s,mean_us,p50_us,p99_us,max_us,syncs,beside\n";
 
 /// The lines of some runs; the sum's client is `sum`, and only it has syncs.
 pub(crate) fn csv(runs: &[Run]) -> String {
@@ -168,10 +205,11 @@ pub(crate) fn csv(runs: &[Run]) -> String {
         for (client, summary) in numbers.zip(run.each.iter().chain([&run.sum])) {
             let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us } = *summary;
             let Run { clients, stage, batch, .. } = run;
+            let beside = run.beside.as_ref().map_or("", |beside| beside.dear.name());
             let syncs = run.syncs.filter(|_| client == "sum").map_or(String::new(), |syncs| syncs.to_string());
             let _ = writeln!(
                 text,
-                "{clients},{stage},{batch},{client},{operations},{rows},{seconds:.6},{ops_per_s:.1},{mean_us:.1},{p50_us:.1},{p99_us:.1},{max_us:.1},{syncs}"
+                "{clients},{stage},{batch},{client},{operations},{rows},{seconds:.6},{ops_per_s:.1},{mean_us:.1},{p50_us:.1},{p99_us:.1},{max_us:.1},{syncs},{beside}"
             );
         }
     }
@@ -212,7 +250,15 @@ mod tests {
 
     fn run(clients: usize, rate: f64) -> Run {
         let each = vec![summary(10, rate / clients as f64); clients];
-        Run { clients, stage: Stage::Insert, batch: 1, syncs: Some(4), sum: summary(10 * clients as u64, rate), each }
+        Run {
+            clients,
+            stage: Stage::Insert,
+            batch: 1,
+            syncs: Some(4),
+            sum: summary(10 * clients as u64, rate),
+            each,
+            beside: None,
+        }
     }
 
     #[test]
@@ -239,6 +285,21 @@ mod tests {
         assert!(text.contains("insert  levels out at 2"), "{text}");
         let text = growth(&config, &[run(1, 100.0), run(2, 190.0), run(4, 380.0)]);
         assert!(text.contains("insert  has not levelled out at 4"), "{text}");
+    }
+
+    #[test]
+    fn what_others_did_stands_beside_the_stage_alone() {
+        let config = config(&["--beside", "scan", "--stages", "insert", "--beside-keys", "2000", "--beside-clients", "2"]);
+        let beside = Some(Beside { dear: Dear::Scan, sum: summary(7, 42.0) });
+        let runs = [run(1, 5_000.0), Run { beside, ..run(1, 2_500.0) }];
+        let text = super::beside(&config, &runs);
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(text.contains("over 2,000 keys"), "{text}");
+        assert_eq!(lines[3][..3], ["insert", "nothing", "5,000"]);
+        assert_eq!((&lines[4][..3], lines[4][7]), (&["insert", "scan", "2,500"][..], "42"));
+        assert_eq!(table(&runs).lines().count(), 4, "the table of the stages has them alone");
+        assert_eq!(super::beside(&config, &runs[..1]), "");
+        assert!(csv(&runs).lines().last().unwrap().ends_with(",scan"));
     }
 
     #[test]

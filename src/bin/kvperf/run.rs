@@ -10,7 +10,7 @@ use kvbroker::client::Client;
 use kvbroker::exit::Exit;
 use kvbroker_protocol::StatValue;
 
-use crate::args::{Aim, Config, Format};
+use crate::args::{Aim, Besides, Config, Format};
 use crate::clean::{draw_prefix, remove_keys};
 use crate::facts::Facts;
 use crate::fleet::Fleet;
@@ -19,8 +19,9 @@ use crate::keyspace::RunPrefix;
 use crate::measure::Summary;
 use crate::orders::Task;
 use crate::progress::Progress;
-use crate::report::{self, Run};
+use crate::report::{self, Beside, Run};
 use crate::say;
+use crate::stages::Stage;
 use crate::trouble::Trouble;
 
 /// Why a run ends early.
@@ -76,7 +77,7 @@ fn measure(config: &Config, client: &Client, facts: &Facts) -> Result<(), RunErr
     for clients in &config.clients {
         let runs = measure_and_clean(config, client, facts, &prefix, *clients, &mut progress)?;
         match config.format {
-            Format::Text => print(&report::table(&runs))?,
+            Format::Text => print(&[report::table(&runs), report::beside(config, &runs)].concat())?,
             Format::Csv => print(&report::csv(&runs))?,
             Format::Json => {}
         }
@@ -158,14 +159,32 @@ fn stages(
     let mut fleet = Fleet::start(clients, &task, progress)?;
     let mut runs = Vec::new();
     for stage in &config.stages {
-        let syncs_before = syncs(client)?;
-        let measured = fleet.run(*stage, progress)?;
-        let syncs = syncs(client)?.zip(syncs_before).map(|(after, before)| after.saturating_sub(before));
-        let each = measured.iter().map(Summary::of).collect();
-        let batch = config.shape.batch_of(*stage);
-        runs.push(Run { clients, stage: *stage, batch, syncs, sum: Summary::of_all(&measured), each });
+        runs.push(stage_run(config, client, &mut fleet, *stage, progress)?);
+    }
+    if config.besides.dear.is_empty() {
+        return Ok(runs);
+    }
+    let Besides { clients: others, keys, .. } = config.besides;
+    let mut others = Fleet::start(others, &Task { client: clients, load: keys, progress: false, ..task }, progress)?;
+    for dear in &config.besides.dear {
+        for stage in &config.stages {
+            others.begin(*dear)?;
+            let run = stage_run(config, client, &mut fleet, *stage, progress)?;
+            let beside = Some(Beside { dear: *dear, sum: Summary::of_all(&others.cease()?) });
+            // Syncs are everybody's.
+            runs.push(Run { beside, syncs: None, ..run });
+        }
     }
     Ok(runs)
+}
+
+fn stage_run(config: &Config, client: &Client, fleet: &mut Fleet, stage: Stage, progress: &mut Progress) -> Result<Run, Trouble> {
+    let syncs_before = syncs(client)?;
+    let measured = fleet.run(stage, progress)?;
+    let syncs = syncs(client)?.zip(syncs_before).map(|(after, before)| after.saturating_sub(before));
+    let each: Vec<Summary> = measured.iter().map(Summary::of).collect();
+    let batch = config.shape.batch_of(stage);
+    Ok(Run { clients: each.len(), stage, batch, syncs, sum: Summary::of_all(&measured), each, beside: None })
 }
 
 /// Syncs of the log since the broker's start.

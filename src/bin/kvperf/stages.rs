@@ -36,6 +36,9 @@ impl Stage {
     /// In the order in which they run.
     pub(crate) const ALL: [Stage; 5] = [Stage::Insert, Stage::Lookup, Stage::Scan, Stage::Query, Stage::Remove];
 
+    /// Those that are measured beside others' work: one durable write, one read.
+    pub(crate) const BESIDE: [Stage; 2] = [Stage::Insert, Stage::Lookup];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Stage::Insert => "insert",
