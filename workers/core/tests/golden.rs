@@ -6,7 +6,7 @@
 //! - Messages come from the user `owner`, until `user NAME` says otherwise; `bound SESSIONS KEEP_MS` bounds the sessions.
 //! - `fill COUNT [prefix=TEXT] [bytes=N]` puts keys PREFIX00000… with texts of N bytes; `log` shows the records that the last
 //!   message would write to the log.
-//! - Time stands still: `wait MS` lets some pass, `expiries` then removes what is due, as the table worker does before each batch.
+//! - Time stands still: `wait MS` lets some pass, and gives up snapshots that nobody has read; `expiries` then removes what is due, as the table worker does before each batch.
 //!
 //! After a change that is meant to change them: `UPDATE_GOLDENFILES=1 cargo test -p kvbroker-core --test golden`, then read the
 //! difference and keep only what is understood.
@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 use goldenscript::{Command, Context};
 use kvbroker_core::{
-    Change, Decision, Numbered, SessionBounds, Space, Stamp, State, Turn, decide, decide_numbered, end_session, result_of,
-    split_table_record,
+    Change, Decision, Numbered, SessionBounds, Snapshots, Space, Stamp, State, Turn, decide, decide_numbered, end_session,
+    result_of, split_table_record,
 };
 use kvbroker_protocol::{
     Header, Operation, Operations, Outcome, Outcomes, Rejected, Reply, Stored, ValueKind, decode_request, encode_reply,
@@ -31,6 +31,7 @@ use kvbroker_protocol::{
 
 struct Runner {
     state: State,
+    snapshots: Snapshots,
     /// The time of all stamps; it stands still but for `wait`.
     time_ms: u64,
     /// Of the last message, each with its revision.
@@ -46,6 +47,7 @@ impl Default for Runner {
     fn default() -> Self {
         Runner {
             state: State::new(),
+            snapshots: Snapshots::default(),
             time_ms: 0,
             changes: Vec::new(),
             user: "owner".into(),
@@ -87,7 +89,7 @@ impl Runner {
         let revision = if decision.takes_revision { stamp.revision } else { self.state.revision() };
         for change in decision.changes {
             self.changes.push((revision, change.clone()));
-            self.state.apply(change, revision);
+            self.snapshots.apply(&mut self.state, change, revision);
         }
         decision.outcome
     }
@@ -107,6 +109,7 @@ impl Runner {
                 let numbered = Numbered { owner, session, seq, ack, hash };
                 decide_numbered(&self.state, operation, &numbered, stamp, turn, &self.bounds)
             }
+            (operation, ..) if operation.snapshot().is_some() => self.snapshots.read(&self.state, &operation, stamp, turn),
             (operation, ..) => decide(&self.state, operation, stamp, turn),
         }
     }
@@ -116,6 +119,7 @@ impl Runner {
         let mut args = command.consume_args();
         self.time_ms += args.next_pos().ok_or("wait MS")?.parse::<u64>()?;
         args.reject_next()?;
+        self.snapshots.tend(self.time_ms);
         Ok(format!("it is {}", self.time_ms))
     }
 
@@ -125,7 +129,7 @@ impl Runner {
         for key in self.state.due(self.time_ms, usize::MAX) {
             let (revision, change) = (self.state.revision() + 1, Change { space: Space::Table, key, value: None });
             self.changes.push((revision, change.clone()));
-            self.state.apply(change, revision);
+            self.snapshots.apply(&mut self.state, change, revision);
         }
         self.log()
     }
