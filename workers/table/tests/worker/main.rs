@@ -8,6 +8,7 @@
 
 mod bench;
 mod expiry;
+mod snapshots;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
