@@ -30,8 +30,8 @@ mod error;
 #[allow(clippy::unwrap_used)]
 pub(crate) mod fake;
 mod handle;
-mod inbox;
 mod history;
+mod inbox;
 mod options;
 mod pages;
 mod pipeline;
