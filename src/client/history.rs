@@ -27,9 +27,9 @@ impl Client {
     /// rarely.
     ///
     /// ```no_run
-    /// use kvbroker::client::{Client, ConnectOptions};
+    /// use kvbroker::client::Client;
     ///
-    /// let lab = Client::connect("NETID-a5", ConnectOptions::new())?;
+    /// let lab = Client::connect("NETID-a5")?;
     /// for version in lab.history("setpoint", Some(10), None)?.versions {
     ///     println!("revision {}: {:?}", version.revision, version.kind);
     /// }

@@ -10,31 +10,40 @@
 //! ```
 //!
 //! - Every call has a deadline ([`ConnectOptions::timeout`]; 60 s unless told otherwise).
-//! - Reads outlive a restart of the broker: they are asked again on new connections, found by a
-//!   new lookup, up to the deadline.
-//! - Mutations are sent once. One whose reply got lost ends as [`ClientError::Unknown`]; every
-//!   other error means that it was certainly not done.
+//! - Calls outlive restarts of the broker: they are sent again on new connections, found by new lookups, up to the
+//!   deadline. A mutation keeps its number in the session meanwhile, and the broker does each number once.
+//! - One that was sent and has no answer at its deadline ends as [`ClientError::Unknown`], with a name by which [`Client::result`] tells
+//!   what became of it. Every other error but [`ClientError::Closed`] means that it was certainly not done.
+//! - A [`Client`] may be cloned and shared by threads. What they ask at the same time travels together: with nothing
+//!   outstanding a call is sent at once, else calls are put into arrays. One thread can have many outstanding with a [`Pipeline`].
 //! - A client belongs to one log (one uuid): what it learns from one table it never writes into
 //!   another one of the same name.
 //! - Nothing is printed; [`ConnectOptions::notices`] hears of what takes long.
 //!
-//! Caveat: calls from several threads are taken one at a time.
+//! Caveats: a client has a thread of its own, and libzmq's. After a fork it must not be used in the child.
 //!
-//! The rooms: [`session`] is the pure part (numbers, retries, ends), `connection` one socket and
-//! its Hello, `table` the operations, `pages` those that give pages, `history` what a key was before, `typed` values through serde, [`watch`] notifications.
+//! The rooms: [`session`] is the pure part (numbers, retries, what travels together), `driver` the thread that carries out its wishes,
+//! `inbox` and `slot` the way of calls there and back, `handle` what programs hold, [`Pipeline`] many calls from one thread,
+//! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn` and `fate` the operations, `typed` values through
+//! serde, [`watch`] notifications.
 
 mod connection;
+mod deadlines;
 mod driver;
 mod error;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod fake;
+mod fate;
 mod handle;
 mod history;
 mod inbox;
+mod names;
 mod options;
 mod pages;
 mod pipeline;
+#[doc(hidden)]
+pub mod practice;
 mod progress;
 pub mod session;
 mod slot;
@@ -44,9 +53,11 @@ mod typed;
 pub mod watch;
 
 pub use connection::{ConnectError, Connection, Expected, Route};
+pub use deadlines::TimeLeft;
 pub use error::{ClientError, exit_of};
 pub use handle::Client;
 pub use history::History;
+pub use names::Names;
 pub use options::{ConnectOptions, TIMEOUT_DEFAULT};
 pub use pages::{Item, Page, Pages};
 pub use pipeline::{PIPELINE_DEPTH, Pipeline, Ticket};

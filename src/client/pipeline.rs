@@ -39,6 +39,18 @@ pub struct Ticket {
 
 impl Client {
     /// A way to have many operations outstanding at once, with the client's timeout for each.
+    ///
+    /// ```
+    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let lab = broker.client()?;
+    /// let mut pipeline = lab.pipeline();
+    /// let tickets: Vec<_> = (0..1_000).map(|_| pipeline.incr("visits", 1)).collect();
+    /// for ticket in tickets {
+    ///     ticket.wait()?;
+    /// }
+    /// assert_eq!(lab.incr("visits", 0)?, 1_000);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    /// ```
     #[must_use]
     pub fn pipeline(&self) -> Pipeline {
         Pipeline { client: self.clone(), timeout: self.timeout(), depth: PIPELINE_DEPTH, outstanding: VecDeque::new() }

@@ -33,23 +33,23 @@ impl Client {
 
     /// Stores a value only if a condition holds of what is there. Gives the revision.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
+    /// ```
+    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use kvbroker_protocol::{Condition, ErrorCode, Stored};
     ///
-    /// let lab = Client::connect("NETID-a5")?;
     /// let me = || Stored::text("ann").expect("a short text");
     /// // Of several who try, one becomes the leader.
     /// match lab.put_if("leader", me(), Condition::Absent) {
     ///     Ok(revision) => println!("leader since revision {revision}"),
     ///     Err(error) if error.code() == Some(ErrorCode::Conflict) => println!("somebody else was first: {error}"),
-    ///     Err(error) => return Err(error),
+    ///     Err(error) => return Err(error.into()),
     /// }
     /// // Over the change that was read, so that nobody's update is lost.
     /// if let Some(entry) = lab.get("leader")? {
     ///     lab.put_if("leader", me(), Condition::Revision(entry.modified))?;
     /// }
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
@@ -97,15 +97,14 @@ impl Client {
 
     /// Reads the values of several keys at one revision, in their order; None: there is no such key.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
-    ///
-    /// let zoo = Client::connect("zoo")?;
+    /// ```
+    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let zoo = broker.client()?;
     /// let keys = ["lion", "zebra"];
     /// for (key, entry) in keys.iter().zip(zoo.mget(keys)?) {
     ///     println!("{key}: {}", entry.map_or("not here".into(), |entry| format!("since revision {}", entry.modified)));
     /// }
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
@@ -127,12 +126,11 @@ impl Client {
 
     /// Tells whether a key is there, without reading its value.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
-    ///
-    /// let lab = Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// println!("{}", if lab.exists("leader")? { "there is a leader" } else { "nobody leads" });
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
@@ -146,12 +144,11 @@ impl Client {
 
     /// Adds to an integer and gives what is there then. A key that is not there counts as 0; `by` may be negative.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
-    ///
-    /// let lab = Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// println!("visitor number {}", lab.incr("visits", 1)?);
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
@@ -174,15 +171,15 @@ impl Client {
 
     /// Removes a key only if a condition holds of it. False: there was none, whatever the condition.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
+    /// ```
+    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use kvbroker_protocol::{Condition, Stored};
     ///
-    /// let lab = Client::connect("NETID-a5")?;
     /// // Only my own lock, not one that somebody took meanwhile.
     /// let mine = Stored::text("ann").expect("a short text");
     /// lab.del_if("lock", Condition::Value(mine))?;
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
@@ -270,11 +267,7 @@ impl Client {
     }
 
     fn remove(&self, key: &[u8], condition: Option<Condition>) -> Result<bool, ClientError> {
-        match self.one(Operation::Del { key: key.to_vec(), return_old: false, condition }) {
-            Ok(_) => Ok(true),
-            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.done_if_there(Operation::Del { key: key.to_vec(), return_old: false, condition })
     }
 
     pub(super) fn one(&self, operation: Operation) -> Result<(Answer, u64), ClientError> {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, ErrorCode, Failure, FeedMessage, Found, Operation, Operations, Outcome, Outcomes, Row, Scalar,
-    Scan, SessionId, Stored, VersionKind,
+    Answer, BrokerId, Condition, Deadline, ErrorCode, Failure, Fate, FeedMessage, Found, Operation, Operations, Outcome,
+    Outcomes, Row, Scalar, Scan, SessionId, Stored, Version, VersionKind,
 };
 
 use super::fake::{Act, Place, ok};
@@ -417,4 +417,88 @@ fn a_watch_hears_changes_and_says_when_it_does_not() {
         next(&mut watch)
     });
     assert!(matches!(heard, WatchEvent::Listening { .. }));
+}
+
+#[test]
+fn a_pipeline_keeps_order_and_bounds_what_is_outstanding() {
+    let place = Place::new();
+    let mut sum = 0;
+    let broker = place.broker(1, move |operation| match operation {
+        Operation::Incr { key, .. } if key == b"text" => fail(ErrorCode::WrongType),
+        Operation::Incr { by, .. } => {
+            sum += i128::from(*by);
+            ok(Answer::Integer(sum))
+        }
+        _ => fail(ErrorCode::NotFound),
+    });
+    let client = connect(&place);
+    let mut pipeline = client.pipeline().depth(50);
+    let mut tickets = Vec::new();
+    for number in 1..=500_u32 {
+        tickets.push((number, pipeline.incr("n", 1)));
+        assert!(client.outstanding() <= 50, "{}", client.outstanding());
+    }
+    let failing = pipeline.incr("text", 1);
+    let absent = pipeline.del("absent");
+    pipeline.wait_all();
+    assert!(failing.is_ready() && absent.is_ready());
+    for (number, ticket) in tickets {
+        assert_eq!(ticket.wait().unwrap(), (Answer::Integer(number.into()), 7));
+    }
+    assert_eq!(failing.wait().unwrap_err().code(), Some(ErrorCode::WrongType));
+    assert_eq!(absent.outcome().unwrap().result.unwrap_err().code, ErrorCode::NotFound);
+    // Dropped tickets are no reason not to do what was asked.
+    drop(pipeline.incr("n", 1));
+    pipeline.wait_all();
+    assert_eq!(client.incr("n", 1).unwrap(), 502);
+    assert!(broker.requests.lock().unwrap().len() < 400);
+}
+
+#[test]
+fn deadlines_prefixes_names_fates_and_history() {
+    let place = Place::new();
+    let (mut parts, name) = (3, RequestId { session: SessionId::new(5, 6), seq: 9 });
+    let broker = place.broker(1, move |operation| match operation {
+        Operation::Put { ttl_ms: Some(1_500), .. } | Operation::Expire { ttl_ms: 1, .. } => ok(Answer::Done),
+        Operation::Persist { key } if key == b"absent" => fail(ErrorCode::NotFound),
+        Operation::Persist { .. } => ok(Answer::Done),
+        Operation::Ttl { key } if key == b"absent" => fail(ErrorCode::NotFound),
+        Operation::Ttl { key } => ok(Answer::Ttl((key == b"k").then_some(Deadline { left_ms: 5, at_ms: 6 }))),
+        Operation::DelPrefix { prefix, limit: None } if prefix == b"a/" => {
+            parts -= 1;
+            ok(Answer::Deleted { removed: 10, more: parts > 0 })
+        }
+        Operation::Result { session, seq, settle } if (*session, *seq) == (name.session, name.seq) => {
+            ok(Answer::Result(if *settle { Fate::Filled } else { Fate::Undecided }))
+        }
+        Operation::List(list) => {
+            let (keys, cursor) = match list.cursor {
+                None => (vec![b"u/a/".to_vec()], Some(b"u/a/".to_vec())),
+                Some(_) => (vec![b"u/b".to_vec()], None),
+            };
+            ok(Answer::Keys { keys, cursor, snapshot: None })
+        }
+        Operation::History { before, .. } => {
+            let revision = before.unwrap_or(5) - 1;
+            let version = Version { revision, time_ms: 1, kind: VersionKind::Remove };
+            ok(Answer::History { versions: vec![version], more: revision > 2, oldest: 1 })
+        }
+        _ => fail(ErrorCode::Invalid),
+    });
+    let client = connect(&place);
+    client.put_for("k", Stored::text("v").unwrap(), Duration::from_millis(1_500)).unwrap();
+    assert!(client.expire("k", Duration::from_nanos(1)).unwrap());
+    assert!(client.persist("k").unwrap() && !client.persist("absent").unwrap());
+    assert_eq!(client.ttl("k").unwrap(), Some(TimeLeft::Until(Deadline { left_ms: 5, at_ms: 6 })));
+    assert_eq!((client.ttl("stays").unwrap(), client.ttl("absent").unwrap()), (Some(TimeLeft::Forever), None));
+    let mut heard = Vec::new();
+    assert_eq!(client.del_prefix_with("a/", |removed| heard.push(removed)).unwrap(), 30);
+    assert_eq!(heard, [10, 20, 30]);
+    assert_eq!(client.result(name).unwrap(), Fate::Undecided);
+    assert_eq!(client.settle(name).unwrap(), Fate::Filled);
+    assert_eq!(client.list("u/").map(|name| name.unwrap()).collect::<Vec<_>>(), [b"u/a/".to_vec(), b"u/b".to_vec()]);
+    let history = client.history("k", None, Some(4)).unwrap();
+    assert_eq!((history.versions[0].revision, history.more, history.oldest), (3, true, 1));
+    // One number for each change, none for questions.
+    assert_eq!(broker.requests.lock().unwrap().iter().filter_map(|request| request.header.seq).max(), Some(7));
 }

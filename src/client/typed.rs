@@ -14,15 +14,15 @@ use super::handle::Client;
 impl Client {
     /// Stores a value of any serializable type. Gives the revision.
     ///
-    /// ```no_run
-    /// # use kvbroker::client::Client;
+    /// ```
+    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let zoo = broker.client()?;
     /// #[derive(serde::Serialize, serde::Deserialize)]
     /// struct Animal { weight: u32 }
     ///
-    /// let zoo = Client::connect("zoo")?;
     /// zoo.put_as("zebra", &Animal { weight: 100 })?;
     /// let zebra: Option<Animal> = zoo.get_as("zebra")?;
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
