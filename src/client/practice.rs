@@ -154,7 +154,9 @@ impl Table {
                 Ok(Answer::Integer(sum))
             }
             Operation::Del { key, return_old, condition } => {
-                self.check(key, condition.as_ref())?;
+                if self.rows.contains_key(key) {
+                    self.check(key, condition.as_ref())?;
+                }
                 let found = self.rows.remove(key).ok_or_else(not_found)?;
                 self.revision += 1;
                 Ok(if *return_old { Answer::Removed(found.value) } else { Answer::Done })

@@ -15,7 +15,7 @@ use super::call::{Call, Company, HEADER_BYTES};
 use super::{Flight, Session};
 
 /// With fewer messages in flight than this, a call is sent at once.
-pub const EAGER_MESSAGES: usize = 2;
+pub const EAGER_MESSAGES: usize = 4;
 
 /// Beyond them, a call waits so long for company before it is sent.
 pub const COLLECT_FOR: Duration = Duration::from_millis(1);
