@@ -40,6 +40,19 @@ fn busy_is_waited_out_and_keeps_its_number() {
 }
 
 #[test]
+fn a_history_may_take_longer_than_anything_else() {
+    for (operation, patience) in
+        [(get(), PATIENCE), (Operation::History { key: b"k".to_vec(), limit: None, before: None }, LOG_PATIENCE)]
+    {
+        let mut bench = Bench::connected();
+        bench.begin(operation, 1_000);
+        bench.sent();
+        assert!(matches!(bench.wait(), Action::Drop));
+        assert_eq!(bench.seconds(), patience.as_secs_f64());
+    }
+}
+
+#[test]
 fn busy_in_the_middle_is_resumed_from_the_hole_on() {
     let mut bench = Bench::connected();
     let (first, one) = puts(&mut bench, 4);
