@@ -164,7 +164,8 @@ struct Flight<T> {
 impl<T> Flight<T> {
     /// How long its reply may take before the connection is taken for lost.
     fn patience(&self) -> Duration {
-        if self.expects.contains(&Expect::History) { LOG_PATIENCE } else { PATIENCE }
+        // It goes alone.
+        if matches!(self.expects.as_slice(), [Expect::History]) { LOG_PATIENCE } else { PATIENCE }
     }
 }
 
