@@ -4,7 +4,7 @@
 //!   map is bounded by the connections that wait for something.
 //! - Beside its own bounds, a client may only have as much as is left for the others: one alone can take half of the intake queue,
 //!   two a third each, and some room is always left for the next (Choudhury and Hahne, "Dynamic queue length thresholds for
-//!   shared-memory packet switches", 1998). One request is taken from everybody as long as there is room at all.
+//!   shared-memory packet switches", 1998). One request is taken from everybody.
 
 use std::collections::HashMap;
 
@@ -115,7 +115,8 @@ mod tests {
         }
         assert_eq!(taken[0], limits::IN_FLIGHT_MAX);
         assert!(taken.iter().all(|calls| *calls > 0), "{taken:?}");
-        assert!(clients.calls < limits::INTAKE_CALLS_MAX && clients.bytes < limits::INTAKE_BYTES_MAX);
+        // One request is taken from everybody; where there is no room for it the queue itself says so.
+        assert!(clients.calls < limits::INTAKE_CALLS_MAX && clients.bytes <= limits::INTAKE_BYTES_MAX + taken.len() * 10_000);
         // What the bound on calls lets in, the one on bytes may not.
         let mut clients = Clients::default();
         for client in 0..8_u32 {
