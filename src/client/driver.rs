@@ -1,19 +1,20 @@
-//! The thread behind a client: the session's wishes carried out over a connection.
+//! What drives a client: the session's wishes carried out over a connection.
 //!
 //! - All decisions are the session's ([`super::session`]); here are the socket, the clock and the lookup.
-//! - The thread never blocks but in one poll, over the socket, its events and the inbox's bell. A lookup, which may take
+//! - One thread drives at a time: a caller while it waits for its own calls, or the client's own thread ([`super::inbox`] settles which).
+//! - Whoever drives never blocks but in one poll, over the socket, its events and the inbox's bell. A lookup, which may take
 //!   long, has a thread of its own while it lasts, so that deadlines hold meanwhile.
 //! - A libzmq failure counts as a lost connection: a new socket is tried, up to each call's deadline.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Incoming, Route};
 use super::inbox::Inbox;
 use super::progress::{Notices, Progress};
 use super::session::{Action, RequestId, Session};
-use super::slot::Token;
+use super::slot::{Slot, Token};
 use crate::lookup::{Looked, Lookup, LookupError};
 use crate::transport::{Context, poll};
 
@@ -67,7 +68,7 @@ impl Shared {
 
 type Found = Result<Connection, LookupError>;
 
-pub(super) struct Driver {
+struct Driver {
     shared: Arc<Shared>,
     session: Session<Token>,
     connection: Option<Connection>,
@@ -75,21 +76,20 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, connection: Connection) -> Driver {
+    fn new(shared: Arc<Shared>, connection: Connection) -> Driver {
         let mut session = Session::new();
         session.link_up(connection.hello().into());
         Driver { shared, session, connection: Some(connection), found: channel() }
     }
 
-    /// Runs until the inbox is closed.
-    pub(super) fn run(mut self) {
+    /// Drives until `is_done`; false: the inbox was closed first.
+    fn drive(&mut self, is_done: impl Fn(&Driver) -> bool) -> bool {
         let shared = Arc::clone(&self.shared);
-        let _closing = ClosesInbox(&shared.inbox);
         let mut patience = Patience::new(shared.notices.as_ref());
         loop {
             let mail = shared.inbox.take();
             if mail.is_closed {
-                return self.close();
+                return false;
             }
             let now = Instant::now();
             if self.session.outstanding() == 0 {
@@ -99,6 +99,9 @@ impl Driver {
                 self.session.begin(now, submission.asked, submission.deadline, submission.token);
             }
             let until = self.work(&mut patience);
+            if is_done(self) {
+                return true;
+            }
             if shared.inbox.may_sleep() {
                 self.sleep(patience.progress.wake_at(until));
                 patience.progress.tick(Instant::now());
@@ -236,13 +239,65 @@ impl Driver {
     }
 }
 
-/// Whoever calls a client whose thread has ended, be it by a panic, is told so.
-struct ClosesInbox<'a>(&'a Inbox);
+/// Where the driver is for whoever drives.
+pub(super) struct Desk {
+    shared: Arc<Shared>,
+    driver: Mutex<Option<Driver>>,
+}
 
-impl Drop for ClosesInbox<'_> {
+impl Desk {
+    pub(super) fn new(shared: Arc<Shared>, connection: Connection) -> Desk {
+        let driver = Driver::new(Arc::clone(&shared), connection);
+        Desk { shared, driver: Mutex::new(Some(driver)) }
+    }
+
+    fn driver(&self) -> MutexGuard<'_, Option<Driver>> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client's thread: drives when it is wanted, until the inbox is closed.
+    pub(super) fn run(&self) {
+        let _ends = EndsAll(self);
+        let inbox = &self.shared.inbox;
+        loop {
+            inbox.until_wanted();
+            let mut place = self.driver();
+            let Some(driver) = place.as_mut() else { return };
+            if !driver.drive(|driver| driver.session.is_idle() && inbox.may_rest()) {
+                return place.take().map_or((), Driver::close);
+            }
+        }
+    }
+
+    /// Drives for a caller until its own calls have ended, if nobody else does.
+    pub(super) fn lead(&self, slot: &Slot) {
+        let inbox = &self.shared.inbox;
+        if slot.is_complete() || !inbox.lead() {
+            return;
+        }
+        let panicking = EndsAll(self);
+        let mut place = self.driver();
+        let is_idle = place.as_mut().is_none_or(|driver| {
+            driver.drive(|_| slot.is_complete());
+            driver.session.is_idle()
+        });
+        drop(place);
+        std::mem::forget(panicking);
+        inbox.hand_over(is_idle);
+    }
+}
+
+/// Whoever calls a client whose driver has ended, be it by a panic, is told so.
+struct EndsAll<'a>(&'a Desk);
+
+impl Drop for EndsAll<'_> {
     fn drop(&mut self) {
-        self.0.close();
-        drop(self.0.take());
+        let inbox = &self.0.shared.inbox;
+        inbox.close();
+        drop(inbox.take());
+        drop(self.0.driver().take());
+        // The thread has nothing left to drive, and ends.
+        inbox.hand_over(true);
     }
 }
 

@@ -9,7 +9,7 @@ use kvbroker_protocol::{ErrorCode, Failure, Form, HelloAnswer, Operation, Operat
 use tracing::Level;
 
 use super::connection::{Connection, Route};
-use super::driver::{Driver, Shared};
+use super::driver::{Desk, Shared};
 use super::error::ClientError;
 use super::inbox::{Inbox, Submission};
 use super::options::ConnectOptions;
@@ -25,8 +25,8 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::
 
 /// A connection to a project's broker that outlives the broker's restarts.
 ///
-/// Clones share it, and threads may share a clone: a thread of its own puts the calls of all of them into as few messages as
-/// makes sense. It ends with the last clone, or with [`Client::close`].
+/// Clones share it, and threads may share a clone: the calls of all of them are put into as few messages as makes sense, by the
+/// one who waits or by a thread of the client's own. That ends with the last clone, or with [`Client::close`].
 #[derive(Clone)]
 pub struct Client {
     handle: Arc<Handle>,
@@ -34,6 +34,7 @@ pub struct Client {
 
 struct Handle {
     shared: Arc<Shared>,
+    desk: Arc<Desk>,
     timeout: Option<Duration>,
     hello: HelloAnswer,
     explanation: Explanation,
@@ -57,7 +58,9 @@ impl Handle {
     fn close(&self) {
         self.shared.inbox.close();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        // From inside of a notice this is the very thread that drives, and would wait for itself.
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = thread.filter(|thread| !is_own(thread) && !self.shared.inbox.is_led_here()) {
             // A panic there has ended all calls already.
             let _ = thread.join();
         }
@@ -115,9 +118,15 @@ impl Client {
         let inbox = Inbox::new().map_err(ClientError::System)?;
         let route = connection.route().clone();
         let shared = Arc::new(Shared::new(context, options.notices, inbox, lookup, route));
-        let driver = Driver::new(Arc::clone(&shared), connection);
-        let thread = std::thread::Builder::new().name("kv-client".into()).spawn(|| driver.run()).map_err(ClientError::System)?;
-        let handle = Handle { shared, timeout: options.timeout, hello, explanation, thread: Mutex::new(Some(thread)) };
+        let desk = Arc::new(Desk::new(Arc::clone(&shared), connection));
+        let thread = std::thread::Builder::new().name("kv-client".into());
+        let thread = thread
+            .spawn({
+                let desk = Arc::clone(&desk);
+                move || desk.run()
+            })
+            .map_err(ClientError::System)?;
+        let handle = Handle { shared, desk, timeout: options.timeout, hello, explanation, thread: Mutex::new(Some(thread)) };
         Ok(Client { handle: Arc::new(handle) })
     }
 
@@ -188,7 +197,8 @@ impl Client {
     pub fn call_within(&self, operations: Operations, timeout: Option<Duration>) -> Result<Reply, ClientError> {
         let start = Instant::now();
         let described = tracing::enabled!(target: "kvbroker::client", Level::TRACE).then(|| describe(&operations));
-        let slot = self.submit(operations.as_slice(), start, timeout);
+        let slot = self.submit(operations.as_slice(), start, timeout, true);
+        self.handle.desk.lead(&slot);
         let outcomes = self.outcomes(slot.wait(), timeout);
         let outcomes = match operations {
             Operations::One(_) => outcomes.and_then(|mut outcomes| outcomes.pop().ok_or(ClientError::Closed)).map(Outcomes::One),
@@ -203,15 +213,21 @@ impl Client {
         Ok(Reply { id: None, form: Form::Compact, retry_safe: None, outcomes: outcomes? })
     }
 
-    /// Hands operations to the driver, as soon as there is room.
-    pub(super) fn submit(&self, operations: &[Operation], start: Instant, timeout: Option<Duration>) -> Arc<Slot> {
+    /// Hands operations in, as soon as there is room. Who `will_drive` leads next; for others the client's thread does.
+    pub(super) fn submit(
+        &self,
+        operations: &[Operation],
+        start: Instant,
+        timeout: Option<Duration>,
+        will_drive: bool,
+    ) -> Arc<Slot> {
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let slot = Slot::new(operations.len());
         for (index, operation) in operations.iter().enumerate() {
             match Asked::new(operation) {
                 Ok(asked) => {
                     let token = Token::new(&slot, index, asked.bytes());
-                    self.handle.shared.inbox.submit(Submission { asked, deadline, token });
+                    self.handle.shared.inbox.submit(Submission { asked, deadline, token }, will_drive);
                 }
                 Err(failure) => Token::new(&slot, index, 0).complete(Err(GaveUp::OverLimit(failure))),
             }

@@ -1,10 +1,13 @@
 //! Calls on their way from the callers' threads to the driver's.
 //!
 //! - The inbox and everything behind it hold a bounded number of calls and bytes; a caller waits for room, up to its deadline.
-//! - The driver sleeps in one poll over its socket and an eventfd; a caller writes to that only if the driver sleeps.
+//! - One thread drives at a time, and it is settled here which: a caller who waits for its own calls and finds nobody driving does
+//!   it itself, which saves two changes of threads; the client's own thread does it for everybody else, and takes over what is left.
+//! - Whoever drives sleeps in one poll over the socket and an eventfd; a caller writes to that only if the driver sleeps.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use kvbroker_protocol::limits::{IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX};
@@ -44,14 +47,29 @@ struct State {
     bytes: usize,
     /// Callers that wait for room.
     crowd: usize,
+    /// Somebody drives, or the client's thread was told to.
+    is_driven: bool,
+    /// The caller who drives.
+    leader: Option<ThreadId>,
+    thread_is_wanted: bool,
     driver_sleeps: bool,
     is_closed: bool,
+}
+
+impl State {
+    fn want_thread(&mut self, thread: &Condvar) {
+        self.is_driven = true;
+        self.thread_is_wanted = true;
+        thread.notify_one();
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
     room: Condvar,
+    /// The client's thread waits here while it is not wanted.
+    thread: Condvar,
     bell: OwnedFd,
 }
 
@@ -60,11 +78,12 @@ impl Inbox {
     /// No more file descriptors.
     pub(super) fn new() -> std::io::Result<Inbox> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Inbox { state: Mutex::default(), room: Condvar::new(), bell })
+        Ok(Inbox { state: Mutex::default(), room: Condvar::new(), thread: Condvar::new(), bell })
     }
 
-    /// Hands a call in, once there is room. After a close the call's token says so.
-    pub(super) fn submit(&self, submission: Submission) {
+    /// Hands a call in, once there is room. After a close the call's token says so. A caller who will drive itself, if nobody does,
+    /// does not wake the client's thread.
+    pub(super) fn submit(&self, submission: Submission, will_drive: bool) {
         let bytes = submission.token.bytes;
         let mut state = self.lock();
         while !state.is_closed && state.calls > 0 && (state.calls >= CALLS_MAX || state.bytes + bytes > BYTES_MAX) {
@@ -73,6 +92,9 @@ impl Inbox {
                 drop(state);
                 let trouble = Some(format!("{CALLS_MAX} calls or {BYTES_MAX} bytes were outstanding all the time"));
                 return submission.token.complete(Err(GaveUp::TimedOut { trouble }));
+            }
+            if !state.is_driven {
+                state.want_thread(&self.thread);
             }
             state.crowd += 1;
             state = match left {
@@ -88,7 +110,56 @@ impl Inbox {
         state.calls += 1;
         state.bytes += bytes;
         state.submissions.push(submission);
+        if !state.is_driven && !will_drive {
+            state.want_thread(&self.thread);
+        }
         self.wake(state);
+    }
+
+    /// Makes the caller the driver; false: somebody else is, or the client is closed.
+    pub(super) fn lead(&self) -> bool {
+        let mut state = self.lock();
+        let leads = !state.is_driven && !state.is_closed;
+        if leads {
+            state.is_driven = true;
+            state.leader = Some(std::thread::current().id());
+        }
+        leads
+    }
+
+    /// True on the thread of a caller who drives.
+    pub(super) fn is_led_here(&self) -> bool {
+        self.lock().leader == Some(std::thread::current().id())
+    }
+
+    /// The caller drives no longer; what is left is the client's thread's.
+    pub(super) fn hand_over(&self, is_idle: bool) {
+        let mut state = self.lock();
+        state.leader = None;
+        state.driver_sleeps = false;
+        if is_idle && state.submissions.is_empty() && !state.is_closed {
+            state.is_driven = false;
+        } else {
+            state.want_thread(&self.thread);
+        }
+    }
+
+    /// For the client's thread, with nothing left to do: true if it may stop driving.
+    pub(super) fn may_rest(&self) -> bool {
+        let mut state = self.lock();
+        let rests = state.submissions.is_empty() && !state.is_closed;
+        state.is_driven &= !rests;
+        rests
+    }
+
+    /// The client's thread waits here until it is to drive, or to end.
+    pub(super) fn until_wanted(&self) {
+        let mut state = self.lock();
+        while !state.thread_is_wanted && (state.is_driven || !state.is_closed) {
+            state = self.thread.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.thread_is_wanted = false;
+        state.is_driven = true;
     }
 
     /// How many calls have not ended.
@@ -111,6 +182,7 @@ impl Inbox {
         let mut state = self.lock();
         state.is_closed = true;
         self.room.notify_all();
+        self.thread.notify_all();
         self.wake(state);
     }
 

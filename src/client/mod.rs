@@ -22,7 +22,7 @@
 //!
 //! Caveats: a client has a thread of its own, and libzmq's. After a fork it must not be used in the child.
 //!
-//! The rooms: [`session`] is the pure part (numbers, retries, what travels together), `driver` the thread that carries out its wishes,
+//! The rooms: [`session`] is the pure part (numbers, retries, what travels together), `driver` carries out its wishes,
 //! `inbox` and `slot` the way of calls there and back, `handle` what programs hold, [`Pipeline`] many calls from one thread,
 //! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn` and `fate` the operations, `typed` values through
 //! serde, [`watch`] notifications.

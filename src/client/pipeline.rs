@@ -82,7 +82,7 @@ impl Pipeline {
                 oldest.until_complete();
             }
         }
-        let slot = self.client.submit(std::slice::from_ref(&operation), Instant::now(), self.timeout);
+        let slot = self.client.submit(std::slice::from_ref(&operation), Instant::now(), self.timeout, false);
         self.outstanding.push_back(Arc::clone(&slot));
         Ticket { client: self.client.clone(), slot, timeout: self.timeout }
     }

@@ -255,6 +255,12 @@ impl<T> Session<T> {
         self.live
     }
 
+    /// True when nothing is left to do: no call has to end, and no number to be filled over the connection that there is.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.live == 0 && (self.link != Link::Up || (self.flights.is_empty() && self.again.is_empty()))
+    }
+
     /// Starts a call that ends at the latest at `deadline` (None: never by itself).
     pub fn begin(&mut self, now: Instant, asked: Asked, deadline: Option<Instant>, token: T) {
         self.queue_bytes += asked.bytes();
