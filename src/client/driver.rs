@@ -319,3 +319,8 @@ impl<'a> Patience<'a> {
         self.progress = Progress::new(self.notices, now);
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod tests;
