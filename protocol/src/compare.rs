@@ -8,21 +8,79 @@ use std::cmp::Ordering;
 
 use crate::msgpack::{Cursor, Malformed, Token};
 use crate::predicate::compare_int_float;
-use crate::value::Stored;
+use crate::value::{Stored, ValueKind};
 
 /// True when both values say the same.
 pub fn same_value(left: &[u8], right: &[u8]) -> bool {
     if left == right {
         return true;
     }
+    // Told apart without a look at the rest: one of them may have megabytes.
+    if let (Some(one), Some(other)) = (Shape::of(left), Shape::of(right))
+        && one != other
+    {
+        return false;
+    }
     let (Some(left), Some(right)) = (as_msgpack(left), as_msgpack(right)) else { return false };
     same(&mut Cursor::new(&left), &mut Cursor::new(&right)).unwrap_or(false)
 }
 
+/// What the first byte says of a value. An object in JSON may be an escape for anything and has none.
+#[derive(PartialEq, Eq)]
+enum Shape {
+    Nil,
+    Boolean,
+    Number,
+    Text,
+    Bytes,
+    Array,
+    Map,
+}
+
+impl Shape {
+    fn of(stored: &[u8]) -> Option<Shape> {
+        let (&kind, document) = stored.split_first()?;
+        let first = *document.first()?;
+        if kind == ValueKind::Json as u8 {
+            return match first {
+                b'n' => Some(Shape::Nil),
+                b't' | b'f' => Some(Shape::Boolean),
+                b'-' | b'0'..=b'9' => Some(Shape::Number),
+                b'"' => Some(Shape::Text),
+                b'[' => Some(Shape::Array),
+                _ => None,
+            };
+        }
+        match first {
+            0xc0 => Some(Shape::Nil),
+            0xc2 | 0xc3 => Some(Shape::Boolean),
+            0x00..=0x7f | 0xca..=0xd3 | 0xe0..=0xff => Some(Shape::Number),
+            0xa0..=0xbf | 0xd9..=0xdb => Some(Shape::Text),
+            0xc4..=0xc6 => Some(Shape::Bytes),
+            0x90..=0x9f | 0xdc | 0xdd => Some(Shape::Array),
+            0x80..=0x8f | 0xde | 0xdf => Some(Shape::Map),
+            // An extension may be a large number.
+            _ => None,
+        }
+    }
+}
+
 /// The integer that a stored value is, if it is one.
 pub fn integer_of(stored: &[u8]) -> Option<i128> {
-    let document = as_msgpack(stored)?;
-    match Cursor::new(&document).token().ok()? {
+    /// No integer in JSON that MessagePack can say has more digits.
+    const TEXT_MAX: usize = 32;
+    let (&kind, document) = stored.split_first()?;
+    let converted;
+    let document = if kind == ValueKind::Json as u8 {
+        if document.len() > TEXT_MAX {
+            return None;
+        }
+        converted = as_msgpack(stored)?;
+        &converted
+    } else {
+        document
+    };
+    match Cursor::new(document).token().ok()? {
         Token::UInt(value) => Some(i128::from(value)),
         Token::Int(value) => Some(i128::from(value)),
         _ => None,

@@ -198,6 +198,19 @@ impl Operation {
         }
     }
 
+    /// True if a whole value is compared with a stored one, which takes time for each of their bytes.
+    pub fn compares_values(&self) -> bool {
+        let by_value = |condition: &Condition| matches!(condition, Condition::Value(_));
+        match self {
+            Operation::Put { condition, .. } | Operation::Del { condition, .. } => condition.as_ref().is_some_and(by_value),
+            Operation::Txn(txn) => {
+                txn.compares.iter().any(|compare| by_value(&compare.condition))
+                    || txn.operations().any(Operation::compares_values)
+            }
+            _ => false,
+        }
+    }
+
     /// The verb's first name in the grammar.
     pub fn verb(&self) -> &'static str {
         match self {

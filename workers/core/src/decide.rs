@@ -55,6 +55,11 @@ impl Turn {
         self.examined_left == 0 || self.work_left == 0
     }
 
+    /// Counts the comparison of two values of so many bytes together.
+    pub(crate) fn compare(&mut self, bytes: usize) {
+        self.work_left = self.work_left.saturating_sub(bytes / limits::QUERY_BYTES_PER_UNIT);
+    }
+
     /// Counts a key as examined at this price. The last one may cost more than was left.
     pub(crate) fn examine(&mut self, work: usize) {
         self.examined_left = self.examined_left.saturating_sub(1);
@@ -111,6 +116,11 @@ impl Decision {
 
 /// Decides one operation without a number. What concerns the broker or a session is answered before, and `internal` here.
 pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
+    // One message's comparisons stop here; a message of its own always gets on.
+    if turn.is_used_up() && operation.compares_values() {
+        let message = "this array has used up its turn; ask for this operation in a message of its own";
+        return Decision::refused(state, Failure::new(ErrorCode::ReplyFull, message));
+    }
     let mut overlay = Overlay::new(state, stamp);
     let result = operate(&mut overlay, operation, turn);
     if result.is_err() {
@@ -136,7 +146,13 @@ pub fn decide_numbered(
         Admission::Refused(failure) => Decision::refused(state, failure),
         Admission::Again(outcome) => Decision { outcome, changes: Vec::new(), takes_revision: false },
         Admission::New { mut changes, acked } => {
+            let compares = operation.compares_values();
             let decision = decide(state, operation, stamp, turn);
+            // Its message has used up its turn. That is no outcome to remember: the number is free, and comes again.
+            if compares && turn.is_used_up() && decision.outcome.result.as_ref().is_err_and(|f| f.code == ErrorCode::ReplyFull) {
+                let message = "this message has used up its turn; send the rest again";
+                return Decision::refused(state, Failure::busy(message, 1));
+            }
             let revision = if decision.takes_revision { stamp.revision } else { state.revision() };
             changes.extend(decision.changes);
             changes.push(remember(numbered, acked, &decision.outcome, revision, stamp.time_ms));
@@ -185,7 +201,7 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Get { key } => point::get(overlay, &key, turn),
         Operation::Mget { keys } => point::mget(overlay, &keys, turn),
         Operation::Exists { key } => Ok(Answer::Exists(overlay.get(&key).is_some())),
-        Operation::Put { key, value, condition, ttl_ms } => point::put(overlay, key, value, condition.as_ref(), ttl_ms),
+        Operation::Put { key, value, condition, ttl_ms } => point::put(overlay, key, value, condition.as_ref(), ttl_ms, turn),
         Operation::Del { key, return_old, condition } => point::del(overlay, key, return_old, condition.as_ref(), turn),
         Operation::Incr { key, by } => point::incr(overlay, key, by),
         Operation::Expire { key, ttl_ms } => expire::expire(overlay, key, ttl_ms, turn),

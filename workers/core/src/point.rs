@@ -51,9 +51,10 @@ pub(crate) fn put(
     value: Stored,
     condition: Option<&Condition>,
     ttl_ms: Option<u64>,
+    turn: &mut Turn,
 ) -> Result<Answer, Failure> {
     if condition.is_some() {
-        check(condition, overlay.get(&key).as_ref())?;
+        check(condition, overlay.get(&key).as_ref(), turn)?;
     }
     let expires_ms = ttl_ms.map(|ttl_ms| deadline_ms(overlay, ttl_ms));
     overlay.put(key, value, expires_ms);
@@ -68,7 +69,7 @@ pub(crate) fn del(
     turn: &mut Turn,
 ) -> Result<Answer, Failure> {
     let seen = overlay.get(&key).ok_or_else(not_found)?;
-    check(condition, Some(&seen))?;
+    check(condition, Some(&seen), turn)?;
     let answer = if return_old {
         // Refused before anything changes: a removed value must not get lost with a reply that is full.
         if !turn.take_reply_bytes(seen.record.stored.len()) {
@@ -102,7 +103,7 @@ pub(crate) fn incr(overlay: &mut Overlay<'_>, key: Key, by: i64) -> Result<Answe
 }
 
 /// True if the condition holds of what is seen of its key.
-pub(crate) fn holds(condition: &Condition, seen: Option<&Seen<'_>>) -> bool {
+pub(crate) fn holds(condition: &Condition, seen: Option<&Seen<'_>>, turn: &mut Turn) -> bool {
     match (condition, seen) {
         (Condition::Absent, seen) => seen.is_none(),
         (Condition::Exists, seen) => seen.is_some(),
@@ -110,12 +111,15 @@ pub(crate) fn holds(condition: &Condition, seen: Option<&Seen<'_>>) -> bool {
         (Condition::Revision(wanted), None) => *wanted == 0,
         (Condition::Revision(wanted), Some(seen)) => seen.modified == *wanted,
         (Condition::Value(_), None) => false,
-        (Condition::Value(wanted), Some(seen)) => same_value(wanted.as_bytes(), seen.record.stored),
+        (Condition::Value(wanted), Some(seen)) => {
+            turn.compare(wanted.as_bytes().len() + seen.record.stored.len());
+            same_value(wanted.as_bytes(), seen.record.stored)
+        }
     }
 }
 
-fn check(condition: Option<&Condition>, seen: Option<&Seen<'_>>) -> Result<(), Failure> {
-    let Some(condition) = condition.filter(|condition| !holds(condition, seen)) else { return Ok(()) };
+fn check(condition: Option<&Condition>, seen: Option<&Seen<'_>>, turn: &mut Turn) -> Result<(), Failure> {
+    let Some(condition) = condition.filter(|condition| !holds(condition, seen, turn)) else { return Ok(()) };
     let message = match (condition, seen) {
         (_, None) => "there is no such key".to_owned(),
         (Condition::Revision(wanted), Some(seen)) => {

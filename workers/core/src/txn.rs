@@ -13,8 +13,10 @@ use crate::point;
 pub(crate) fn txn(overlay: &mut Overlay<'_>, txn: Txn, turn: &mut Turn) -> Result<Answer, Failure> {
     // Its results share one reply, as those of an array do.
     turn.reply_bytes_left.get_or_insert(limits::ARRAY_REPLY_BYTES_MAX);
-    let holds = |Compare { key, condition }: &Compare| point::holds(condition, overlay.get(key).as_ref());
-    let succeeded = txn.compares.iter().all(holds);
+    let succeeded = {
+        let mut holds = |Compare { key, condition }: &Compare| point::holds(condition, overlay.get(key).as_ref(), turn);
+        txn.compares.iter().all(&mut holds)
+    };
     let (operations, list) = if succeeded { (txn.then, "then") } else { (txn.otherwise, "else") };
     let mut results = Vec::with_capacity(operations.len());
     for (at, operation) in operations.into_iter().enumerate() {

@@ -162,7 +162,7 @@ impl Runner {
         let sessions_max = args.next_pos().ok_or("bound SESSIONS KEEP_MS")?.parse()?;
         let keep_ms = args.next_pos().ok_or("bound SESSIONS KEEP_MS")?.parse()?;
         args.reject_next()?;
-        self.bounds = SessionBounds { sessions_max, per_owner_max: sessions_max, keep_ms };
+        self.bounds = SessionBounds { sessions_max, per_owner_max: sessions_max, keep_ms, ..SessionBounds::default() };
         Ok(format!("{sessions_max} sessions, kept for {keep_ms} ms"))
     }
 

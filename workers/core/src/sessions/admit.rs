@@ -2,7 +2,7 @@
 
 use kvbroker_protocol::{ErrorCode, Failure, Fate, Outcome, SessionId, limits};
 
-use super::evict::make_room;
+use super::evict::{Freed, make_reply_room, make_room};
 use super::record::{Reply, SessionRecord, WindowRecord, free_window};
 use super::{Session, SessionBounds, Sessions};
 use crate::change::Change;
@@ -62,8 +62,16 @@ fn admission(sessions: &Sessions, numbered: &Numbered<'_>, time_ms: u64, bounds:
         if seq > 1 {
             return Err(hole(0, seq));
         }
-        check_bytes(sessions, None, 0)?;
-        let mut changes = make_room(sessions, owner, time_ms, bounds)?;
+        let mut changes = Vec::new();
+        let mut is_room_made = false;
+        if let Some(freed) = room_for_replies(sessions, id, None, 0, time_ms, bounds)? {
+            // It makes room for a session as well, but not where the owner has too many of its own and another's has gone.
+            is_room_made = freed.owner == owner || sessions.owners.count(owner) < bounds.per_owner_max;
+            changes = freed.changes;
+        }
+        if !is_room_made {
+            changes.extend(make_room(sessions, owner, time_ms, bounds)?);
+        }
         changes.push(SessionRecord { ended: false, used_ms: time_ms, highest: 0, owner }.change(id));
         return Ok(Admission::New { changes, acked: 0 });
     };
@@ -101,8 +109,8 @@ fn admission(sessions: &Sessions, numbered: &Numbered<'_>, time_ms: u64, bounds:
         let message = format!("{} replies are not acknowledged; read some, and say so in `ack`", limits::SESSION_WINDOW);
         return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
     }
-    check_bytes(sessions, Some(session), acked)?;
-    Ok(Admission::New { changes: Vec::new(), acked })
+    let freed = room_for_replies(sessions, id, Some(session), acked, time_ms, bounds)?;
+    Ok(Admission::New { changes: freed.map(|freed| freed.changes).unwrap_or_default(), acked })
 }
 
 /// An unknown session must be one that was never known: born behind the floor, and not in the future.
@@ -126,24 +134,33 @@ fn hole(highest: u64, seq: u64) -> Failure {
     Failure::new(ErrorCode::OutOfOrder, message)
 }
 
-fn check_bytes(sessions: &Sessions, session: Option<&Session>, acked: u64) -> Result<(), Failure> {
+/// What makes room for one more remembered reply; None: there is room.
+fn room_for_replies<'a>(
+    sessions: &'a Sessions,
+    id: SessionId,
+    session: Option<&Session>,
+    acked: u64,
+    time_ms: u64,
+    bounds: &SessionBounds,
+) -> Result<Option<Freed<'a>>, Failure> {
     let mut total = sessions.bytes;
     if let Some(session) = session {
         let own_is_full = session.bytes >= limits::SESSION_REPLY_BYTES_MAX;
         // What the acknowledgement frees is summed up only where it matters.
-        let behind =
-            if own_is_full || total >= limits::SESSIONS_REPLY_BYTES_MAX { session.bytes_behind(acked) } else { session.bytes };
+        let behind = if own_is_full || total >= bounds.reply_bytes_max { session.bytes_behind(acked) } else { session.bytes };
         if behind >= limits::SESSION_REPLY_BYTES_MAX {
             let message = format!("the session's unacknowledged replies have {behind} bytes; read some, and say so in `ack`");
             return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
         }
         total -= session.bytes - behind;
     }
-    if total >= limits::SESSIONS_REPLY_BYTES_MAX {
-        let message = "the unacknowledged replies of all sessions fill the room that there is for them";
-        return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
+    if total < bounds.reply_bytes_max {
+        return Ok(None);
     }
-    Ok(())
+    make_reply_room(sessions, id, time_ms, bounds).map(Some).ok_or_else(|| {
+        let message = "the unacknowledged replies of all sessions fill the room that there is for them";
+        Failure::busy(message, limits::RETRY_AFTER_MS)
+    })
 }
 
 /// The change that remembers an outcome, in a group of this revision.

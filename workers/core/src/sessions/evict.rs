@@ -21,18 +21,42 @@ pub(super) fn make_room(sessions: &Sessions, owner: &[u8], time_ms: u64, bounds:
     } else {
         None
     };
-    if let Some(id) = victim
-        && let Some(session) = sessions.known.get(&id)
-    {
-        if !session.ended {
-            changes.extend(free_window(id, session.highest));
-        }
-        changes.push(forget_session(id));
-        // Never lower than it is: the last record alone must tell.
-        let floor_ms = sessions.owners.floor_ms(&session.owner).unwrap_or_default().max(id.born_ms());
-        changes.push(raise_floor(&session.owner, floor_ms));
-    }
+    changes.extend(victim.map(|id| forget(sessions, id)).unwrap_or_default());
     Ok(changes)
+}
+
+/// A session that goes for the bytes of its replies.
+pub(super) struct Freed<'a> {
+    pub(super) owner: &'a [u8],
+    pub(super) changes: Vec<Change>,
+}
+
+/// The changes that forget the session unused for longest among those that remember replies, `but` left alone; None if each was used
+/// too recently. For when the replies of all sessions fill their room: clients that are gone must not keep it for ever.
+pub(super) fn make_reply_room<'a>(
+    sessions: &'a Sessions,
+    but: SessionId,
+    time_ms: u64,
+    bounds: &SessionBounds,
+) -> Option<Freed<'a>> {
+    let holds_some = |id: &SessionId| *id != but && sessions.known.get(id).is_some_and(|session| session.bytes > 0);
+    let id = sessions.owners.open_in_order().find(holds_some)?;
+    let session = sessions.known.get(&id)?;
+    let may_go = session.used_ms.saturating_add(bounds.keep_ms) <= time_ms;
+    may_go.then(|| Freed { owner: &session.owner, changes: forget(sessions, id) })
+}
+
+fn forget(sessions: &Sessions, id: SessionId) -> Vec<Change> {
+    let Some(session) = sessions.known.get(&id) else { return Vec::new() };
+    let mut changes = Vec::new();
+    if !session.ended {
+        changes.extend(free_window(id, session.highest));
+    }
+    changes.push(forget_session(id));
+    // Never lower than it is: the last record alone must tell.
+    let floor_ms = sessions.owners.floor_ms(&session.owner).unwrap_or_default().max(id.born_ms());
+    changes.push(raise_floor(&session.owner, floor_ms));
+    changes
 }
 
 fn find(sessions: &Sessions, owner: Option<&[u8]>, time_ms: u64, bounds: &SessionBounds) -> Option<SessionId> {

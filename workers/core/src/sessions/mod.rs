@@ -34,6 +34,8 @@ pub struct SessionBounds {
     pub per_owner_max: usize,
     /// A session used within this time is never forgotten, milliseconds.
     pub keep_ms: u64,
+    /// Most bytes of remembered replies.
+    pub reply_bytes_max: usize,
 }
 
 impl Default for SessionBounds {
@@ -42,6 +44,7 @@ impl Default for SessionBounds {
             sessions_max: limits::SESSIONS_MAX,
             per_owner_max: limits::SESSIONS_PER_OWNER_MAX,
             keep_ms: limits::SESSION_KEEP_MS,
+            reply_bytes_max: limits::SESSIONS_REPLY_BYTES_MAX,
         }
     }
 }

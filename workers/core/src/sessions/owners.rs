@@ -63,6 +63,16 @@ impl Owners {
         self.0.get(owner).map_or(0, |owner| owner.ended.len() + owner.open.len())
     }
 
+    /// Open sessions of everybody, the longest unused first.
+    pub(super) fn open_in_order(&self) -> impl Iterator<Item = SessionId> {
+        let mut heads: Vec<_> = self.0.values().map(|owner| owner.open.iter().peekable()).collect();
+        std::iter::from_fn(move || {
+            let next = heads.iter_mut().filter_map(|head| head.peek().map(|first| **first)).min()?;
+            heads.iter_mut().find_map(|head| head.next_if(|first| **first == next));
+            Some(next.1)
+        })
+    }
+
     /// Sessions that may go, in the order in which they should: ended ones, then those unused for longest. Of `owner` alone, or of
     /// everybody.
     pub(super) fn in_order(&self, owner: Option<&[u8]>) -> impl Iterator<Item = SessionId> {

@@ -13,9 +13,9 @@ mod walk;
 
 use std::collections::BTreeMap;
 
-use kvbroker_core::{Stamp, State, Turn, decide};
+use kvbroker_core::{Numbered, SessionBounds, Stamp, State, Turn, decide, decide_numbered};
 use kvbroker_protocol::{
-    Answer, Condition, Deadline, ErrorCode, Key, Operation, Pattern, Scalar, Scan, Stored, field_equals, limits,
+    Answer, Condition, Deadline, ErrorCode, Key, Operation, Pattern, Scalar, Scan, SessionId, Stored, field_equals, limits,
 };
 use serde_json::json;
 
@@ -348,4 +348,32 @@ fn small_requests_cannot_make_the_log_write_large_values_again_and_again() {
     let largest = Operation::Expire { key: b"00000002".to_vec(), ttl_ms: 5 };
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
     assert!(decide(&state, largest, stamp, &mut Turn::one()).outcome.result.is_ok());
+}
+
+#[test]
+fn comparisons_of_large_values_use_up_the_turn_of_their_message() {
+    let mut state = State::new();
+    let large = Stored::text(&"v".repeat(4 << 20)).unwrap();
+    put(&mut state, b"large".to_vec(), large.clone());
+    put(&mut state, b"small".to_vec(), Stored::integer(1));
+    let compare = |key: &[u8], value: &Stored| {
+        let condition = Some(Condition::Value(value.clone()));
+        Operation::Put { key: key.to_vec(), value: Stored::integer(2), condition, ttl_ms: None }
+    };
+    let other = Stored::text(&"w".repeat(4 << 20)).unwrap();
+    let mut turn = Turn::many();
+    let codes: Vec<ErrorCode> = (0..4).map(|_| read(&state, compare(b"large", &other), &mut turn).unwrap_err()).collect();
+    assert_eq!(codes, [ErrorCode::Conflict, ErrorCode::ReplyFull, ErrorCode::ReplyFull, ErrorCode::ReplyFull]);
+    // The rest of the array is done; a message of its own always gets on.
+    assert!(read(&state, Operation::Get { key: b"small".to_vec() }, &mut turn).is_ok());
+    assert_eq!(read(&state, compare(b"large", &other), &mut Turn::one()), Err(ErrorCode::Conflict));
+    // A numbered one keeps its number free, and comes again.
+    let numbered = Numbered { owner: b"ann", session: SessionId::new(1, 1), seq: 1, ack: 0, hash: 1 };
+    let stamp = Stamp { revision: state.revision() + 1, time_ms: 1_000 };
+    let decided =
+        |turn: &mut Turn| decide_numbered(&state, compare(b"large", &large), &numbered, stamp, turn, &SessionBounds::default());
+    let refused = decided(&mut turn);
+    assert_eq!(refused.outcome.result.unwrap_err().code, ErrorCode::Busy);
+    assert!(refused.changes.is_empty());
+    assert!(decided(&mut Turn::one()).outcome.result.is_ok());
 }

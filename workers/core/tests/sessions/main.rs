@@ -11,7 +11,7 @@
 mod model;
 
 use kvbroker_core::{Numbered, SessionBounds, Space, Stamp, State, Turn, decide_numbered};
-use kvbroker_protocol::{Answer, Operation, SessionId};
+use kvbroker_protocol::{Answer, ErrorCode, Operation, SessionId};
 
 use crate::model::Walk;
 
@@ -33,7 +33,7 @@ fn walk(seed: u64, bounds: SessionBounds, sessions_at_once: usize, life: u64) ->
 
 #[test]
 fn few_sessions_live_long_and_their_windows_turn_over() {
-    let bounds = SessionBounds { sessions_max: 100, per_owner_max: 100, keep_ms: 1_000_000 };
+    let bounds = SessionBounds { sessions_max: 100, per_owner_max: 100, keep_ms: 1_000_000, ..SessionBounds::default() };
     for seed in 1..=4 {
         let walk = walk(seed, bounds, 2, 20_000);
         let seen = walk.seen;
@@ -47,7 +47,7 @@ fn few_sessions_live_long_and_their_windows_turn_over() {
 
 #[test]
 fn many_sessions_make_room_for_each_other() {
-    let bounds = SessionBounds { sessions_max: 12, per_owner_max: 8, keep_ms: 20_000 };
+    let bounds = SessionBounds { sessions_max: 12, per_owner_max: 8, keep_ms: 20_000, ..SessionBounds::default() };
     for seed in 11..=14 {
         let walk = walk(seed, bounds, 16, 200);
         let seen = walk.seen;
@@ -58,7 +58,7 @@ fn many_sessions_make_room_for_each_other() {
 
 #[test]
 fn a_floor_is_never_written_lower_than_it_was() {
-    let bounds = SessionBounds { sessions_max: 1, per_owner_max: 1, keep_ms: 0 };
+    let bounds = SessionBounds { sessions_max: 1, per_owner_max: 1, keep_ms: 0, ..SessionBounds::default() };
     let mut state = State::new();
     let mut floors = Vec::new();
     // The second one was born before the first, and came later.
@@ -77,4 +77,55 @@ fn a_floor_is_never_written_lower_than_it_was() {
         }
     }
     assert_eq!(floors, [90_000, 150_000, 150_000]);
+}
+
+/// Does one numbered mutation and takes it in; its failure, if it was refused or failed.
+fn done(
+    state: &mut State,
+    numbered: &Numbered<'_>,
+    operation: Operation,
+    time_ms: u64,
+    bounds: &SessionBounds,
+) -> Option<ErrorCode> {
+    let stamp = Stamp { revision: state.revision() + 1, time_ms };
+    let decision = decide_numbered(state, operation, numbered, stamp, &mut Turn::one(), bounds);
+    let revision = if decision.takes_revision { stamp.revision } else { state.revision() };
+    let mut records = std::collections::BTreeSet::new();
+    for change in decision.changes {
+        assert!(records.insert((change.space as u8, change.key.clone())), "a record changes once in a group");
+        state.apply(change, revision);
+    }
+    decision.outcome.result.err().map(|failure| failure.code)
+}
+
+#[test]
+fn replies_of_clients_that_are_gone_do_not_keep_the_room_for_ever() {
+    // One bound is reached by bytes, one by the owner's sessions, one by both.
+    for (per_owner_max, reply_bytes_max) in [(100, 1_000), (3, 1 << 30), (3, 1_000)] {
+        let bounds = SessionBounds { sessions_max: 100, per_owner_max, keep_ms: 10_000, reply_bytes_max };
+        let mut state = State::new();
+        let noop = |state: &mut State, owner: &'static [u8], number: u64, seq, time_ms| {
+            let numbered = Numbered { owner, session: SessionId::new(1_000 + number, number), seq, ack: 0, hash: seq };
+            done(state, &numbered, Operation::Noop, time_ms, &bounds)
+        };
+        // Clients that never acknowledge, until there is no room; then they are gone.
+        let mut busy = 0;
+        for number in 1..=4 {
+            for seq in 1..=8 {
+                busy += usize::from(noop(&mut state, b"ann", number, seq, 20_000) == Some(ErrorCode::Busy));
+            }
+        }
+        assert!(busy > 0, "no bound was reached");
+        assert_eq!(noop(&mut state, b"bob", 9, 1, 25_000), (reply_bytes_max == 1_000).then_some(ErrorCode::Busy));
+        // Once they were unused for long enough, the others' work goes on, mutation after mutation.
+        let before = state.sessions();
+        for number in 10..20 {
+            let owner: &[u8] = if number % 2 == 0 { b"ann" } else { b"bob" };
+            let numbered = Numbered { owner, session: SessionId::new(30_000 + number, number), seq: 1, ack: 0, hash: 0 };
+            assert_eq!(done(&mut state, &numbered, Operation::Noop, 40_000 + number * 20_000, &bounds), None, "session {number}");
+        }
+        assert!(state.remembered_bytes() <= reply_bytes_max + 100 && state.sessions() <= before + 10);
+        // Who was forgotten is told so.
+        assert_eq!(noop(&mut state, b"ann", 1, 2, 300_000), Some(ErrorCode::SessionExpired));
+    }
 }
