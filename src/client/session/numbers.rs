@@ -61,13 +61,14 @@ impl Numbers {
         })
     }
 
-    /// Takes a number back that no broker took and no later one was given after; false: it is not the last.
+    /// Takes a number back that no broker took and no later one was given after; false: it is not the last, or
+    /// its caller was told "unknown" and knows the operation by it.
     pub(super) fn give_back(&mut self, seq: u64) -> bool {
-        let is_last = seq > self.ack && seq + 1 == self.next();
-        if is_last {
+        let is_free = seq > self.ack && seq + 1 == self.next() && self.above.back() == Some(&State::Open);
+        if is_free {
             self.above.pop_back();
         }
-        is_last
+        is_free
     }
 
     /// The answer to a number was read.
@@ -132,6 +133,9 @@ mod tests {
         assert!(numbers.give_back(5) && numbers.give_back(4) && numbers.give_back(3));
         assert_eq!((numbers.next(), numbers.all_read()), (3, true));
         assert!(!numbers.give_back(2), "it was answered");
+        numbers.take();
+        numbers.doubt(3);
+        assert!(!numbers.give_back(3), "somebody may ask about it");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) struct Model {
     ended: Vec<SessionId>,
     revision: u64,
     born: u64,
+    /// What every number was decided for.
+    pub(super) decided: HashMap<(SessionId, u64), Operation>,
     /// Mutations that were done, by what they say of themselves.
     pub(super) done: HashMap<Vec<u8>, u64>,
     window: u64,
@@ -124,6 +126,7 @@ impl Model {
             return refuse(failure);
         }
         remembered.highest = seq;
+        self.decided.insert((session, seq), operation.clone());
         let outcome = self.apply(operation);
         let remembered = self.sessions.entry(session).or_default();
         remembered.replies.insert(seq, (hash, outcome.clone()));

@@ -58,7 +58,7 @@ struct Walk {
     strays: Vec<Vec<u8>>,
     up: bool,
     opening: bool,
-    calls: BTreeMap<u64, (Wanted, Option<Instant>)>,
+    calls: BTreeMap<u64, (Wanted, Operation, Option<Instant>)>,
     next: u64,
     /// What every counter is at least, and at most.
     certain: HashMap<u8, i128>,
@@ -68,6 +68,8 @@ struct Walk {
     doubtful_puts: Vec<Vec<u8>>,
     answered_puts: Vec<Vec<u8>>,
     certain_not: Vec<Vec<u8>>,
+    /// What callers were told the names of, because nobody knew its outcome.
+    named: Vec<(RequestId, Operation)>,
     tally: Tally,
     calm: bool,
 }
@@ -94,6 +96,7 @@ impl Walk {
             doubtful_puts: Vec::new(),
             answered_puts: Vec::new(),
             certain_not: Vec::new(),
+            named: Vec::new(),
             tally: Tally::default(),
             calm: false,
         }
@@ -149,7 +152,7 @@ impl Walk {
         let deadline = [None, Some(60_000), Some(60_000), Some(2_000), Some(40)][self.dice.below(5) as usize];
         let deadline = deadline.map(|ms| self.now + Duration::from_millis(ms));
         self.session.begin(self.now, Asked::new(&operation).unwrap(), deadline, token);
-        self.calls.insert(token, (wanted, deadline));
+        self.calls.insert(token, (wanted, operation, deadline));
     }
 
     /// The broker runs a message.
@@ -252,7 +255,10 @@ impl Walk {
     }
 
     fn finished(&mut self, token: u64, result: Result<Outcome, GaveUp>) {
-        let (wanted, deadline) = self.calls.remove(&token).expect("each call ends once");
+        let (wanted, operation, deadline) = self.calls.remove(&token).expect("each call ends once");
+        if let Err(GaveUp::Unknown { request, .. }) = &result {
+            self.named.push((*request, operation));
+        }
         let definite_failure = |tally: &mut Tally| match &result {
             Ok(Outcome { result: Err(failure), .. }) => {
                 assert!(failure.code.is_definite(), "{failure:?}");
@@ -340,6 +346,11 @@ impl Walk {
         }
         for key in &self.doubtful_puts {
             assert!(self.model.done.get(key).is_none_or(|times| *times == 1), "{:?}", String::from_utf8_lossy(key));
+        }
+        for (RequestId { session, seq }, operation) in &self.named {
+            let decided = self.model.decided.get(&(*session, *seq));
+            let is_its_own = decided.is_none_or(|decided| decided == operation || *decided == Operation::Noop);
+            assert!(is_its_own, "{session}:{seq} was told to be the name of {operation:?}, and names {decided:?}");
         }
         for key in &self.certain_not {
             assert_eq!(self.model.done.get(key), None, "{:?}", String::from_utf8_lossy(key));

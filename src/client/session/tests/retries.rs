@@ -132,6 +132,24 @@ fn the_number_of_a_refused_mutation_is_used_again_if_it_was_the_last() {
 }
 
 #[test]
+fn a_number_that_was_told_to_be_unknown_names_nothing_else() {
+    for code in [ErrorCode::Busy, ErrorCode::OutOfOrder, ErrorCode::Invalid, ErrorCode::Limit, ErrorCode::ShuttingDown] {
+        let mut bench = Bench::connected();
+        let late = bench.begin(put("k"), 3);
+        let request = bench.sent();
+        bench.now += Duration::from_secs(3);
+        bench.unknown(late, 1);
+        bench.answer(request.header.id, fail(code));
+        bench.begin(put("l"), 60);
+        if code == ErrorCode::ShuttingDown {
+            bench.open(SECOND);
+        }
+        let request = bench.wait_for_message();
+        assert_eq!((keys(&request), request.header.seq), (vec!["noop".into(), "l".into()], Some(1)), "{code}");
+    }
+}
+
+#[test]
 fn a_refusal_after_a_lost_attempt_proves_nothing() {
     let mut bench = Bench::connected();
     let token = bench.begin(put("k"), 60);
