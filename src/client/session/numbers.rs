@@ -3,7 +3,7 @@
 //! - A number is taken when its mutation is sent for the first time, so numbers have no holes.
 //! - `ack` never passes a number whose answer was not read.
 //! - A number whose caller was told "unknown" is held back even then, so that its fate can be asked about; but
-//!   only while half of the window is free.
+//!   only while half of the window is free, and until the broker is short of room for what it remembers.
 
 use std::collections::VecDeque;
 
@@ -89,6 +89,14 @@ impl Numbers {
     /// The number's caller was told "unknown", but it is certain now that it was never done: nobody needs to ask.
     pub(super) fn settle_for_good(&mut self, seq: u64) {
         if let Some(state) = self.state(seq) {
+            *state = State::Settled;
+        }
+        self.advance();
+    }
+
+    /// Acknowledges the lowest number that is only held back, if it is in the way: behind it the broker remembers everything.
+    pub(super) fn release_held(&mut self) {
+        if let Some(state @ State::Held) = self.above.front_mut() {
             *state = State::Settled;
         }
         self.advance();

@@ -53,6 +53,8 @@ struct Aftermath {
     pauses: Option<Option<u64>>,
     /// Something was decided.
     progress: bool,
+    /// A mutation was refused for want of room.
+    lacks_room: bool,
 }
 
 impl<T> Session<T> {
@@ -94,6 +96,9 @@ impl<T> Session<T> {
         if after.progress {
             self.busy_row = 0;
         }
+        if after.lacks_room {
+            self.numbers.release_held();
+        }
         if let Some(retry_after_ms) = after.pauses {
             self.pause(now, retry_after_ms);
         }
@@ -124,6 +129,8 @@ impl<T> Session<T> {
             Verdict::Later => {
                 let wait = after.pauses.flatten().max(failure.retry_after_ms);
                 after.pauses = Some(wait);
+                // Perhaps for what it remembers: then only a higher `ack` ends it.
+                after.lacks_room |= call.seq.is_some();
                 call.refusal = Some(outcome);
                 self.come_back(call);
             }

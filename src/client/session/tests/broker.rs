@@ -27,11 +27,13 @@ pub(super) struct Model {
     /// Mutations that were done, by what they say of themselves.
     pub(super) done: HashMap<Vec<u8>, u64>,
     window: u64,
+    /// How many replies a session may have it remember.
+    replies_max: usize,
 }
 
 impl Model {
-    pub(super) fn new(window: u64) -> Self {
-        Model { window, ..Model::default() }
+    pub(super) fn new(window: u64, replies_max: usize) -> Self {
+        Model { window, replies_max, ..Model::default() }
     }
 
     pub(super) fn hello(&mut self) -> Welcome {
@@ -121,6 +123,9 @@ impl Model {
         }
         if seq > acknowledged + self.window {
             return refuse(Failure::busy("the window", 10));
+        }
+        if remembered.replies.len() >= self.replies_max {
+            return refuse(Failure::busy("too much to remember", 10));
         }
         if let Some(failure) = trouble(Some(operation)) {
             return refuse(failure);

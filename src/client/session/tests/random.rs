@@ -77,7 +77,8 @@ struct Walk {
 impl Walk {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(1));
-        let model = Model::new([1, 2, 5, 40, 4_096][dice.below(5) as usize]);
+        let replies_max = [3, 20, usize::MAX][dice.below(3) as usize];
+        let model = Model::new([1, 2, 5, 40, 4_096][dice.below(5) as usize], replies_max);
         Walk {
             dice,
             model,

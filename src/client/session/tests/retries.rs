@@ -132,6 +132,29 @@ fn the_number_of_a_refused_mutation_is_used_again_if_it_was_the_last() {
 }
 
 #[test]
+fn what_is_held_for_questions_does_not_fill_the_brokers_memory() {
+    let mut bench = Bench::connected();
+    for seq in 1..=2 {
+        let late = bench.begin(put("k"), 3);
+        let request = bench.sent();
+        bench.now += Duration::from_secs(3);
+        bench.unknown(late, seq);
+        bench.answer(request.header.id, Ok(Answer::Done));
+    }
+    let write = bench.begin(put("l"), 60);
+    let mut request = bench.sent();
+    assert_eq!((request.header.seq, request.header.ack), (Some(3), Some(0)));
+    // As few as need be.
+    for ack in 1..=2 {
+        bench.answer(request.header.id, Err(Failure::busy("too much is remembered", 100)));
+        request = bench.wait_for_message();
+        assert_eq!((request.header.seq, request.header.ack), (Some(3), Some(ack)));
+    }
+    bench.answer(request.header.id, Ok(Answer::Done));
+    bench.done(write);
+}
+
+#[test]
 fn a_number_that_was_told_to_be_unknown_names_nothing_else() {
     for code in [ErrorCode::Busy, ErrorCode::OutOfOrder, ErrorCode::Invalid, ErrorCode::Limit, ErrorCode::ShuttingDown] {
         let mut bench = Bench::connected();
