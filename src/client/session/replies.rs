@@ -134,6 +134,8 @@ impl<T> Session<T> {
                 call.refusal = Some(outcome);
                 self.come_back(call);
             }
+            // Without a number it is what the operation found in another session: that has to do something first.
+            Verdict::Hole if call.seq.is_none() => self.decided(call, outcome, after),
             Verdict::Hole => self.hole_before(call, outcome),
             Verdict::Expired if call.asked.mutation => {
                 self.is_over = true;
@@ -194,7 +196,7 @@ impl<T> Session<T> {
 
     fn hole_before(&mut self, mut call: Call<T>, outcome: Outcome) {
         let lowest = self.numbers.lowest_open();
-        if call.seq.is_some() && call.seq == lowest {
+        if call.seq == lowest {
             self.holes_below += 1;
             // All that was before it was answered, and the broker does not know of it: it has lost a part of its log.
             self.is_over |= self.holes_below >= HOLES_BELOW_MAX;

@@ -132,6 +132,16 @@ fn the_number_of_a_refused_mutation_is_used_again_if_it_was_the_last() {
 }
 
 #[test]
+fn a_hole_in_another_session_is_the_answer() {
+    let mut bench = Bench::connected();
+    let asks = bench.begin(Operation::Result { session: SECOND, seq: 7, settle: true }, 60);
+    let request = bench.sent();
+    bench.answer(request.header.id, fail(ErrorCode::OutOfOrder));
+    bench.failed(asks, ErrorCode::OutOfOrder);
+    bench.waits();
+}
+
+#[test]
 fn what_is_held_for_questions_does_not_fill_the_brokers_memory() {
     let mut bench = Bench::connected();
     for seq in 1..=2 {
