@@ -196,6 +196,8 @@ pub struct Session<T> {
     earliest: Option<Instant>,
     /// A number was refused: nothing is sent until nothing is in flight.
     regroups: bool,
+    /// The place of the first mutation that came back since then: reads behind it have not seen it.
+    came_back: Option<u64>,
     /// The session is of no more use: another one is needed.
     is_over: bool,
     paused_until: Option<Instant>,
@@ -235,6 +237,7 @@ impl<T> Session<T> {
             live: 0,
             earliest: None,
             regroups: false,
+            came_back: None,
             is_over: false,
             paused_until: None,
             busy_row: 0,
@@ -378,13 +381,17 @@ impl<T> Session<T> {
             }
             call.becomes_filler();
         }
-        self.regroups |= call.asked.mutation;
+        if call.asked.mutation {
+            self.regroups = true;
+            self.came_back = Some(self.came_back.map_or(call.order, |first| first.min(call.order)));
+        }
         self.again.push_back(call);
     }
 
     /// Nothing is in flight: what is left is put in order.
     fn regroup(&mut self) {
         self.regroups = false;
+        self.came_back = None;
         self.again.make_contiguous().sort_by_key(|call| call.order);
         // Numbers at the end that no broker has taken and nobody waits for need no filling.
         while let Some(last) = self.again.back() {

@@ -160,6 +160,10 @@ impl<T> Session<T> {
     }
 
     fn decided(&mut self, mut call: Call<T>, outcome: Outcome, after: &mut Aftermath) {
+        if !call.asked.mutation && self.came_back.is_some_and(|first| first < call.order) {
+            // A mutation that was begun before it is done later than it was answered.
+            return self.come_back(call);
+        }
         after.progress = true;
         self.holes_below = 0;
         if let Some(seq) = call.seq {

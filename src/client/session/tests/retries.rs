@@ -132,6 +132,28 @@ fn the_number_of_a_refused_mutation_is_used_again_if_it_was_the_last() {
 }
 
 #[test]
+fn a_read_does_not_overtake_a_mutation_that_was_refused_before_it() {
+    for code in [ErrorCode::Busy, ErrorCode::OutOfOrder, ErrorCode::SessionExpired, ErrorCode::UnknownOutcome] {
+        let mut bench = Bench::connected();
+        let (before, write, behind) = (bench.begin(get(), 60), bench.begin(put("k"), 60), bench.begin(get(), 60));
+        let request = bench.sent();
+        let later = bench.begin(get(), 60);
+        let next = bench.sent();
+        bench.answer_all(request.header.id, [value(), fail(code), fail(ErrorCode::NotFound)]);
+        bench.done(before);
+        // In another message, too.
+        bench.answer(next.header.id, fail(ErrorCode::NotFound));
+        if code == ErrorCode::SessionExpired {
+            bench.open(SECOND);
+        }
+        let again = bench.wait_for_message();
+        assert_eq!((verbs(&again), again.header.seq), (vec!["put", "get", "get"], Some(1)), "{code}");
+        bench.answer_all(again.header.id, [Ok(Answer::Done), value(), value()]);
+        [write, behind, later].into_iter().for_each(|token| bench.done(token));
+    }
+}
+
+#[test]
 fn a_hole_in_another_session_is_the_answer() {
     let mut bench = Bench::connected();
     let asks = bench.begin(Operation::Result { session: SECOND, seq: 7, settle: true }, 60);
