@@ -18,6 +18,8 @@ enum Verdict {
     Decided,
     /// It was refused for good, and took no number.
     Refused,
+    /// The broker has a fault in it. It took no number; but codes that are newer than this client come as this one, too.
+    Broken,
     /// A bound; later.
     Later,
     /// Numbers before it are missing.
@@ -32,6 +34,7 @@ enum Verdict {
 
 fn verdict(code: ErrorCode) -> Verdict {
     match code {
+        ErrorCode::Internal => Verdict::Broken,
         ErrorCode::Busy => Verdict::Later,
         ErrorCode::OutOfOrder => Verdict::Hole,
         ErrorCode::SessionExpired => Verdict::Expired,
@@ -126,6 +129,8 @@ impl<T> Session<T> {
                 self.come_back(call);
             }
             Verdict::Refused => self.refused(call, outcome),
+            Verdict::Broken if call.asked.mutation => self.broken(call, outcome),
+            Verdict::Broken => self.decided(call, outcome, after),
             Verdict::Later => {
                 let wait = after.pauses.flatten().max(failure.retry_after_ms);
                 after.pauses = Some(wait);
@@ -195,6 +200,18 @@ impl<T> Session<T> {
         }
         if call.asked.mutation {
             self.come_back(call);
+        }
+    }
+
+    /// The caller is told; whether the number was taken, a noop finds out.
+    fn broken(&mut self, mut call: Call<T>, outcome: Outcome) {
+        let is_certain = !call.may_have_run;
+        if let Some(token) = call.token.take_if(|_| is_certain) {
+            self.finish(token, Ok(outcome));
+            call.may_have_run = true;
+            self.come_back(call);
+        } else {
+            self.refused(call, outcome);
         }
     }
 

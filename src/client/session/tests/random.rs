@@ -192,8 +192,9 @@ impl Walk {
                     2 => Failure::new(ErrorCode::UnknownOutcome, "who knows"),
                     _ => Failure::busy("busy", 5),
                 }),
-                Some(operation) if dice.one_in(60) => Some(match dice.below(3) {
+                Some(operation) if dice.one_in(60) => Some(match dice.below(4) {
                     0 if *operation != Operation::Noop => Failure::new(ErrorCode::Refused, "not you"),
+                    1 if *operation != Operation::Noop => Failure::new(ErrorCode::Internal, "a fault"),
                     _ => Failure::busy("busy", 5),
                 }),
                 _ => None,

@@ -154,6 +154,20 @@ fn a_read_does_not_overtake_a_mutation_that_was_refused_before_it() {
 }
 
 #[test]
+fn a_fault_of_the_broker_takes_no_number() {
+    let mut bench = Bench::connected();
+    let (tokens, request) = puts(&mut bench, 2);
+    bench.answer_all(request.header.id, [fail(ErrorCode::Internal), fail(ErrorCode::OutOfOrder)]);
+    bench.failed(tokens[0], ErrorCode::Internal);
+    let again = bench.sent();
+    assert_eq!((keys(&again), again.header.seq, again.header.ack), (vec!["noop".into(), "1".into()], Some(1), Some(0)));
+    bench.answer_all(again.header.id, [Ok(Answer::Done), Ok(Answer::Done)]);
+    bench.done(tokens[1]);
+    bench.begin(put("k"), 60);
+    assert_eq!(bench.sent().header.ack, Some(2));
+}
+
+#[test]
 fn a_hole_in_another_session_is_the_answer() {
     let mut bench = Bench::connected();
     let asks = bench.begin(Operation::Result { session: SECOND, seq: 7, settle: true }, 60);
