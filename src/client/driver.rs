@@ -15,7 +15,7 @@ use super::inbox::Inbox;
 use super::progress::{Notices, Progress};
 use super::session::{Action, RequestId, Session};
 use super::slot::{Slot, Token};
-use crate::lookup::{Looked, Lookup, LookupError};
+use crate::lookup::{Looked, Lookup};
 use crate::transport::{Context, poll};
 
 /// Longest time for one attempt to find the broker: a silent one must not hold up the next attempt for ever.
@@ -66,7 +66,31 @@ impl Shared {
     }
 }
 
-type Found = Result<Connection, LookupError>;
+/// What a lookup came to, or why to no connection.
+type Found = Result<Connection, String>;
+
+/// Tells the driver the end of a lookup, whatever end it is: the session waits for it.
+struct Finding {
+    shared: Arc<Shared>,
+    tells: Sender<Found>,
+    found: Found,
+}
+
+impl Finding {
+    fn new(shared: Arc<Shared>, tells: Sender<Found>) -> Finding {
+        Finding { shared, tells, found: Err("the lookup of the broker ended with a fault of this program".to_owned()) }
+    }
+}
+
+impl Drop for Finding {
+    fn drop(&mut self) {
+        let found = std::mem::replace(&mut self.found, Err(String::new()));
+        // The client may be closed meanwhile.
+        if self.tells.send(found).is_ok() {
+            self.shared.inbox.ring();
+        }
+    }
+}
 
 struct Driver {
     shared: Arc<Shared>,
@@ -177,23 +201,21 @@ impl Driver {
 
     /// Looks the broker up again, on a thread of its own: it may have moved.
     fn find(&mut self, until: Option<Instant>, since: Instant) {
-        let (shared, found) = (Arc::clone(&self.shared), self.found.0.clone());
+        let mut finding = Finding::new(Arc::clone(&self.shared), self.found.0.clone());
         let latest = Instant::now() + FIND_MAX;
         let until = until.map_or(latest, |until| until.min(latest));
         let find = move || {
-            let outcome = {
+            let Looked { outcome, .. } = {
+                let shared = &finding.shared;
                 let mut lookup = shared.lookup.lock().unwrap_or_else(PoisonError::into_inner);
                 let mut progress = Progress::new(shared.notices.as_ref(), since);
-                let Looked { outcome, .. } = lookup.find(&shared.context, Some(until), &mut progress);
-                outcome
+                lookup.find(&shared.context, Some(until), &mut progress)
             };
-            // The client may be closed meanwhile.
-            if found.send(outcome).is_ok() {
-                shared.inbox.ring();
-            }
+            finding.found = outcome.map_err(|error| error.to_string());
         };
         if let Err(error) = std::thread::Builder::new().name("kv-find".into()).spawn(find) {
-            self.session.link_lost(Instant::now(), format!("no thread to look the broker up with: {error}"));
+            // `find` was dropped, and has told so already.
+            tracing::warn!(target: "kvbroker::client", %error, "no thread to look the broker up with");
         }
     }
 
@@ -204,7 +226,7 @@ impl Driver {
                 self.shared.note_route(Some(connection.route().clone()));
                 self.connection = Some(connection);
             }
-            Err(error) => self.session.link_lost(Instant::now(), error.to_string()),
+            Err(why) => self.session.link_lost(Instant::now(), why),
         }
     }
 

@@ -228,6 +228,30 @@ fn a_mutation_without_an_answer_is_unknown_and_named() {
 }
 
 #[test]
+fn a_lookup_that_panics_is_tried_again() {
+    let place = Place::new();
+    let first = place.broker(1, |_| Act::Die);
+    let has_panicked = Arc::new(AtomicBool::new(false));
+    let panics = Arc::clone(&has_panicked);
+    let notice = move |_: &str| {
+        let looks_up = std::thread::current().name() == Some("kv-find");
+        assert!(!looks_up || panics.swap(true, Ordering::Relaxed), "a notice that panics, once");
+    };
+    let client = Client::connect_with("lab", options(&place).notices(notice)).unwrap();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| client.put_text("k", "v"));
+        eventually("the put", || first.requests.lock().unwrap().pop());
+        drop(first);
+        // Lookups are silent at first.
+        let begun = Instant::now();
+        eventually("the end of the silence", || (begun.elapsed() > Duration::from_secs(1)).then_some(()));
+        let _second = place.broker(1, |_| ok(Answer::Done));
+        assert_eq!(call.join().unwrap().unwrap(), 7);
+    });
+    assert!(has_panicked.load(Ordering::Relaxed));
+}
+
+#[test]
 fn a_client_never_moves_to_another_log() {
     let place = Place::new();
     let first = place.broker(1, |_| Act::Die);
