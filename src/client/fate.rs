@@ -8,7 +8,9 @@ use super::session::RequestId;
 use super::table::unexpected;
 
 impl Client {
-    /// What became of a mutation, by the name that [`ClientError::Unknown`] gives it. Any client of the same user may ask.
+    /// What became of a mutation, by the name that [`ClientError::Unknown`] gives it. Any client of the same user may ask, until
+    /// the one that began it has begun half a window more, or the broker is short of room for its replies:
+    /// after that it may be [`Fate::Acknowledged`].
     ///
     /// ```no_run
     /// use kvbroker::client::{Client, ClientError};

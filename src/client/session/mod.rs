@@ -19,10 +19,11 @@
 //!   what is left is sent again from the hole on.
 //! - A session that the broker has forgotten (`session_expired`) is replaced by the next Hello's: calls that no attempt of may have
 //!   been done get new numbers there, the others end as unknown.
-//! - `ack` never passes a mutation whose answer was not read.
+//! - `ack` never passes a mutation whose answer was not read, and no number that a caller was told is used for another operation.
 //!
 //! Caveats: whoever drives this sends at once what `poll` hands out; a message that was handed out counts as sent unless
-//! [`Session::not_sent`] takes it back. A read that is asked again may see mutations that were begun after it. With a broker that
+//! [`Session::not_sent`] takes it back. A read that is asked again may see mutations that were begun after it. A mutation whose
+//! refusal was lost, and nothing else of the connection, may be overtaken by a read that was in flight with it. With a broker that
 //! does not remember replies (`retry_safe` is false), a mutation in flight when the connection ends is unknown at once.
 //!
 //! The rooms: `call` one encoded operation, `numbers` the window, `pack` what goes into the next message, `replies` what
