@@ -25,6 +25,7 @@ mod reply_encode;
 mod reply_kept;
 mod reply_named;
 mod request_hash;
+mod sink;
 mod txn;
 mod value;
 

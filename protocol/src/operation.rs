@@ -211,6 +211,36 @@ impl Operation {
         }
     }
 
+    /// The key that stands for the operation in a log line or a sentence: of several the first, of pages and lists their prefix.
+    pub fn first_key(&self) -> Option<&Key> {
+        match self {
+            Operation::Get { key }
+            | Operation::Exists { key }
+            | Operation::Put { key, .. }
+            | Operation::Del { key, .. }
+            | Operation::Incr { key, .. }
+            | Operation::Expire { key, .. }
+            | Operation::Persist { key }
+            | Operation::Ttl { key }
+            | Operation::History { key, .. } => Some(key),
+            Operation::DelPrefix { prefix, .. } => Some(prefix),
+            Operation::List(list) => Some(&list.prefix),
+            Operation::Mget { keys } => keys.first(),
+            Operation::Txn(txn) => match txn.compares.first() {
+                Some(compare) => Some(&compare.key),
+                None => txn.operations().find_map(Operation::first_key),
+            },
+            Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
+            Operation::Hello { .. }
+            | Operation::Ping
+            | Operation::Stats
+            | Operation::Size
+            | Operation::Noop
+            | Operation::Result { .. }
+            | Operation::End => None,
+        }
+    }
+
     /// The verb's first name in the grammar.
     pub fn verb(&self) -> &'static str {
         match self {

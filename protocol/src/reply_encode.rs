@@ -7,10 +7,9 @@
 use crate::PROTOCOL_VERSION;
 use crate::error::{Failure, Status};
 use crate::header::Form;
-use crate::json;
 use crate::msgpack::write;
 use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, StatValue, Version, VersionKind};
-use crate::value::{Stored, key_to_json_text};
+use crate::sink::Sink;
 
 /// Appends a reply in its request's shape.
 pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
@@ -443,114 +442,13 @@ fn stats_map(stats: &[(String, StatValue)], sink: &mut Sink<'_>) {
     sink.end_map();
 }
 
-/// Writes maps and arrays in either encoding. Lengths are MessagePack's need, commas and ends JSON's.
-struct Sink<'a> {
-    json: bool,
-    /// In JSON: a comma stands before the next element or name.
-    comma: bool,
-    out: &'a mut Vec<u8>,
-}
-
-impl Sink<'_> {
-    fn separate(&mut self) {
-        if self.json && self.comma {
-            self.out.push(b',');
-        }
-        self.comma = true;
-    }
-
-    fn map(&mut self, length: usize) {
-        self.separate();
-        if self.json {
-            self.out.push(b'{');
-            self.comma = false;
-        } else {
-            write::map(self.out, length);
-        }
-    }
-
-    fn array(&mut self, length: usize) {
-        self.separate();
-        if self.json {
-            self.out.push(b'[');
-            self.comma = false;
-        } else {
-            write::array(self.out, length);
-        }
-    }
-
-    fn end_map(&mut self) {
-        self.end(b'}');
-    }
-
-    fn end_array(&mut self) {
-        self.end(b']');
-    }
-
-    fn end(&mut self, close: u8) {
-        if self.json {
-            self.out.push(close);
-        }
-        self.comma = true;
-    }
-
-    fn name(&mut self, name: &str) {
-        self.text(name);
-        if self.json {
-            self.out.push(b':');
-            self.comma = false;
-        }
-    }
-
-    fn text(&mut self, text: &str) {
-        self.separate();
-        if self.json { json::write_text(self.out, text) } else { write::text(self.out, text) }
-    }
-
-    fn uint(&mut self, value: u64) {
-        self.separate();
-        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::uint(self.out, value) }
-    }
-
-    fn integer(&mut self, value: i128) {
-        self.separate();
-        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::integer(self.out, value) }
-    }
-
-    fn optional_uint(&mut self, value: Option<u64>) {
-        match value {
-            Some(value) => self.uint(value),
-            None => self.nil(),
-        }
-    }
-
-    fn nil(&mut self) {
-        self.separate();
-        if self.json { self.out.extend_from_slice(b"null") } else { write::nil(self.out) }
-    }
-
-    fn boolean(&mut self, value: bool) {
-        self.separate();
-        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::boolean(self.out, value) }
-    }
-
-    fn key(&mut self, key: &[u8]) {
-        self.separate();
-        if self.json { key_to_json_text(self.out, key) } else { write::key(self.out, key) }
-    }
-
-    fn stored(&mut self, value: &Stored) {
-        self.separate();
-        if self.json { value.write_json(self.out) } else { value.write_msgpack(self.out) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::error::ErrorCode;
     use crate::reply::Row;
+    use crate::value::Stored;
 
     fn text(reply: &Reply) -> String {
         let mut out = Vec::new();

@@ -297,22 +297,7 @@ impl Client {
 fn describe(operations: &Operations) -> (String, Option<String>) {
     let all = operations.as_slice();
     let verb = all.first().map_or("nothing", Operation::verb);
-    let key = match all.first() {
-        Some(
-            Operation::Put { key, .. }
-            | Operation::Get { key }
-            | Operation::Exists { key }
-            | Operation::Del { key, .. }
-            | Operation::Incr { key, .. }
-            | Operation::Expire { key, .. }
-            | Operation::Persist { key }
-            | Operation::Ttl { key }
-            | Operation::History { key, .. },
-        ) => Some(key),
-        Some(Operation::DelPrefix { prefix, .. }) => Some(prefix),
-        Some(Operation::Mget { keys }) => keys.first(),
-        _ => None,
-    };
+    let key = all.first().and_then(Operation::first_key);
     let key = key.map(|key| String::from_utf8_lossy(key).into_owned());
     let verb = if all.len() > 1 { format!("{verb} and {} more", all.len() - 1) } else { verb.to_owned() };
     (verb, key)

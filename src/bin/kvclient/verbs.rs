@@ -336,17 +336,7 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn of(operation: &Operation) -> Self {
-        let key = match operation {
-            Operation::Get { key }
-            | Operation::Put { key, .. }
-            | Operation::Del { key, .. }
-            | Operation::Incr { key, .. }
-            | Operation::Expire { key, .. }
-            | Operation::Persist { key }
-            | Operation::Ttl { key }
-            | Operation::Exists { key } => shown(key),
-            _ => String::new(),
-        };
+        let key = operation.first_key().map(|key| shown(key)).unwrap_or_default();
         Subject { verb: operation.verb(), key }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use kvbroker_log::SessionRef;
-use kvbroker_protocol::{Key, Operation, Outcome, SessionId};
+use kvbroker_protocol::{Operation, Outcome, SessionId};
 
 use crate::call::ClientId;
 
@@ -21,7 +21,7 @@ impl Trace {
     const KEY_BYTES: usize = 80;
 
     pub(crate) fn start(client: ClientId, session: Option<SessionRef>, operation: &Operation) -> Trace {
-        let key = first_key(operation);
+        let key = operation.first_key();
         let key = key.map(|key| String::from_utf8_lossy(&key[..key.len().min(Trace::KEY_BYTES)]).into_owned());
         Trace { started: Instant::now(), client, session, verb: operation.verb(), key }
     }
@@ -38,36 +38,6 @@ impl Trace {
             "{}",
             self.verb
         );
-    }
-}
-
-/// The key that a log line names: of several the first, of a scan or query its prefix.
-fn first_key(operation: &Operation) -> Option<&Key> {
-    match operation {
-        Operation::Get { key }
-        | Operation::Exists { key }
-        | Operation::Put { key, .. }
-        | Operation::Del { key, .. }
-        | Operation::Incr { key, .. }
-        | Operation::Expire { key, .. }
-        | Operation::Persist { key }
-        | Operation::Ttl { key }
-        | Operation::History { key, .. } => Some(key),
-        Operation::DelPrefix { prefix, .. } => Some(prefix),
-        Operation::List(list) => Some(&list.prefix),
-        Operation::Mget { keys } => keys.first(),
-        Operation::Txn(txn) => match txn.compares.first() {
-            Some(compare) => Some(&compare.key),
-            None => txn.operations().find_map(first_key),
-        },
-        Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
-        Operation::Hello { .. }
-        | Operation::Ping
-        | Operation::Stats
-        | Operation::Size
-        | Operation::Noop
-        | Operation::Result { .. }
-        | Operation::End => None,
     }
 }
 
@@ -94,7 +64,7 @@ mod tests {
             (Operation::Size, None),
         ];
         for (operation, name) in named {
-            assert_eq!(first_key(&operation).map(Vec::as_slice), name.map(str::as_bytes), "{operation:?}");
+            assert_eq!(operation.first_key().map(Vec::as_slice), name.map(str::as_bytes), "{operation:?}");
         }
     }
 }
