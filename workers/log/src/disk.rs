@@ -5,6 +5,8 @@
 //! - `extend` writes zeros instead of calling fallocate: on ext4 and XFS a write into fallocated space converts an extent, which
 //!   puts a journal commit into the very fdatasync that preallocation should make cheap (docs/decisions/0003 has the numbers).
 
+mod past_cache;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -72,6 +74,10 @@ impl Storage for DiskStorage {
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
         Ok(Box::new(DiskFile(file)))
+    }
+
+    fn open_past_cache(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        past_cache::open(&self.path(name))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {

@@ -24,6 +24,14 @@ pub trait Storage: Send + Sync {
     /// `NotFound`, or what the file system says.
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
 
+    /// Opens an existing file for reading only, so that what is read comes from the disk and not from the page cache, as far as
+    /// the file system lets one ask for that. It shows what a later start will find of a file that was synced; to read a file
+    /// again that is not synced makes no sense.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the file system says. Writing through it fails with `Unsupported`.
+    fn open_past_cache(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
+
     /// Makes an empty file; an existing one is emptied. The name is durable after [`Storage::sync_directory`].
     ///
     /// # Errors

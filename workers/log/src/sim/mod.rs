@@ -307,14 +307,23 @@ impl Storage for SimStorage {
             return Err(stopped());
         }
         let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+        Ok(Box::new(SimFile { disk: self.clone(), inode, past_cache: false }))
+    }
+
+    fn open_past_cache(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let state = self.state();
+        if state.stopped {
+            return Err(stopped());
+        }
+        let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(SimFile { disk: self.clone(), inode, past_cache: true }))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let existing = self.state().names.get(name).copied();
         if let Some(inode) = existing {
             self.state().set_length(inode, 0, false)?;
-            return Ok(Box::new(SimFile { disk: self.clone(), inode }));
+            return Ok(Box::new(SimFile { disk: self.clone(), inode, past_cache: false }));
         }
         let mut state = self.state();
         let stops = state.count()?;
@@ -326,7 +335,7 @@ impl Storage for SimStorage {
         state.names.insert(name.to_owned(), inode);
         state.pending.push(Pending::Link { name: name.to_owned(), inode });
         state.finish(stops)?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode }))
+        Ok(Box::new(SimFile { disk: self.clone(), inode, past_cache: false }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -358,42 +367,55 @@ impl Storage for SimStorage {
 struct SimFile {
     disk: SimStorage,
     inode: usize,
+    /// Reads what is on the disk, and writes nothing.
+    past_cache: bool,
+}
+
+impl SimFile {
+    fn contents(&self) -> io::Result<Arc<Vec<u8>>> {
+        let state = self.disk.state();
+        if state.stopped {
+            return Err(stopped());
+        }
+        let inode = &state.inodes[self.inode];
+        Ok(if self.past_cache { inode.durable.clone() } else { inode.cache.clone() })
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.past_cache { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
 }
 
 impl StorageFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.state();
-        if state.stopped {
-            return Err(stopped());
-        }
-        let cache = &state.inodes[self.inode].cache;
-        let start = usize::try_from(offset).map_or(cache.len(), |offset| offset.min(cache.len()));
-        let count = buffer.len().min(cache.len() - start);
-        buffer[..count].copy_from_slice(&cache[start..start + count]);
+        let contents = self.contents()?;
+        let start = usize::try_from(offset).map_or(contents.len(), |offset| offset.min(contents.len()));
+        let count = buffer.len().min(contents.len() - start);
+        buffer[..count].copy_from_slice(&contents[start..start + count]);
         Ok(count)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.check_writable()?;
         self.disk.state().write(self.inode, offset, bytes)
     }
 
     fn length(&self) -> io::Result<u64> {
-        let state = self.disk.state();
-        if state.stopped {
-            return Err(stopped());
-        }
-        Ok(state.inodes[self.inode].cache.len() as u64)
+        Ok(self.contents()?.len() as u64)
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
+        self.check_writable()?;
         self.disk.state().set_length(self.inode, length, false)
     }
 
     fn extend(&self, _from: u64, to: u64) -> io::Result<()> {
+        self.check_writable()?;
         self.disk.state().set_length(self.inode, to, true)
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.check_writable()?;
         self.disk.state().sync(Some(self.inode))
     }
 }

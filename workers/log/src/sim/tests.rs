@@ -97,3 +97,26 @@ fn every_byte_and_every_sector_of_a_write_can_be_torn() {
     assert_eq!(disk.crash_choices(TearDetail::Sectors).len(), 2 + 4 + 1 + 1);
     assert_eq!(disk.crash_choices(TearDetail::LastWriteEvery(1)).len(), 2 + 2 * 1099 + 1 + 1);
 }
+
+#[test]
+fn reading_past_the_cache_shows_what_the_disk_has() {
+    let disk = SimStorage::new();
+    let file = disk.create("a").unwrap();
+    file.write_at(b"synced", 0).unwrap();
+    file.sync().unwrap();
+    file.write_at(b"SYN", 0).unwrap();
+    let past = disk.open_past_cache("a").unwrap();
+    let read = |file: &dyn StorageFile| {
+        let mut bytes = [0; 10];
+        let count = file.read_at(&mut bytes, 0).unwrap();
+        bytes[..count].to_vec()
+    };
+    assert_eq!(read(&*past), b"synced");
+    assert_eq!(read(&*disk.open("a").unwrap()), b"SYNced");
+    // A failed sync leaves the cache ahead of the disk for good.
+    disk.inject(0, Fault::SyncFails);
+    assert!(file.sync().is_err() && file.sync().is_ok());
+    assert_eq!(read(&*past), b"synced");
+    assert_eq!(past.write_at(b"x", 0).unwrap_err().kind(), io::ErrorKind::Unsupported);
+    assert_eq!(past.length().unwrap(), 6);
+}
