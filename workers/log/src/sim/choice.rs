@@ -1,6 +1,9 @@
 //! Which pending operations a power failure keeps.
 //!
-//! - Single choices (all, none, a prefix, one kept, one lost, one torn) are enumerated; combinations come from a seed.
+//! - Single choices are enumerated: all, none, a prefix, one kept, one lost, one torn, one file (or all names) kept or lost, a file's
+//!   length with and without its bytes. Other combinations come from a seed.
+//! - Nothing is ordered on its way to the disk but by syncs: a name may be there before the bytes of its file and the other way
+//!   round, which is more than most file systems do.
 
 use super::Pending;
 use crate::entropy::SeededEntropy;
@@ -26,11 +29,19 @@ pub enum CrashChoice {
     Torn(usize, Tear),
     /// Only this one, torn.
     OnlyTorn(usize, Tear),
+    /// Only the operations on the file of this one; or all changes of names, if it is one.
+    FileOf(usize),
+    /// All but the operations on the file of this one; or all but the changes of names.
+    AllButFileOf(usize),
+    /// Everything, but of the file of this one only the length: what was written is zeros.
+    LengthOf(usize),
+    /// Everything, but the file of this one has not grown: its bytes are there as far as its old length reaches.
+    OldLengthOf(usize),
     /// Each kept, lost or torn as the seed says.
     Random(u64),
 }
 
-/// How one write, or one change of length, is torn. Positions are bytes from the start of the write.
+/// How one write, one change of length or one rename is torn. Positions are bytes from the start of the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tear {
     /// Only the bytes before this position.
@@ -41,6 +52,8 @@ pub enum Tear {
     Hole(usize, usize),
     /// The new length of the file, not the bytes.
     LengthOnly,
+    /// A rename of which the file has both names.
+    BothNames,
 }
 
 /// How finely writes are torn by [`SimStorage::crash_choices`](super::SimStorage::crash_choices).
@@ -53,9 +66,11 @@ pub enum TearDetail {
 }
 
 impl CrashChoice {
-    /// What is kept of operation `index`; `None` if nothing is.
-    pub(super) fn kept(&self, index: usize, operation: &Pending) -> Option<Vec<Pending>> {
+    /// What is kept of operation `index` of all that are `pending`; `None` if nothing is.
+    pub(super) fn kept(&self, index: usize, pending: &[Pending]) -> Option<Vec<Pending>> {
+        let operation = pending.get(index)?;
         let whole = || Some(vec![operation.clone()]);
+        let is_with = |other: usize| pending.get(other).is_some_and(|other| other.inode() == operation.inode());
         match *self {
             Self::DropAll => None,
             Self::KeepAll => whole(),
@@ -64,6 +79,11 @@ impl CrashChoice {
             Self::LoseOnly(lost) => (index != lost).then(whole)?,
             Self::Torn(torn, _) if index < torn => whole(),
             Self::Torn(torn, tear) | Self::OnlyTorn(torn, tear) => (index == torn).then(|| tear.apply(operation)),
+            Self::FileOf(other) => is_with(other).then(whole)?,
+            Self::AllButFileOf(other) => (!is_with(other)).then(whole)?,
+            Self::LengthOf(other) if is_with(other) => Some(operation.length().into_iter().collect()),
+            Self::OldLengthOf(other) if is_with(other) => Some(operation.inside().into_iter().collect()),
+            Self::LengthOf(_) | Self::OldLengthOf(_) => whole(),
             Self::Random(seed) => {
                 let mut dice = SeededEntropy::new(seed ^ (index as u64).wrapping_mul(0xd6e8_feb8_6659_fd93));
                 match dice.next_u64() % 4 {
@@ -91,7 +111,7 @@ impl Tear {
                     Self::LengthOnly if *extends => {
                         vec![Pending::Length { inode: *inode, from: 0, to: offset + bytes.len() }]
                     }
-                    Self::LengthOnly => vec![],
+                    Self::LengthOnly | Self::BothNames => vec![],
                 }
             }
             Pending::Length { inode, from, to } => match self {
@@ -101,16 +121,22 @@ impl Tear {
                 }
                 _ => vec![],
             },
-            // Changes of names are atomic: the file system's journal sees to it.
+            // Where the two halves of a rename are not atomic, the new name comes first: no file system loses the file.
+            Pending::Rename { to, inode, .. } if self == Self::BothNames => {
+                vec![Pending::Link { name: to.clone(), inode: *inode }]
+            }
+            // What is left by a choice of another file's length.
+            Pending::Inside { .. } => vec![operation.clone()],
             Pending::Link { .. } | Pending::Rename { .. } | Pending::Unlink { .. } => vec![],
         }
     }
 
     fn random(dice: &mut SeededEntropy, operation: &Pending) -> Self {
         let length = match operation {
-            Pending::Write { bytes, .. } => bytes.len(),
+            Pending::Write { bytes, .. } | Pending::Inside { bytes, .. } => bytes.len(),
             Pending::Length { from, to, .. } => to.saturating_sub(*from),
-            Pending::Link { .. } | Pending::Rename { .. } | Pending::Unlink { .. } => 0,
+            Pending::Rename { .. } => return Self::BothNames,
+            Pending::Link { .. } | Pending::Unlink { .. } => 0,
         };
         let mut position = || usize::try_from(dice.next_u64() % (length as u64 + 1)).unwrap_or(0);
         let (one, other) = (position(), position());
@@ -134,6 +160,7 @@ pub(super) fn enumerate(pending: &[Pending], detail: TearDetail) -> Vec<CrashCho
         choices.extend((0..pending.len()).map(CrashChoice::KeepOnly));
         choices.extend((0..pending.len()).map(CrashChoice::LoseOnly));
     }
+    choices.extend(by_file(pending));
     let last_write = pending.iter().rposition(|operation| matches!(operation, Pending::Write { .. }));
     for (index, operation) in pending.iter().enumerate() {
         let step = match detail {
@@ -143,6 +170,24 @@ pub(super) fn enumerate(pending: &[Pending], detail: TearDetail) -> Vec<CrashCho
         choices.extend(tears(operation, step).into_iter().map(|tear| CrashChoice::Torn(index, tear)));
         if index > 0 {
             choices.extend(tears(operation, None).into_iter().map(|tear| CrashChoice::OnlyTorn(index, tear)));
+        }
+    }
+    choices
+}
+
+/// Choices about all that is pending of one file, or of all names, each named by its first operation.
+fn by_file(pending: &[Pending]) -> Vec<CrashChoice> {
+    let mut choices = Vec::new();
+    let first_of = |index: usize| (0..index).all(|before| pending[before].inode() != pending[index].inode());
+    let firsts: Vec<usize> = (0..pending.len()).filter(|&index| first_of(index)).collect();
+    for &first in &firsts {
+        let of_file: Vec<&Pending> = pending.iter().filter(|other| other.inode() == pending[first].inode()).collect();
+        // A file with one operation is covered by keeping or losing that one.
+        if firsts.len() > 1 && of_file.len() > 1 {
+            choices.extend([CrashChoice::FileOf(first), CrashChoice::AllButFileOf(first)]);
+        }
+        if of_file.iter().any(|operation| operation.grows()) {
+            choices.extend([CrashChoice::LengthOf(first), CrashChoice::OldLengthOf(first)]);
         }
     }
     choices
@@ -175,7 +220,8 @@ fn tears(operation: &Pending, step: Option<usize>) -> Vec<Tear> {
             tears
                 .extend((from + 1..*to).filter(|length| length.is_multiple_of(SECTOR)).map(|length| Tear::Prefix(length - from)));
         }
-        Pending::Length { .. } | Pending::Link { .. } | Pending::Rename { .. } | Pending::Unlink { .. } => {}
+        Pending::Rename { .. } => tears.push(Tear::BothNames),
+        Pending::Length { .. } | Pending::Inside { .. } | Pending::Link { .. } | Pending::Unlink { .. } => {}
     }
     tears
 }

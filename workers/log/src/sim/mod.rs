@@ -39,7 +39,7 @@ pub struct SimStorage {
 
 #[derive(Clone, Debug, Default)]
 struct State {
-    /// Contents by inode number; two names never share one.
+    /// Contents by inode number. Two names share one only where a power failure left both names of a rename.
     inodes: Vec<Inode>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
@@ -60,18 +60,73 @@ struct Inode {
 /// An operation that no sync has made durable.
 #[derive(Clone, Debug)]
 enum Pending {
-    Write { inode: usize, offset: usize, bytes: Vec<u8>, extends: bool },
-    Length { inode: usize, from: usize, to: usize },
-    Link { name: String, inode: usize },
-    Rename { from: String, to: String, inode: usize },
-    Unlink { name: String },
+    Write {
+        inode: usize,
+        offset: usize,
+        bytes: Vec<u8>,
+        extends: bool,
+    },
+    Length {
+        inode: usize,
+        from: usize,
+        to: usize,
+    },
+    /// A write without the growth of its file: what a power failure makes of one, never issued.
+    Inside {
+        inode: usize,
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Link {
+        name: String,
+        inode: usize,
+    },
+    Rename {
+        from: String,
+        to: String,
+        inode: usize,
+    },
+    Unlink {
+        name: String,
+    },
 }
 
 impl Pending {
     fn inode(&self) -> Option<usize> {
         match self {
-            Self::Write { inode, .. } | Self::Length { inode, .. } => Some(*inode),
+            Self::Write { inode, .. } | Self::Length { inode, .. } | Self::Inside { inode, .. } => Some(*inode),
             Self::Link { .. } | Self::Rename { .. } | Self::Unlink { .. } => None,
+        }
+    }
+
+    /// True if it makes its file longer.
+    fn grows(&self) -> bool {
+        match self {
+            Self::Write { extends, .. } => *extends,
+            Self::Length { from, to, .. } => from < to,
+            Self::Inside { .. } | Self::Link { .. } | Self::Rename { .. } | Self::Unlink { .. } => false,
+        }
+    }
+
+    /// What it does to the length of its file, without any bytes.
+    fn length(&self) -> Option<Self> {
+        match self {
+            Self::Write { inode, offset, bytes, extends: true } => {
+                Some(Self::Length { inode: *inode, from: 0, to: offset + bytes.len() })
+            }
+            Self::Length { .. } => Some(self.clone()),
+            _ => None,
+        }
+    }
+
+    /// What it does to the bytes of its file, without making it longer.
+    fn inside(&self) -> Option<Self> {
+        match self {
+            Self::Write { inode, offset, bytes, .. } => {
+                Some(Self::Inside { inode: *inode, offset: *offset, bytes: bytes.clone() })
+            }
+            Self::Length { from, to, .. } if from > to => Some(self.clone()),
+            _ => None,
         }
     }
 }
@@ -163,16 +218,21 @@ impl State {
 
     /// What is left after a power failure.
     fn crashed(mut self, choice: &CrashChoice) -> Self {
-        for (index, operation) in std::mem::take(&mut self.pending).iter().enumerate() {
-            if let Some(kept) = choice.kept(index, operation) {
+        let pending = std::mem::take(&mut self.pending);
+        for index in 0..pending.len() {
+            if let Some(kept) = choice.kept(index, &pending) {
                 kept.iter().for_each(|operation| self.apply(operation));
             }
         }
         let mut disk = Self::default();
+        let mut moved = BTreeMap::new();
         for (name, inode) in self.durable_names {
-            let durable = std::mem::take(&mut self.inodes[inode].durable);
-            disk.inodes.push(Inode { cache: durable.clone(), durable });
-            disk.names.insert(name, disk.inodes.len() - 1);
+            let inode = *moved.entry(inode).or_insert_with(|| {
+                let durable = std::mem::take(&mut self.inodes[inode].durable);
+                disk.inodes.push(Inode { cache: durable.clone(), durable });
+                disk.inodes.len() - 1
+            });
+            disk.names.insert(name, inode);
         }
         disk.durable_names = disk.names.clone();
         disk
@@ -184,7 +244,16 @@ impl State {
             Pending::Write { inode, offset, bytes, .. } => {
                 write_image(Arc::make_mut(&mut self.inodes[*inode].durable), *offset, bytes);
             }
-            Pending::Length { inode, to, .. } => Arc::make_mut(&mut self.inodes[*inode].durable).resize(*to, 0),
+            Pending::Inside { inode, offset, bytes } => {
+                let image = Arc::make_mut(&mut self.inodes[*inode].durable);
+                let room = image.len().saturating_sub(*offset).min(bytes.len());
+                write_image(image, *offset.min(&image.len()), &bytes[..room]);
+            }
+            Pending::Length { inode, from, to } => {
+                let image = Arc::make_mut(&mut self.inodes[*inode].durable);
+                // What made the file longer doesn't make it shorter if the shortening before it was lost.
+                image.resize(if from < to { (*to).max(image.len()) } else { *to }, 0);
+            }
             Pending::Link { name, inode } => {
                 self.durable_names.insert(name.clone(), *inode);
             }
