@@ -16,9 +16,12 @@ pub enum Space {
 }
 
 impl Space {
+    /// All of them, in the order of their bytes.
+    pub(crate) const ALL: [Space; 4] = [Space::Floor, Space::Session, Space::Table, Space::Window];
+
     /// The space of a record key's first byte.
     pub fn from_byte(byte: u8) -> Option<Space> {
-        [Space::Floor, Space::Session, Space::Table, Space::Window].into_iter().find(|space| *space as u8 == byte)
+        Space::ALL.into_iter().find(|space| *space as u8 == byte)
     }
 }
 
@@ -59,6 +62,12 @@ impl Change {
     /// # Errors
     /// [`ChangeError`] for what another version wrote.
     pub fn from_record(record_key: &[u8], value: Option<&[u8]>) -> Result<Change, ChangeError> {
+        let (space, key) = Change::check_record(record_key, value)?;
+        Ok(Change { space, key: key.to_vec(), value: value.map(<[u8]>::to_vec) })
+    }
+
+    /// The space and the key in it of a record that is one.
+    pub(crate) fn check_record<'k>(record_key: &'k [u8], value: Option<&[u8]>) -> Result<(Space, &'k [u8]), ChangeError> {
         let (&space, key) = record_key.split_first().ok_or(ChangeError::NoKey)?;
         let space = Space::from_byte(space).ok_or(ChangeError::UnknownSpace(space))?;
         let is_record = |value| match space {
@@ -68,6 +77,6 @@ impl Change {
         if !value.is_none_or(is_record) {
             return Err(ChangeError::NotOfItsSpace(space));
         }
-        Ok(Change { space, key: key.to_vec(), value: value.map(<[u8]>::to_vec) })
+        Ok((space, key))
     }
 }

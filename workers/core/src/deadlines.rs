@@ -16,6 +16,11 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
+    /// Of keys that have one, in whatever order; each once.
+    pub(crate) fn from_unsorted(deadlines: Vec<(u64, Box<[u8]>)>) -> Deadlines {
+        Deadlines { by_time: deadlines.into_iter().collect() }
+    }
+
     /// A key's record has another deadline, or none where it had one, or one where it had none.
     pub(crate) fn change(&mut self, key: &[u8], old_ms: Option<u64>, new_ms: Option<u64>) {
         if old_ms == new_ms {

@@ -20,6 +20,10 @@ impl State {
         State::default()
     }
 
+    pub(crate) fn from_parts(table: Table, sessions: Sessions, revision: u64) -> State {
+        State { table, sessions, revision }
+    }
+
     /// The revision of the last change.
     pub fn revision(&self) -> u64 {
         self.revision

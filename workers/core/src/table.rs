@@ -124,11 +124,18 @@ pub(crate) struct Table {
     deadlines: Deadlines,
 }
 
-fn expires_ms(record: &[u8]) -> Option<u64> {
+/// The deadline in a table record.
+pub(crate) fn expires_ms(record: &[u8]) -> Option<u64> {
     split_table_record(record)?.expires_ms
 }
 
 impl Table {
+    /// A table of entries in key order, each key once, with their deadlines and the bytes of their keys and records.
+    pub(crate) fn from_sorted(entries: Vec<(Box<[u8]>, Entry)>, deadlines: Deadlines, bytes: u64) -> Table {
+        // The map takes them out of the list as they are: it finds them sorted and fills one node after the other.
+        Table { entries: entries.into_iter().collect(), bytes, deadlines }
+    }
+
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Entry> {
         self.entries.get(key)
     }

@@ -12,6 +12,7 @@
 
 mod admit;
 mod evict;
+mod kept;
 mod owners;
 mod record;
 

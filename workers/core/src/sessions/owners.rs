@@ -1,6 +1,7 @@
 //! Sessions by owner, in the order in which they may be forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use kvbroker_protocol::SessionId;
 
@@ -56,6 +57,13 @@ impl Owners {
 
     pub(super) fn floor_ms(&self, owner: &[u8]) -> Option<u64> {
         self.0.get(owner)?.floor_ms
+    }
+
+    /// Owners behind `behind` (None: all) that have a floor, in key order.
+    pub(super) fn floors_behind<'s>(&'s self, behind: Option<&[u8]>) -> impl Iterator<Item = (&'s [u8], u64)> + use<'s> {
+        let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        let owners = self.0.range::<[u8], _>((from, Bound::Unbounded));
+        owners.filter_map(|(name, owner)| Some((&**name, owner.floor_ms?)))
     }
 
     /// Sessions of one owner.

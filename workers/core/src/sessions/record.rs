@@ -75,7 +75,8 @@ pub(super) fn window_session_of(key: &[u8]) -> Option<SessionId> {
     (place.len() == 2).then_some(SessionId(*id))
 }
 
-fn window_key(id: SessionId, seq: u64) -> Vec<u8> {
+/// The key of the record that remembers a reply.
+pub(super) fn window_key(id: SessionId, seq: u64) -> Vec<u8> {
     let place = (seq % limits::SESSION_WINDOW as u64) as u16;
     [&id.0[..], &place.to_be_bytes()].concat()
 }

@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod plain;
+#[path = "../slices/mod.rs"]
+mod slices;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -45,6 +47,9 @@ fn single_operations_do_what_the_model_does() {
             let mut walk = Walk::new(seed);
             for step in 0..steps {
                 walk.step(&mut Turn::one());
+                if step % 10 == 0 {
+                    walk.slices.slice(&walk.state, step as usize % 700);
+                }
                 if step % 2_000 == 0 {
                     walk.check_whole();
                 }
@@ -52,6 +57,7 @@ fn single_operations_do_what_the_model_does() {
             walk.check_whole();
             let went = walk.model.revision > steps / 4 && walk.model.keys.len() > 50 && walk.expired as u64 > steps / 100;
             assert!(went, "the walk went nowhere: {} keys, {} expired", walk.model.keys.len(), walk.expired);
+            assert!(walk.slices.long > 10, "{} long runs of slices", walk.slices.long);
         });
     }
 }

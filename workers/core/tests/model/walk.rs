@@ -8,6 +8,7 @@ use kvbroker_protocol::{
 use serde_json::{Value, json};
 
 use crate::plain::{Dice, Held, Model, check_page, is_equal, is_same};
+use crate::slices::{Run, check_whole};
 
 pub(crate) struct Walk {
     pub(crate) dice: Dice,
@@ -19,11 +20,20 @@ pub(crate) struct Walk {
     pub(crate) time_ms: u64,
     /// How many keys have expired.
     pub(crate) expired: usize,
+    pub(crate) slices: Run,
 }
 
 impl Walk {
     pub(crate) fn new(seed: u64) -> Walk {
-        Walk { dice: Dice(seed), state: State::new(), twin: State::new(), model: Model::default(), time_ms: 0, expired: 0 }
+        Walk {
+            dice: Dice(seed),
+            state: State::new(),
+            twin: State::new(),
+            model: Model::default(),
+            time_ms: 0,
+            expired: 0,
+            slices: Run::default(),
+        }
     }
 
     pub(crate) fn key(&mut self) -> Key {
@@ -145,6 +155,7 @@ impl Walk {
     }
 
     fn apply(&mut self, change: &Change, revision: u64) {
+        self.slices.change(change, revision);
         self.state.apply(change.clone(), revision);
         self.twin.apply(through_the_log(change), revision);
     }
@@ -436,6 +447,11 @@ impl Walk {
 
     pub(crate) fn check_whole(&self) {
         assert!(self.state == self.twin, "the twin that got only the changes differs");
+        let mut bytes_max = 0;
+        check_whole(&self.state, || {
+            bytes_max += 99;
+            bytes_max
+        });
         assert_eq!(self.state.keys(), self.model.keys.len());
         let bytes: usize = self
             .model

@@ -4,11 +4,14 @@
 //! - The model remembers everything for ever; from that it says what the core may still know.
 //! - Two twins are made of records alone: one from all changes in their order, as recovery does, one from the last change of each
 //!   key in the order of the keys, as a checkpoint has them. Both must come to the same state.
+//! - So must slices of the state: of one moment, and of many moments with the changes since the first laid over.
 //! - `KVBROKER_SESSION_STEPS` makes the walk longer.
 
 #![allow(clippy::unwrap_used)]
 
 mod model;
+#[path = "../slices/mod.rs"]
+mod slices;
 
 use kvbroker_core::{Numbered, SessionBounds, Space, Stamp, State, Turn, decide_numbered};
 use kvbroker_protocol::{Answer, ErrorCode, Operation, SessionId};
@@ -28,6 +31,7 @@ fn walk(seed: u64, bounds: SessionBounds, sessions_at_once: usize, life: u64) ->
         }
     }
     walk.check_twins();
+    assert!(walk.slices.done > 20 && walk.slices.long > 10, "{} runs of slices, {} long", walk.slices.done, walk.slices.long);
     walk
 }
 

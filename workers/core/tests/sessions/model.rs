@@ -9,6 +9,8 @@ use kvbroker_protocol::{
     Answer, Condition, ErrorCode, Fate, Key, Operation, Outcome, SessionId, Stored, encode_outcome, limits, request_hash,
 };
 
+use crate::slices::{Run, check_whole};
+
 /// What the walk has met; a test that met nothing shows nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
@@ -82,6 +84,7 @@ pub(crate) struct Walk {
     life: u64,
     floors: BTreeMap<&'static str, u64>,
     pub(crate) seen: Seen,
+    pub(crate) slices: Run,
 }
 
 const OWNERS: [&str; 3] = ["owner", "key:aa", "key:bb"];
@@ -109,6 +112,7 @@ impl Walk {
             life,
             floors: BTreeMap::new(),
             seen: Seen::default(),
+            slices: Run::default(),
         }
     }
 
@@ -171,6 +175,10 @@ impl Walk {
     }
 
     pub(crate) fn step(&mut self) {
+        if self.dice.one_in(40) {
+            let bytes_max = 1 << self.dice.below(14);
+            self.slices.slice(&self.state, bytes_max as usize);
+        }
         if self.dice.one_in(50) {
             self.time_ms += self.dice.below(4_000);
         }
@@ -443,6 +451,7 @@ impl Walk {
                 Some(value) => self.records.insert(at, (value.clone(), revision)),
                 None => self.records.remove(&at),
             };
+            self.slices.change(&change, revision);
             self.twin.apply(read, revision);
             self.state.apply(change, revision);
         }
@@ -459,6 +468,11 @@ impl Walk {
         // A checkpoint knows its revision; here the last change of the table may have been a removal.
         loaded.apply(Change { space: Space::Table, key: b"no such key".to_vec(), value: None }, last);
         assert!(self.state == loaded, "seed {}: the last records come to another state", self.seed);
+        let mut bytes_max = 1;
+        check_whole(&self.state, || {
+            bytes_max = bytes_max * 5 % 8_191;
+            bytes_max
+        });
         let expected: usize =
             self.sessions.values().filter(|past| matches!(past.state, Knowledge::Open | Knowledge::Ended)).count();
         assert_eq!(self.state.sessions(), expected);
