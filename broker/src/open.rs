@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use kvbroker::exit::Exit;
 use kvbroker_core::State;
-use kvbroker_log::{DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport, Storage};
+use kvbroker_log::{
+    DirLock, DiskStorage, FileLog, GroupRef, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport, Storage,
+};
 use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock, replay_into};
 
 use crate::args::Config;
@@ -47,7 +49,7 @@ pub(crate) fn open(
     let mut state = State::new();
     let mut progress = Progress::start(&directory);
     let options = LogOptions::new(config.sync);
-    let opened = FileLog::open(Arc::clone(&storage), options, &mut |group| {
+    let opened = FileLog::open(Arc::clone(&storage), options, &mut |group: GroupRef<'_>| {
         if stop.load(Ordering::Relaxed) {
             return Err("a stop was asked for".into());
         }

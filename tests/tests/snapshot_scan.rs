@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker_core::{Space, Stamp, State, Turn, decide, split_table_record};
-use kvbroker_log::{BatchBuilder, Cause, DiskStorage, FileLog, Log, LogOptions, RecordRef, SyncMode};
+use kvbroker_log::{BatchBuilder, Cause, DiskStorage, FileLog, GroupRef, Log, LogOptions, RecordRef, SyncMode};
 use kvbroker_protocol::{
     Answer, Header, Key, Operation, Operations, Outcome, Row, Scan, Stored, decode_reply, encode_request, limits,
 };
@@ -56,7 +56,7 @@ fn put(number: usize, text: &str) -> Operation {
 fn fill(directory: &Path) {
     std::fs::create_dir_all(directory).unwrap();
     let storage = Arc::new(DiskStorage::open(directory).unwrap());
-    let (mut log, _) = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |_| Ok(())).unwrap();
+    let (mut log, _) = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |_: GroupRef<'_>| Ok(())).unwrap();
     let (empty, mut batch, mut record_key) = (State::new(), BatchBuilder::new(), Vec::new());
     let stamp_ms = 1_700_000_000_000;
     batch.begin(stamp_ms);
@@ -139,7 +139,7 @@ fn replay(directory: &Path, at: [u64; 2]) -> ([Table; 2], Vec<(u64, Key, bool)>)
     let mut later = Vec::new();
     let first = at[0].min(at[1]);
     let storage = Arc::new(DiskStorage::open(directory).unwrap());
-    let opened = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |group| {
+    let opened = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |group: GroupRef<'_>| {
         for (revision, copy) in at.iter().zip(&mut tables) {
             if group.revision > *revision && copy.is_none() {
                 *copy = Some(table.clone());

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvbroker_log::{BatchBuilder, Cause, DiskStorage, FileLog, Log, LogOptions, SyncMode};
+use kvbroker_log::{BatchBuilder, Cause, DiskStorage, FileLog, GroupRef, Log, LogOptions, SyncMode};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         options.allocate_bytes = bytes.parse()?;
     }
     let storage = Arc::new(DiskStorage::open(directory)?);
-    let (mut log, report) = FileLog::open(storage.clone(), options, &mut |_| Ok(()))?;
+    let (mut log, report) = FileLog::open(storage.clone(), options, &mut |_: GroupRef<'_>| Ok(()))?;
     let mut revision = report.last_revision;
     let mut batch = BatchBuilder::new();
     let mut took_us = Vec::with_capacity(batches);
@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     log.close(batch.stamp_ms())?;
     drop(log);
     let started = Instant::now();
-    let (_, report) = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |_| Ok(()))?;
+    let (_, report) = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |_: GroupRef<'_>| Ok(()))?;
     let elapsed = started.elapsed();
     println!(
         "replayed {} records, {} bytes in {elapsed:.2?}: {:.1} M/s",

@@ -30,9 +30,9 @@ pub enum LogError {
     NewerFormat {
         /// The file.
         file: PathBuf,
-        /// What it holds, such as "format version 2".
+        /// What it holds, such as "format version 3".
         found: String,
-        /// What this program can read, such as "format version 1".
+        /// What this program can read, such as "format versions 1 to 2".
         supported: String,
     },
     /// A file that doesn't belong here, or a set of files that can't be one log.

@@ -20,11 +20,12 @@ use crate::format::{
 };
 use crate::log::{Log, LogStats, PersistLevel, Persisted, SyncMode, check_batch};
 use crate::mark::{Mark, MarkFile};
-use crate::payload::GroupRef;
 use crate::reader::Chain;
 use crate::recovery::{Recovered, Resume, recover};
-use crate::report::{RecoveryReport, VisitError};
+use crate::replay::Replay;
+use crate::report::RecoveryReport;
 use crate::segment::create_segment;
+use crate::segments::{SegmentInfo, Segments};
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
 
@@ -71,6 +72,7 @@ pub struct FileLog {
     /// Stamp at which the mark was last written.
     marked_ms: u64,
     out_of_service: Option<String>,
+    segments: Arc<Segments>,
     stats: LogStats,
     /// Header room for batches without groups.
     scratch: BatchBuilder,
@@ -87,9 +89,9 @@ impl fmt::Debug for FileLog {
 }
 
 impl FileLog {
-    /// Recovers the log in `storage`, giving every group to `visitor` in order, and opens it for appending.
+    /// Recovers the log in `storage`, giving what it holds to `replay` in order, and opens it for appending.
     ///
-    /// When this returns, everything the visitor saw is durable and an opening batch that names the sync mode has been synced.
+    /// When this returns, everything that `replay` saw is durable and an opening batch that names the sync mode has been synced.
     /// A storage without a log gets a new one. The directory must be locked (see [`DirLock`](crate::DirLock)) by the caller.
     ///
     /// # Errors
@@ -98,9 +100,9 @@ impl FileLog {
     pub fn open(
         storage: Arc<dyn Storage>,
         mut options: LogOptions,
-        visitor: &mut dyn FnMut(GroupRef<'_>) -> Result<(), VisitError>,
+        replay: &mut dyn Replay,
     ) -> Result<(Self, RecoveryReport), LogError> {
-        let Recovered { mut report, chain, resume, log_bytes } = recover(&*storage, options.bug, visitor)?;
+        let Recovered { mut report, chain, resume, mut segments } = recover(&*storage, options.bug, replay)?;
         let random = |source| LogError::io("draw random numbers for", storage.path(""), source);
         if report.uuid == Uuid::nil() {
             report.uuid = random_uuid(&mut *options.entropy).map_err(random)?;
@@ -109,15 +111,13 @@ impl FileLog {
             report.epoch = random_u64(&mut *options.entropy).map_err(random)?;
         }
         let writer = random_u64(&mut *options.entropy).map_err(random)?;
-        let mut stats = LogStats { bytes: log_bytes, segments: report.segments, ..LogStats::default() };
         let (file, header, offset) = match resume {
             Resume::Segment { file, header, offset } => (file, header, offset),
             Resume::NewSegment { number, reason } => {
                 let header = next_header(&mut options, number, report.uuid, report.epoch, &chain, reason)
                     .map_err(|source| LogError::io("draw random numbers for", storage.path(""), source))?;
                 let file = create_segment(&*storage, &header, options.bug)?;
-                stats.segments += 1;
-                stats.bytes += SEGMENT_HEADER_BYTES as u64;
+                segments.push(SegmentInfo::new(&header, SEGMENT_HEADER_BYTES as u64));
                 (file, header, SEGMENT_HEADER_BYTES as u64)
             }
         };
@@ -139,7 +139,8 @@ impl FileLog {
             last_sync_ms: None,
             marked_ms: 0,
             out_of_service: None,
-            stats,
+            segments: Arc::new(Segments::new(None, segments)),
+            stats: LogStats::default(),
             scratch: BatchBuilder::new(),
             options,
         };
@@ -156,6 +157,11 @@ impl FileLog {
     /// The epoch.
     pub fn epoch(&self) -> u64 {
         self.header.epoch
+    }
+
+    /// The checkpoint and the segments, for who makes the one and removes the others.
+    pub fn segments(&self) -> Arc<Segments> {
+        Arc::clone(&self.segments)
     }
 
     /// The sync mode.
@@ -198,7 +204,7 @@ impl FileLog {
     fn write_batch(&mut self, kind: BatchKind, batch: &mut Finished<'_>) -> Result<(), LogError> {
         let bytes = batch.buffer.len() as u64;
         if self.offset > SEGMENT_HEADER_BYTES as u64 && self.offset + bytes > self.options.segment_bytes {
-            self.seal()?;
+            self.end_segment()?;
         }
         self.allocate(self.offset + bytes)?;
         let mut header = BatchHeader {
@@ -229,7 +235,7 @@ impl FileLog {
             writer: Some(self.writer),
         };
         self.last_kind = kind;
-        self.stats.bytes += bytes;
+        self.segments.grew(self.offset);
         self.stats.batches += 1;
         self.stats.records += u64::from(batch.records);
         Ok(())
@@ -270,7 +276,7 @@ impl FileLog {
     }
 
     /// Ends the segment and begins the next.
-    fn seal(&mut self) -> Result<(), LogError> {
+    fn end_segment(&mut self) -> Result<(), LogError> {
         if self.level() != PersistLevel::Synced {
             self.sync()?;
         }
@@ -286,8 +292,7 @@ impl FileLog {
         self.header = header;
         self.offset = SEGMENT_HEADER_BYTES as u64;
         self.allocated = self.offset;
-        self.stats.segments += 1;
-        self.stats.bytes += self.offset;
+        self.segments.sealed(SegmentInfo::new(&self.header, self.offset));
         self.write_mark()
     }
 }
@@ -346,6 +351,10 @@ impl Log for FileLog {
         Ok(self.persisted())
     }
 
+    fn seal(&mut self) -> Result<(), LogError> {
+        self.guarded(|log| if log.offset > SEGMENT_HEADER_BYTES as u64 { log.end_segment() } else { Ok(()) })
+    }
+
     fn close(&mut self, stamp_ms: u64) -> Result<(), LogError> {
         self.guarded(|log| {
             if log.level() != PersistLevel::Synced {
@@ -359,7 +368,8 @@ impl Log for FileLog {
     }
 
     fn stats(&self) -> LogStats {
-        self.stats
+        let list = self.segments.list();
+        LogStats { bytes: list.iter().map(|segment| segment.bytes).sum(), segments: list.len() as u64, ..self.stats }
     }
 }
 
@@ -381,5 +391,6 @@ fn next_header(
         stamp_ms: chain.last_stamp_ms,
         previous_crc: chain.previous_crc,
         reason: reason as u8,
+        mode: options.mode.byte(),
     })
 }

@@ -10,8 +10,15 @@
 
 use uuid::Uuid;
 
+use crate::log::SyncMode;
+
 /// Version of the data files that this program writes and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+///
+/// Version 2: the log may begin with a checkpoint, and a segment header names the sync mode of its process.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The oldest version that this program reads.
+pub const OLDEST_FORMAT_VERSION: u32 = 1;
 
 /// Largest batch, header included, that may be appended: what a reader must be ready to hold in memory. In bytes.
 pub const MAX_BATCH_BYTES: usize = 256 << 20;
@@ -37,7 +44,8 @@ pub(crate) const SEGMENT_BASE_REVISION_AT: usize = 64;
 pub(crate) const SEGMENT_STAMP_AT: usize = 72;
 pub(crate) const SEGMENT_PREVIOUS_CRC_AT: usize = 80;
 pub(crate) const SEGMENT_REASON_AT: usize = 84;
-pub(crate) const SEGMENT_RESERVED_AT: usize = 85;
+pub(crate) const SEGMENT_MODE_AT: usize = 85;
+pub(crate) const SEGMENT_RESERVED_AT: usize = 86;
 pub(crate) const SEGMENT_CRC_AT: usize = SEGMENT_HEADER_BYTES - 4;
 
 pub(crate) const BATCH_HEADER_BYTES: usize = 84;
@@ -80,6 +88,8 @@ pub(crate) const RECORD_DELETE_HEADER_BYTES: usize = 5;
 
 /// The mark file: two slots, written in turn, each in a sector of its own.
 pub(crate) const MARK_FILE: &str = "table.mark";
+/// The mark's own: its layout never changed.
+pub(crate) const MARK_VERSION: u32 = 1;
 pub(crate) const MARK_SLOT_BYTES: usize = 512;
 pub(crate) const MARK_MAGIC: [u8; 8] = *b"KVBMRK\r\n";
 pub(crate) const MARK_MAGIC_AT: usize = 0;
@@ -106,6 +116,11 @@ pub(crate) fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 pub(crate) fn put_at(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// How messages call a file's format version, and what this program reads.
+pub(crate) fn versions(found: u32) -> (String, String) {
+    (format!("format version {found}"), format!("format versions {OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}"))
 }
 
 /// Name of segment `number`.
@@ -140,6 +155,8 @@ pub(crate) struct SegmentHeader {
     pub previous_crc: u32,
     /// Why this segment was begun, see [`SegmentReason`].
     pub reason: u8,
+    /// Sync mode of the process that began it, see `SyncMode`: what it may have lost if no batch is there. 0 in version 1.
+    pub mode: u8,
 }
 
 /// Why a segment was begun.
@@ -178,6 +195,7 @@ impl SegmentHeader {
         put_at(bytes, SEGMENT_STAMP_AT, &self.stamp_ms.to_le_bytes());
         put_at(bytes, SEGMENT_PREVIOUS_CRC_AT, &self.previous_crc.to_le_bytes());
         bytes[SEGMENT_REASON_AT] = self.reason;
+        bytes[SEGMENT_MODE_AT] = self.mode;
         let crc = crc32c::crc32c(&bytes[..SEGMENT_CRC_AT]);
         put_at(bytes, SEGMENT_CRC_AT, &crc.to_le_bytes());
         block
@@ -198,7 +216,7 @@ impl SegmentHeader {
         if version > FORMAT_VERSION {
             return Err(SegmentFault::Newer(version));
         }
-        if version == 0 {
+        if version < OLDEST_FORMAT_VERSION {
             return Err(SegmentFault::Field("its format version is 0"));
         }
         if u32_at(bytes, SEGMENT_HEADER_BYTES_AT) as usize != SEGMENT_HEADER_BYTES {
@@ -217,7 +235,11 @@ impl SegmentHeader {
             stamp_ms: u64_at(bytes, SEGMENT_STAMP_AT),
             previous_crc: u32_at(bytes, SEGMENT_PREVIOUS_CRC_AT),
             reason: bytes[SEGMENT_REASON_AT],
+            mode: bytes[SEGMENT_MODE_AT],
         };
+        if (version == 1) != (header.mode == 0) || header.mode > SyncMode::NEVER_BYTE {
+            return Err(SegmentFault::Field("its sync mode is unknown"));
+        }
         if header.first_sequence == 0 {
             return Err(SegmentFault::Field("its first batch sequence is 0"));
         }

@@ -43,6 +43,7 @@ fn the_documented_layout_is_the_one_in_the_code() {
         (SEGMENT_STAMP_AT, "stamp_ms"),
         (SEGMENT_PREVIOUS_CRC_AT, "previous_crc"),
         (SEGMENT_REASON_AT, "reason"),
+        (SEGMENT_MODE_AT, "mode"),
         (SEGMENT_RESERVED_AT, "reserved"),
         (SEGMENT_CRC_AT, "crc"),
     ];
@@ -98,6 +99,7 @@ fn header() -> SegmentHeader {
         stamp_ms: 9,
         previous_crc: 10,
         reason: SegmentReason::Full as u8,
+        mode: 1,
     }
 }
 

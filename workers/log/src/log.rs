@@ -131,6 +131,13 @@ pub trait Log: Send {
     /// See [`LogError`]; final.
     fn tick(&mut self, now_ms: u64) -> Result<Persisted, LogError>;
 
+    /// Ends the segment that is being written and begins the next one: what was appended so far can then be taken into a checkpoint. A
+    /// segment without a batch stays.
+    ///
+    /// # Errors
+    /// See [`LogError`]; final.
+    fn seal(&mut self) -> Result<(), LogError>;
+
     /// Clean stop: syncs, marks the log as closed and takes it out of service.
     ///
     /// # Errors

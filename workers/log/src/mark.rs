@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::error::LogError;
 use crate::format::{
-    FORMAT_VERSION, MARK_BYTES, MARK_CRC_AT, MARK_FILE, MARK_MAGIC, MARK_MAGIC_AT, MARK_RESERVED_AT, MARK_SEGMENT_AT,
-    MARK_SEQUENCE_AT, MARK_SLOT_BYTES, MARK_UUID_AT, MARK_VERSION_AT, array_at, put_at, u32_at, u64_at,
+    MARK_BYTES, MARK_CRC_AT, MARK_FILE, MARK_MAGIC, MARK_MAGIC_AT, MARK_RESERVED_AT, MARK_SEGMENT_AT, MARK_SEQUENCE_AT,
+    MARK_SLOT_BYTES, MARK_UUID_AT, MARK_VERSION, MARK_VERSION_AT, array_at, put_at, u32_at, u64_at,
 };
 use crate::storage::{Storage, StorageFile};
 
@@ -30,7 +30,7 @@ impl Mark {
     pub fn encode(&self) -> [u8; MARK_BYTES] {
         let mut bytes = [0; MARK_BYTES];
         put_at(&mut bytes, MARK_MAGIC_AT, &MARK_MAGIC);
-        put_at(&mut bytes, MARK_VERSION_AT, &FORMAT_VERSION.to_le_bytes());
+        put_at(&mut bytes, MARK_VERSION_AT, &MARK_VERSION.to_le_bytes());
         put_at(&mut bytes, MARK_UUID_AT, self.uuid.as_bytes());
         put_at(&mut bytes, MARK_SEQUENCE_AT, &self.sequence.to_le_bytes());
         put_at(&mut bytes, MARK_SEGMENT_AT, &self.segment.to_le_bytes());
@@ -44,7 +44,7 @@ impl Mark {
         if bytes.len() < MARK_BYTES
             || bytes[..MARK_VERSION_AT] != MARK_MAGIC
             || u32_at(bytes, MARK_CRC_AT) != crc32c::crc32c(&bytes[..MARK_CRC_AT])
-            || u32_at(bytes, MARK_VERSION_AT) != FORMAT_VERSION
+            || u32_at(bytes, MARK_VERSION_AT) != MARK_VERSION
             || u32_at(bytes, MARK_RESERVED_AT) != 0
         {
             return None;

@@ -125,6 +125,10 @@ impl Log for MemoryLog {
         Ok(self.persisted())
     }
 
+    fn seal(&mut self) -> Result<(), LogError> {
+        self.check_in_service()
+    }
+
     fn close(&mut self, stamp_ms: u64) -> Result<(), LogError> {
         self.mark(stamp_ms)?;
         self.closed = true;

@@ -22,10 +22,11 @@ use crate::format::{
 };
 use crate::log::SyncMode;
 use crate::mark::{Mark, read_mark};
-use crate::payload::GroupRef;
 use crate::reader::{BatchReader, Chain, Stop, scan_tail};
-use crate::report::{Cut, EpochReason, RecoveryReport, VisitError};
+use crate::replay::Replay;
+use crate::report::{Cut, EpochReason, RecoveryReport};
 use crate::segment::{list_segments, open_segment};
+use crate::segments::SegmentInfo;
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
 
@@ -42,32 +43,30 @@ pub(crate) struct Recovered {
     pub chain: Chain,
     /// Epoch of the log as found; meaningless if the report asks for a new one.
     pub resume: Resume,
-    /// Bytes in all segments that stay.
-    pub log_bytes: u64,
+    /// Those that stay.
+    pub segments: Vec<SegmentInfo>,
 }
-
-type Visitor<'v> = dyn FnMut(GroupRef<'_>) -> Result<(), VisitError> + 'v;
 
 /// Reads the log, gives every group to `visitor`, and makes what was read durable. A new epoch and a new segment are for
 /// the caller to make, as the result says.
-pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, visitor: &mut Visitor<'_>) -> Result<Recovered, LogError> {
-    let mut replay = Replay::new(storage, bug);
-    let resume = replay.run(visitor)?;
+pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, visitor: &mut dyn Replay) -> Result<Recovered, LogError> {
+    let mut found = Recovery::new(storage, bug);
+    let resume = found.run(visitor)?;
     remove_temporary(storage)?;
-    if let Some(last) = &replay.last {
-        replay.report.rewritten_bytes =
-            if bug == Some(PlantedBug::NoRewrite) { 0 } else { rewrite(storage, last, &replay.unvouched, replay.end)? };
-        if replay.report.rewritten_bytes > 0 || bug == Some(PlantedBug::NoRewrite) {
+    if let Some(last) = &found.last {
+        found.report.rewritten_bytes =
+            if bug == Some(PlantedBug::NoRewrite) { 0 } else { rewrite(storage, last, &found.unvouched, found.end)? };
+        if found.report.rewritten_bytes > 0 || bug == Some(PlantedBug::NoRewrite) {
             let path = || storage.path(&segment_name(last.header.number));
             last.file.sync().map_err(|source| LogError::io("sync", path(), source))?;
         }
     }
-    let resume = match (resume, replay.last.take()) {
-        (None, Some(last)) => Resume::Segment { file: last.file, header: last.header, offset: replay.end },
+    let resume = match (resume, found.last.take()) {
+        (None, Some(last)) => Resume::Segment { file: last.file, header: last.header, offset: found.end },
         (Some((number, reason)), _) => Resume::NewSegment { number, reason },
         (None, None) => Resume::NewSegment { number: 1, reason: SegmentReason::NewDirectory },
     };
-    Ok(Recovered { report: replay.report, chain: replay.chain, resume, log_bytes: replay.log_bytes })
+    Ok(Recovered { report: found.report, chain: found.chain, resume, segments: found.segments })
 }
 
 struct Open {
@@ -75,7 +74,7 @@ struct Open {
     header: SegmentHeader,
 }
 
-struct Replay<'s> {
+struct Recovery<'s> {
     storage: &'s dyn Storage,
     bug: Option<PlantedBug>,
     chain: Chain,
@@ -91,10 +90,10 @@ struct Replay<'s> {
     end: u64,
     /// Why no batch could be read there.
     end_reason: &'static str,
-    log_bytes: u64,
+    segments: Vec<SegmentInfo>,
 }
 
-impl<'s> Replay<'s> {
+impl<'s> Recovery<'s> {
     fn new(storage: &'s dyn Storage, bug: Option<PlantedBug>) -> Self {
         Self {
             storage,
@@ -107,12 +106,12 @@ impl<'s> Replay<'s> {
             last: None,
             end: SEGMENT_HEADER_BYTES as u64,
             end_reason: "the segment is missing",
-            log_bytes: 0,
+            segments: Vec::new(),
         }
     }
 
     /// Reads and judges everything; writes nothing. `Some` means that writing goes on in a new segment.
-    fn run(&mut self, visitor: &mut Visitor<'_>) -> Result<Option<(u64, SegmentReason)>, LogError> {
+    fn run(&mut self, visitor: &mut dyn Replay) -> Result<Option<(u64, SegmentReason)>, LogError> {
         let storage = self.storage;
         let mark = read_mark(storage)?;
         let headers = read_headers(storage)?;
@@ -153,7 +152,7 @@ impl<'s> Replay<'s> {
         Ok(self.decide(&headers, replaced))
     }
 
-    fn replay_segment(&mut self, header: &SegmentHeader, limit: Option<u64>, visitor: &mut Visitor<'_>) -> Result<(), LogError> {
+    fn replay_segment(&mut self, header: &SegmentHeader, limit: Option<u64>, visitor: &mut dyn Replay) -> Result<(), LogError> {
         let storage = self.storage;
         let path = || storage.path(&segment_name(header.number));
         self.check_continues(header)?;
@@ -190,7 +189,7 @@ impl<'s> Replay<'s> {
             self.report.bytes += batch.bytes.len() as u64;
             for group in batch.groups() {
                 self.report.groups += 1;
-                visitor(group).map_err(|source| LogError::Refused { file: path(), offset: batch.header.offset, source })?;
+                visitor.group(group).map_err(|source| LogError::Refused { file: path(), offset: batch.header.offset, source })?;
             }
             self.vouched = self.vouched.max(batch.header.synced_through);
             self.unvouched.push_back((batch.header.sequence, batch.header.offset));
@@ -202,7 +201,7 @@ impl<'s> Replay<'s> {
         self.chain = reader.chain();
         self.end = reader.offset();
         self.report.segments += 1;
-        self.log_bytes += self.end;
+        self.segments.push(SegmentInfo::new(header, self.end));
         self.last = Some(Open { file, header: header.clone() });
         Ok(())
     }

@@ -6,8 +6,7 @@
 
 use crate::error::LogError;
 use crate::format::{
-    FORMAT_VERSION, SEGMENT_HEADER_BYTES, SEGMENT_PREFIX, SEGMENT_TEMPORARY, SegmentFault, SegmentHeader, segment_name,
-    segment_number,
+    SEGMENT_HEADER_BYTES, SEGMENT_PREFIX, SEGMENT_TEMPORARY, SegmentFault, SegmentHeader, segment_name, segment_number, versions,
 };
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
@@ -47,11 +46,10 @@ pub(crate) fn open_segment(storage: &dyn Storage, number: u64) -> Result<(Box<dy
             path: storage.path(&name),
             what: format!("it is segment {} under the name of segment {number}. Give the files back their names.", header.number),
         }),
-        Err(SegmentFault::Newer(version)) => Err(LogError::NewerFormat {
-            file: storage.path(&name),
-            found: format!("format version {version}"),
-            supported: format!("format version {FORMAT_VERSION}"),
-        }),
+        Err(SegmentFault::Newer(version)) => {
+            let (found, supported) = versions(version);
+            Err(LogError::NewerFormat { file: storage.path(&name), found, supported })
+        }
         Err(SegmentFault::Short) => Err(damaged("the file ends inside the segment header")),
         Err(SegmentFault::Magic) => Err(damaged("it doesn't start like a segment")),
         Err(SegmentFault::Checksum) => Err(damaged("the checksum of the segment header is wrong")),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvbroker_log::{
-    BatchBuilder, Cause, DiskStorage, EpochReason, FileLog, Log, LogError, LogOptions, LogReader, PersistLevel, RecordRef,
-    RecoveryReport, SessionRef, SyncMode,
+    BatchBuilder, Cause, DiskStorage, EpochReason, FileLog, GroupRef, Log, LogError, LogOptions, LogReader, PersistLevel,
+    RecordRef, RecoveryReport, SessionRef, SyncMode,
 };
 
 /// A group as the visitor saw it: revision, cause, session, stamp, records (a delete has no value).
@@ -16,7 +16,7 @@ type Seen = (u64, Cause, Option<SessionRef>, u64, Vec<(Vec<u8>, Option<Vec<u8>>)
 
 fn open_with(directory: &Path, options: LogOptions) -> Result<(FileLog, RecoveryReport, Vec<Seen>), LogError> {
     let mut seen = Vec::new();
-    let (log, report) = FileLog::open(Arc::new(DiskStorage::open(directory).unwrap()), options, &mut |group| {
+    let (log, report) = FileLog::open(Arc::new(DiskStorage::open(directory).unwrap()), options, &mut |group: GroupRef<'_>| {
         let records = group.records().map(|record| match record {
             RecordRef::Put { key, value } => (key.to_vec(), Some(value.to_vec())),
             RecordRef::Delete { key } => (key.to_vec(), None),

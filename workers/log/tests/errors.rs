@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use kvbroker_log::{
-    BatchBuilder, Cause, CrashChoice, Fault, FileLog, Log, LogError, LogOptions, MemoryLog, SimStorage, SyncMode,
+    BatchBuilder, Cause, CrashChoice, Fault, FileLog, GroupRef, Log, LogError, LogOptions, MemoryLog, SimStorage, SyncMode,
 };
 
 fn batch(revision: u64) -> BatchBuilder {
@@ -16,7 +16,8 @@ fn batch(revision: u64) -> BatchBuilder {
 }
 
 fn open(disk: &SimStorage) -> (FileLog, u64) {
-    let (log, report) = FileLog::open(Arc::new(disk.clone()), LogOptions::new(SyncMode::Always), &mut |_| Ok(())).unwrap();
+    let (log, report) =
+        FileLog::open(Arc::new(disk.clone()), LogOptions::new(SyncMode::Always), &mut |_: GroupRef<'_>| Ok(())).unwrap();
     (log, report.last_revision)
 }
 

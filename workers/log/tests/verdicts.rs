@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kvbroker_log::{BatchBuilder, Cause, FileLog, Log, LogError, LogOptions, SeededEntropy, SimStorage, Storage, SyncMode};
+use kvbroker_log::{
+    BatchBuilder, Cause, FileLog, GroupRef, Log, LogError, LogOptions, SeededEntropy, SimStorage, Storage, SyncMode,
+};
 
 const MARK: &str = "table.mark";
 
@@ -32,7 +34,7 @@ type Groups = Vec<(u64, Vec<u8>)>;
 
 fn open(disk: &SimStorage) -> Result<(FileLog, Groups, bool), LogError> {
     let mut groups = Vec::new();
-    let (log, report) = FileLog::open(Arc::new(disk.clone()), options(2), &mut |group| {
+    let (log, report) = FileLog::open(Arc::new(disk.clone()), options(2), &mut |group: GroupRef<'_>| {
         groups.push((group.revision, format!("{:?}", group.records().collect::<Vec<_>>()).into_bytes()));
         Ok(())
     })?;
@@ -45,7 +47,7 @@ fn open(disk: &SimStorage) -> Result<(FileLog, Groups, bool), LogError> {
 /// Three segments, thirteen groups. The stamps stand still, so that no mark is written beside those of open, seal and close.
 fn small_log() -> (SimStorage, FileLog) {
     let disk = SimStorage::new();
-    let (mut log, _) = FileLog::open(Arc::new(disk.clone()), options(1), &mut |_| Ok(())).unwrap();
+    let (mut log, _) = FileLog::open(Arc::new(disk.clone()), options(1), &mut |_: GroupRef<'_>| Ok(())).unwrap();
     let mut batch = BatchBuilder::new();
     for revision in 1..=13u64 {
         batch.begin(500);
@@ -175,7 +177,7 @@ fn a_missing_or_exchanged_file_is_refused() {
     }
     // The same segment of another log, of the same age.
     let other = SimStorage::new();
-    let (log, _) = FileLog::open(Arc::new(other.clone()), options(7), &mut |_| Ok(())).unwrap();
+    let (log, _) = FileLog::open(Arc::new(other.clone()), options(7), &mut |_: GroupRef<'_>| Ok(())).unwrap();
     drop(log);
     let copy = disk.after_kill();
     copy.overwrite("table.txn.00000001", other.contents("table.txn.00000001"));
@@ -193,14 +195,12 @@ fn a_newer_format_is_refused_with_both_versions_and_left_alone() {
     let (disk, log) = small_log();
     drop(log);
     let mut bytes = disk.contents("table.txn.00000001").unwrap();
-    bytes[8] = 9;
-    let crc = crc32c::crc32c(&bytes[..4092]);
-    bytes[4092..4096].copy_from_slice(&crc.to_le_bytes());
+    relabel(&mut bytes, 9, 1);
     disk.overwrite("table.txn.00000001", Some(bytes));
     let error = open(&disk).unwrap_err();
     assert_eq!(error.exit_code(), 13);
     let text = error.to_string();
-    assert!(text.contains("format version 9") && text.contains("format version 1"), "{text}");
+    assert!(text.contains("format version 9") && text.contains("format versions 1 to 2"), "{text}");
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_group_that_the_visitor_refuses_stops_the_start() {
     let (disk, log) = small_log();
     drop(log);
     let before = disk.contents("table.txn.00000003");
-    let error = FileLog::open(Arc::new(disk.clone()), options(3), &mut |group| {
+    let error = FileLog::open(Arc::new(disk.clone()), options(3), &mut |group: GroupRef<'_>| {
         if group.revision == 13 { Err("unknown record space 0x7f".into()) } else { Ok(()) }
     })
     .unwrap_err();
@@ -216,19 +216,63 @@ fn a_group_that_the_visitor_refuses_stops_the_start() {
     assert_eq!(disk.contents("table.txn.00000003"), before);
 }
 
+/// Gives a segment's header another version and mode, and the checksum that belongs to them.
+fn relabel(bytes: &mut [u8], version: u8, mode: u8) {
+    (bytes[8], bytes[85]) = (version, mode);
+    let crc = crc32c::crc32c(&bytes[..4092]);
+    bytes[4092..4096].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// FNV-1a of each file. No CRC: over bytes that end with their own CRC, it is the same whatever they say.
+fn sums(disk: &SimStorage) -> Vec<(u64, String)> {
+    let sum = |bytes: Vec<u8>| {
+        bytes.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    };
+    disk.list().unwrap().into_iter().map(|name| (sum(disk.contents(&name).unwrap()), name)).collect()
+}
+
 #[test]
 fn the_bytes_of_a_log_have_not_changed_by_accident() {
     let (disk, mut log) = small_log();
     log.close(500).unwrap();
-    let sums: Vec<_> =
-        disk.list().unwrap().into_iter().map(|name| (crc32c::crc32c(&disk.contents(&name).unwrap()), name)).collect();
+    drop(log);
     let expected = [
-        (358_164_143, MARK),
-        (651_278_752, "table.txn.00000001"),
-        (2_363_691_555, "table.txn.00000002"),
-        (387_920_600, "table.txn.00000003"),
+        (8_951_756_664_632_253_462, MARK),
+        (15_443_213_460_421_585_027, "table.txn.00000001"),
+        (1_802_156_533_999_061_148, "table.txn.00000002"),
+        (14_368_124_627_524_499_300, "table.txn.00000003"),
     ];
     // Other sums mean another format: raise FORMAT_VERSION and keep reading the old one.
-    assert_eq!(kvbroker_log::FORMAT_VERSION, 1);
-    assert_eq!(sums, expected.map(|(sum, name)| (sum, name.to_owned())));
+    assert_eq!(kvbroker_log::FORMAT_VERSION, 2);
+    assert_eq!(sums(&disk), expected.map(|(sum, name)| (sum, name.to_owned())));
+}
+
+#[test]
+fn a_log_of_version_1_is_read_and_goes_on() {
+    let (disk, mut log) = small_log();
+    log.close(500).unwrap();
+    drop(log);
+    for number in 1..=3 {
+        let name = format!("table.txn.0000000{number}");
+        let mut bytes = disk.contents(&name).unwrap();
+        relabel(&mut bytes, 1, 0);
+        disk.overwrite(&name, Some(bytes));
+    }
+    // These are the bytes that the first version wrote.
+    let expected = [
+        (8_951_756_664_632_253_462, MARK),
+        (7_539_584_781_351_139_361, "table.txn.00000001"),
+        (7_531_277_330_828_745_214, "table.txn.00000002"),
+        (11_803_376_305_695_372_098, "table.txn.00000003"),
+    ];
+    assert_eq!(sums(&disk), expected.map(|(sum, name)| (sum, name.to_owned())));
+    let (mut log, groups, _) = open(&disk).unwrap();
+    assert_eq!(groups.len(), 13);
+    log.seal().unwrap();
+    log.seal().unwrap();
+    assert_eq!(log.stats().segments, 4, "an empty segment is not ended");
+    let fourth = disk.contents("table.txn.00000004").unwrap();
+    assert_eq!((disk.contents("table.txn.00000003").unwrap()[8], fourth[8], fourth[85]), (1, 2, 1));
+    drop(log);
+    assert_eq!(open(&disk).unwrap().1.len(), 13);
 }

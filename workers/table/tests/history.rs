@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvbroker_core::{SessionBounds, Snapshots, State};
-use kvbroker_log::{FileLog, LogOptions, SeededEntropy, SimStorage, SyncMode};
+use kvbroker_log::{FileLog, GroupRef, LogOptions, SeededEntropy, SimStorage, SyncMode};
 use kvbroker_protocol::{
     Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Version, VersionKind, limits,
 };
@@ -39,7 +39,8 @@ impl Life {
         options.entropy = Box::new(SeededEntropy::new(1));
         let mut state = State::new();
         let (log, report) =
-            FileLog::open(Arc::new(disk.clone()), options, &mut |group| Ok(replay_into(&mut state, &group)?)).unwrap();
+            FileLog::open(Arc::new(disk.clone()), options, &mut |group: GroupRef<'_>| Ok(replay_into(&mut state, &group)?))
+                .unwrap();
         let clock = Arc::new(SimClock::new(WALL_MS * 1_000));
         let (stamper, _) = Stamper::start(report.last_stamp_ms, clock.now());
         let (intake, histories): (Arc<Intake>, Arc<Histories>) = Default::default();

@@ -203,7 +203,7 @@ impl World {
         options.entropy = Box::new(SeededEntropy::new(self.seed ^ self.opens.wrapping_mul(0x2545_f491_4f6c_dd1d)));
         options.bug = self.bug;
         let mut seen = Vec::new();
-        let opened = FileLog::open(Arc::new(disk.clone()), options, &mut |group| {
+        let opened = FileLog::open(Arc::new(disk.clone()), options, &mut |group: GroupRef<'_>| {
             seen.push(entry(&group)?);
             Ok(())
         });

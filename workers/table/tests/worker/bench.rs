@@ -133,6 +133,10 @@ impl Log for WatchedLog {
         self.shared.seen().log.tick(now_ms)
     }
 
+    fn seal(&mut self) -> Result<(), LogError> {
+        self.shared.seen().log.seal()
+    }
+
     fn close(&mut self, stamp_ms: u64) -> Result<(), LogError> {
         self.shared.seen().log.close(stamp_ms)
     }
