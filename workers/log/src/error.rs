@@ -82,6 +82,9 @@ pub enum LogError {
     /// A batch that breaks the log's rules: an error in the calling program, found before anything was written.
     #[error("the batch can't be logged: {0}. This is an error in the program; please report it.")]
     BadBatch(String),
+    /// A record that can't be put into a checkpoint: an error in the calling program.
+    #[error("a record can't be put into the checkpoint: {0}. This is an error in the program; please report it.")]
+    BadRecord(String),
     /// An earlier error took the log out of service, or it was closed.
     #[error("the log is out of service: {0}")]
     OutOfService(String),
@@ -93,7 +96,12 @@ impl LogError {
         match self {
             Self::Damaged { .. } | Self::Foreign { .. } | Self::Refused { .. } => 11,
             Self::NewerFormat { .. } => 13,
-            Self::Full { .. } | Self::SyncFailed { .. } | Self::Io { .. } | Self::BadBatch(_) | Self::OutOfService(_) => 12,
+            Self::Full { .. }
+            | Self::SyncFailed { .. }
+            | Self::Io { .. }
+            | Self::BadBatch(_)
+            | Self::BadRecord(_)
+            | Self::OutOfService(_) => 12,
         }
     }
 

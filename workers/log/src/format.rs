@@ -365,4 +365,4 @@ impl BatchHeader {
 
 #[cfg(test)]
 #[path = "format_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@
 use super::*;
 
 /// Rows of the first table behind `heading` whose first two columns are numbers: (offset, bytes, field).
-fn documented(heading: &str) -> Vec<(usize, usize, String)> {
+pub(crate) fn documented(heading: &str) -> Vec<(usize, usize, String)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/storage.md");
     let text = std::fs::read_to_string(path).unwrap();
     let section = text.split(&format!("### {heading}\n")).nth(1).unwrap().split("\n#").next().unwrap();
@@ -23,7 +23,7 @@ fn documented(heading: &str) -> Vec<(usize, usize, String)> {
 }
 
 /// Fields in order; each ends where the next one starts, the last one at `end`.
-fn fields(end: usize, starts: &[(usize, &str)]) -> Vec<(usize, usize, String)> {
+pub(crate) fn fields(end: usize, starts: &[(usize, &str)]) -> Vec<(usize, usize, String)> {
     let ends = starts.iter().skip(1).map(|&(start, _)| start).chain([end]);
     starts.iter().zip(ends).map(|(&(start, name), end)| (start, end - start, name.to_owned())).collect()
 }

@@ -10,6 +10,7 @@
 //! Caveat: there is no checkpoint yet, so the log grows and a start replays all of it.
 
 mod batch;
+mod checkpoint;
 mod disk;
 mod entropy;
 mod error;
@@ -32,6 +33,10 @@ mod storage;
 pub mod sweep;
 
 pub use batch::BatchBuilder;
+pub use checkpoint::{
+    Block, BlockRecords, CHECKPOINT_FILE, CHECKPOINT_TEMPORARY, CheckpointHeader, CheckpointReader, CheckpointSummary,
+    CheckpointWriter, Covers, FinishStep, Finishing, remove_checkpoint_temporaries,
+};
 pub use disk::DiskStorage;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use error::LogError;

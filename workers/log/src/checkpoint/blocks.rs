@@ -1,0 +1,390 @@
+//! Blocks of records in a file, written and read one after the other: the body of a checkpoint and of a sorted run.
+//!
+//! - Records ascend strictly by key, over all blocks. The writer refuses others, the reader takes them for damage.
+//! - The end block carries the totals; the file ends right behind it. A file that stops anywhere else is damaged.
+//! - Memory is bounded by the read-ahead and the longest record, whatever a header claims.
+
+use std::hash::Hasher;
+use std::path::PathBuf;
+
+use twox_hash::XxHash64;
+
+use super::CheckpointRecord;
+use super::format::{
+    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BLOCK_PAYLOAD_BYTES, BlockHeader, BlockKind, MAX_BLOCK_PAYLOAD_BYTES, Totals, push_record,
+    record_bytes, split_record, split_run_record,
+};
+use crate::error::LogError;
+use crate::storage::StorageFile;
+
+/// Counts what goes through.
+struct Running {
+    records: u64,
+    bytes: u64,
+    digest: XxHash64,
+}
+
+impl Running {
+    fn new() -> Self {
+        Self { records: 0, bytes: 0, digest: XxHash64::with_seed(0) }
+    }
+
+    fn add(&mut self, payload: &[u8], records: u32) {
+        self.records += u64::from(records);
+        self.bytes += payload.len() as u64;
+        self.digest.write(payload);
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { records: self.records, bytes: self.bytes, digest: self.digest.finish() }
+    }
+}
+
+/// Writes blocks.
+pub(super) struct BlockOutput {
+    pub file: Box<dyn StorageFile>,
+    pub path: PathBuf,
+    kind: BlockKind,
+    salt: u64,
+    /// Where the block under construction will stand.
+    offset: u64,
+    previous_crc: u32,
+    /// Room for the header, then the payload.
+    block: Vec<u8>,
+    records: u32,
+    last_key: Option<Vec<u8>>,
+    running: Running,
+}
+
+impl BlockOutput {
+    /// Blocks of `kind` from `offset` of `file` on, which `path` names in errors.
+    pub fn new(file: Box<dyn StorageFile>, path: PathBuf, kind: BlockKind, salt: u64, offset: u64) -> Self {
+        Self {
+            file,
+            path,
+            kind,
+            salt,
+            offset,
+            previous_crc: 0,
+            block: vec![0; BLOCK_HEADER_BYTES],
+            records: 0,
+            last_key: None,
+            running: Running::new(),
+        }
+    }
+
+    /// Bytes in the file so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Adds a record; no value means a delete.
+    pub fn push(&mut self, key: &[u8], value: Option<&[u8]>, revision: u64) -> Result<(), LogError> {
+        let bytes = record_bytes(key, value.unwrap_or_default());
+        if bytes > MAX_BLOCK_PAYLOAD_BYTES {
+            return Err(LogError::BadRecord(format!("it has {bytes} bytes")));
+        }
+        match &mut self.last_key {
+            None => self.last_key = Some(key.to_vec()),
+            Some(last) if last.as_slice() < key => {
+                last.clear();
+                last.extend_from_slice(key);
+            }
+            Some(_) => return Err(LogError::BadRecord("its key doesn't follow the key before it".to_owned())),
+        }
+        if self.block.len() + bytes > BLOCK_HEADER_BYTES + BLOCK_PAYLOAD_BYTES {
+            self.flush()?;
+        }
+        push_record(&mut self.block, key, value, revision);
+        self.records += 1;
+        Ok(())
+    }
+
+    /// Writes the records collected so far as a block.
+    fn flush(&mut self) -> Result<(), LogError> {
+        if self.records == 0 {
+            return Ok(());
+        }
+        self.running.add(&self.block[BLOCK_HEADER_BYTES..], self.records);
+        self.write_block(self.kind)
+    }
+
+    fn write_block(&mut self, kind: BlockKind) -> Result<(), LogError> {
+        let payload = &self.block[BLOCK_HEADER_BYTES..];
+        let mut header = BlockHeader {
+            kind: kind as u8,
+            reserved: [0; 3],
+            salt: self.salt,
+            offset: self.offset,
+            payload_bytes: u32::try_from(payload.len()).expect("a block is shorter than 4 GiB"),
+            records: self.records,
+            previous_crc: self.previous_crc,
+            payload_crc: crc32c::crc32c(payload),
+            crc: 0,
+        };
+        header.encode_into(&mut self.block);
+        self.file.write_at(&self.block, self.offset).map_err(|source| LogError::io("write", self.path.clone(), source))?;
+        self.offset += self.block.len() as u64;
+        self.previous_crc = header.crc;
+        self.records = 0;
+        self.block.truncate(BLOCK_HEADER_BYTES);
+        // The room that one huge record took is given back.
+        self.block.shrink_to(2 * BLOCK_PAYLOAD_BYTES);
+        Ok(())
+    }
+
+    /// Writes the last records and the end block. Nothing may be pushed afterwards.
+    pub fn end(&mut self) -> Result<Totals, LogError> {
+        self.flush()?;
+        let totals = self.running.totals();
+        self.block.extend_from_slice(&totals.encode());
+        self.write_block(BlockKind::End)?;
+        Ok(totals)
+    }
+
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.file.sync().map_err(|source| LogError::io("sync", self.path.clone(), source))
+    }
+}
+
+/// A block that was read and checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// Where its header stands in the file.
+    pub offset: u64,
+    /// Number of its records.
+    pub records: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Block<'a> {
+    /// Its records, ascending.
+    pub fn records(&self) -> BlockRecords<'a> {
+        BlockRecords { rest: self.payload }
+    }
+
+    /// Bytes of its records.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}
+
+/// Iterator over the records of a block.
+#[derive(Clone, Debug)]
+pub struct BlockRecords<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for BlockRecords<'a> {
+    type Item = CheckpointRecord<'a>;
+
+    fn next(&mut self) -> Option<CheckpointRecord<'a>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (record, rest) = split_record(self.rest).expect("the block was checked");
+        self.rest = rest;
+        Some(record)
+    }
+}
+
+/// Reads blocks.
+pub(super) struct BlockInput {
+    file: Box<dyn StorageFile>,
+    path: PathBuf,
+    kind: BlockKind,
+    salt: u64,
+    /// Where the next block starts.
+    offset: u64,
+    previous_crc: u32,
+    last_key: Option<Vec<u8>>,
+    running: Running,
+    ended: Option<Totals>,
+    /// Blocks were passed over: the chain and the totals prove nothing any more.
+    gaps: bool,
+    buffer: Vec<u8>,
+    /// File offset of `buffer[0]`.
+    buffer_offset: u64,
+    read_ahead: usize,
+}
+
+impl BlockInput {
+    /// Blocks of `kind` from `offset` of `file` on. `read_ahead` bytes are read at once.
+    pub fn new(file: Box<dyn StorageFile>, path: PathBuf, kind: BlockKind, salt: u64, offset: u64, read_ahead: usize) -> Self {
+        Self {
+            file,
+            path,
+            kind,
+            salt,
+            offset,
+            previous_crc: 0,
+            last_key: None,
+            running: Running::new(),
+            ended: None,
+            gaps: false,
+            buffer: Vec::new(),
+            buffer_offset: offset,
+            read_ahead,
+        }
+    }
+
+    /// Where the next block starts; behind the end block, the length of the file.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// What the end block said, once it was read.
+    pub fn ended(&self) -> Option<Totals> {
+        self.ended
+    }
+
+    /// The next block, `None` behind the end block. After an error it stays where it is and fails again.
+    pub fn next(&mut self) -> Result<Option<Block<'_>>, LogError> {
+        if self.ended.is_some() {
+            return Ok(None);
+        }
+        let (salt, offset) = (self.salt, self.offset);
+        let previous_crc = self.previous_crc;
+        let head = self.fill(BLOCK_HEADER_BYTES)?;
+        let short = head.len() < BLOCK_HEADER_BYTES;
+        let Some(header) = BlockHeader::decode(head, salt, offset) else {
+            let what = if short { "the file ends without an end block" } else { "there is no valid block header" };
+            return Err(self.damaged(what));
+        };
+        if header.previous_crc != previous_crc && !self.gaps {
+            return Err(self.damaged("the block doesn't continue the block before it"));
+        }
+        let total = BLOCK_HEADER_BYTES + header.payload_bytes as usize;
+        if header.payload_bytes as usize > MAX_BLOCK_PAYLOAD_BYTES {
+            return Err(self.damaged("the block is longer than any writer makes it"));
+        }
+        let bytes = self.fill(total)?;
+        if bytes.len() < total || crc32c::crc32c(&bytes[BLOCK_HEADER_BYTES..total]) != header.payload_crc {
+            return Err(self.damaged("the checksum of the block's records is wrong"));
+        }
+        let is_end = header.kind == BlockKind::End as u8;
+        if !is_end && header.kind != self.kind as u8 || header.reserved != [0; 3] {
+            return Err(LogError::NewerFormat {
+                file: self.path.clone(),
+                found: format!("a block of kind {} with flags {:?} at byte {offset}", header.kind, header.reserved),
+                supported: "none of that kind".to_owned(),
+            });
+        }
+        if is_end {
+            self.check_end(&header)?;
+            self.offset += total as u64;
+            return Ok(None);
+        }
+        let start = usize::try_from(self.offset - self.buffer_offset).expect("the block is in the buffer");
+        let payload = &self.buffer[start + BLOCK_HEADER_BYTES..start + total];
+        match check_records(payload, header.records, self.kind, self.last_key.as_deref()) {
+            Ok(last) => {
+                let last_key = self.last_key.get_or_insert_default();
+                last_key.clear();
+                last_key.extend_from_slice(last);
+            }
+            Err(what) => return Err(self.damaged(what)),
+        }
+        self.running.add(payload, header.records);
+        self.previous_crc = header.crc;
+        self.offset += total as u64;
+        Ok(Some(Block { offset, records: header.records, payload }))
+    }
+
+    fn check_end(&mut self, header: &BlockHeader) -> Result<(), LogError> {
+        let start = usize::try_from(self.offset - self.buffer_offset).expect("the block is in the buffer") + BLOCK_HEADER_BYTES;
+        let payload = &self.buffer[start..start + header.payload_bytes as usize];
+        let Some(totals) = Totals::decode(payload).filter(|_| header.records == 0) else {
+            return Err(self.damaged("the end block has the wrong size"));
+        };
+        if totals != self.running.totals() && !self.gaps {
+            return Err(self.damaged("the end block's totals are not those of the records"));
+        }
+        let end = self.offset + (BLOCK_HEADER_BYTES + payload.len()) as u64;
+        if self.file.length().map_err(|source| LogError::io("read", self.path.clone(), source))? != end {
+            return Err(LogError::Damaged {
+                file: self.path.clone(),
+                offset: end,
+                what: "the file doesn't end behind its end block".to_owned(),
+            });
+        }
+        self.ended = Some(totals);
+        Ok(())
+    }
+
+    fn damaged(&self, what: &str) -> LogError {
+        LogError::Damaged { file: self.path.clone(), offset: self.offset, what: what.to_owned() }
+    }
+
+    /// Goes on behind what can't be read: at the next valid block header of this file. From then on neither the chain nor the totals
+    /// are compared. Gives the bytes passed over, or `None` if no block follows.
+    pub fn skip(&mut self) -> Result<Option<u64>, LogError> {
+        let bad = self.offset;
+        let mut at = bad + 1;
+        loop {
+            // Twice a header, so that each round makes progress over headers that stand across two rounds.
+            self.offset = at;
+            let salt = self.salt;
+            let bytes = self.fill(2 * BLOCK_HEADER_BYTES)?;
+            let found = bytes.windows(BLOCK_HEADER_BYTES).enumerate().find_map(|(index, window)| {
+                (window[..BLOCK_MAGIC.len()] == BLOCK_MAGIC)
+                    .then(|| BlockHeader::decode(window, salt, at + index as u64))
+                    .flatten()
+            });
+            let scanned = bytes.len();
+            if let Some(header) = found {
+                self.gaps = true;
+                self.offset = header.offset;
+                return Ok(Some(header.offset - bad));
+            }
+            if scanned < 2 * BLOCK_HEADER_BYTES {
+                self.offset = bad;
+                self.buffer.clear();
+                self.buffer_offset = bad;
+                return Ok(None);
+            }
+            at += (scanned - BLOCK_HEADER_BYTES + 1) as u64;
+        }
+    }
+
+    /// The bytes from the reader's offset on: at least `want`, or all that are left in the file.
+    fn fill(&mut self, want: usize) -> Result<&[u8], LogError> {
+        let failed = |source| LogError::io("read", self.path.clone(), source);
+        let mut start = usize::try_from(self.offset - self.buffer_offset).expect("the offset is not before the buffer");
+        if self.buffer.len().saturating_sub(start) < want {
+            self.buffer.drain(..start.min(self.buffer.len()));
+            self.buffer_offset = self.offset;
+            start = 0;
+            let have = self.buffer.len();
+            // The length claimed by a header may be a lie: never hold room for bytes that the file doesn't have.
+            let left = self.file.length().map_err(failed)?.saturating_sub(self.offset);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
+            let target = want.max(self.read_ahead).min(left).max(have);
+            self.buffer.resize(target, 0);
+            // The room that one huge record took is given back.
+            self.buffer.shrink_to(2 * self.read_ahead);
+            let read = self.file.read_at(&mut self.buffer[have..], self.buffer_offset + have as u64).map_err(failed)?;
+            self.buffer.truncate(have + read);
+        }
+        Ok(&self.buffer[start..])
+    }
+}
+
+/// Walks the records of a block, the first of which follows `before`; gives the last key.
+fn check_records<'a>(payload: &'a [u8], records: u32, kind: BlockKind, before: Option<&[u8]>) -> Result<&'a [u8], &'static str> {
+    let mut rest = payload;
+    let mut last: Option<&'a [u8]> = None;
+    for _ in 0..records {
+        let split = match kind {
+            BlockKind::Run => split_run_record(rest).map(|(record, rest)| (record.key, rest)),
+            BlockKind::Records | BlockKind::End => split_record(rest).map(|(record, rest)| (record.key, rest)),
+        };
+        let (key, after) = split.ok_or("a record is longer than its block, although the checksum is right")?;
+        if last.or(before).is_some_and(|last| last >= key) {
+            return Err("the records are out of order, although the checksum is right");
+        }
+        last = Some(key);
+        rest = after;
+    }
+    last.filter(|_| rest.is_empty()).ok_or("the block's number of records is wrong, although the checksum is right")
+}
