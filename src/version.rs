@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kvbroker 0.1.0 (git 1a2b3c4d5e6f)
-//! protocol 1, data format 1
+//! protocol 1, data format 2
 //! libzmq 4.3.5, CURVE yes
 //! ```
 //!
@@ -41,7 +41,7 @@ mod tests {
         let all = text_for("kvbroker");
         let mut lines = all.lines();
         assert_eq!(lines.next(), Some(format!("kvbroker {VERSION} (git {COMMIT})").as_str()));
-        assert_eq!(lines.next(), Some("protocol 1, data format 1"));
+        assert_eq!(lines.next(), Some("protocol 1, data format 2"));
         assert_eq!(lines.next(), Some("libzmq 4.3.5, CURVE yes"));
     }
 

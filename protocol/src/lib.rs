@@ -53,4 +53,4 @@ pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text};
 pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Version of the data directory's format, as `--version` of every program tells it. The log's own constant is compared with it.
-pub const DATA_FORMAT_VERSION: u32 = 1;
+pub const DATA_FORMAT_VERSION: u32 = 2;
