@@ -102,7 +102,7 @@ impl FileLog {
         mut options: LogOptions,
         replay: &mut dyn Replay,
     ) -> Result<(Self, RecoveryReport), LogError> {
-        let Recovered { mut report, chain, resume, mut segments } = recover(&*storage, options.bug, replay)?;
+        let Recovered { mut report, chain, resume, mut segments, leftovers } = recover(&*storage, options.bug, replay)?;
         let random = |source| LogError::io("draw random numbers for", storage.path(""), source);
         if report.uuid == Uuid::nil() {
             report.uuid = random_uuid(&mut *options.entropy).map_err(random)?;
@@ -139,7 +139,7 @@ impl FileLog {
             last_sync_ms: None,
             marked_ms: 0,
             out_of_service: None,
-            segments: Arc::new(Segments::new(None, segments)),
+            segments: Arc::new(Segments::new(report.checkpoint, leftovers, segments)),
             stats: LogStats::default(),
             scratch: BatchBuilder::new(),
             options,

@@ -3,12 +3,17 @@
 //! - It reads up to a [`Persisted`] revision and not a byte further, so it never meets a batch that is being written.
 //! - It holds no lock and no state of the log: it may run on any thread.
 //! - A revision is given whole: the visitor can stop only between groups, and goes on there the next time.
+//! - The oldest segments may be removed at any time. A segment that isn't there was removed exactly if no older one is there either, but
+//!   a newer one: they go oldest first. That is [`ReadEnd::Gone`], or `None`; a hole anywhere else is damage. A segment that is open
+//!   can be read to its end, removed or not.
 //!
 //! Caveat: bookkeeping groups are passed over; they make no events.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader};
 use crate::error::LogError;
 use crate::format::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
 use crate::log::Persisted;
@@ -16,6 +21,17 @@ use crate::payload::GroupRef;
 use crate::reader::{BatchReader, Chain, Stop};
 use crate::segment::{list_segments, open_segment};
 use crate::storage::{Storage, StorageFile};
+
+/// Why [`LogReader::read`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// Everything up to the proof was given.
+    Through,
+    /// The visitor broke.
+    Broken,
+    /// The segment that goes on here was removed: it is older than what is kept.
+    Gone,
+}
 
 /// A place in the log that moves forward.
 pub struct LogReader {
@@ -28,42 +44,42 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Where the log can be entered: for each segment the revision that it goes on behind, ascending. The first is where the log
+    /// Where the log can be entered: for each segment the revision that it goes on behind, ascending. The first is where what is kept
     /// begins; [`LogReader::after`] with the last one reads only the newest segment.
     ///
     /// # Errors
     /// When the segments can't be read.
     pub fn starts(storage: &dyn Storage) -> Result<Vec<u64>, LogError> {
         let mut starts = Vec::new();
-        for number in list_segments(storage)? {
-            starts.push(open_segment(storage, number)?.1.base_revision);
+        let mut entries = Entries::new(storage)?;
+        while let Some((_, header)) = entries.older()? {
+            starts.push(header.base_revision);
         }
+        starts.reverse();
         // A segment without a revision is passed over by whoever enters there.
         starts.dedup();
         Ok(starts)
     }
 
-    /// A reader that starts behind `revision`. `None` if the log begins later.
+    /// A reader that starts behind `revision`. `None` if what is kept of the log begins later.
     ///
     /// # Errors
     /// When the segments can't be read.
     pub fn after(storage: Arc<dyn Storage>, revision: u64) -> Result<Option<Self>, LogError> {
-        let mut found = None;
-        for number in list_segments(&*storage)?.into_iter().rev() {
-            let (file, header) = open_segment(&*storage, number)?;
+        let mut entries = Entries::new(&*storage)?;
+        while let Some((file, header)) = entries.older()? {
             if header.base_revision <= revision {
-                found = Some((file, header));
-                break;
+                return Ok(Some(Self {
+                    chain: start_of(&header),
+                    offset: SEGMENT_HEADER_BYTES as u64,
+                    storage,
+                    header,
+                    file,
+                    after: revision,
+                }));
             }
         }
-        Ok(found.map(|(file, header)| Self {
-            chain: start_of(&header),
-            offset: SEGMENT_HEADER_BYTES as u64,
-            storage,
-            header,
-            file,
-            after: revision,
-        }))
+        Ok(None)
     }
 
     /// The last revision that was given to a visitor, or where the reader started.
@@ -79,16 +95,16 @@ impl LogReader {
         &mut self,
         through: &Persisted,
         visitor: &mut dyn FnMut(GroupRef<'_>) -> ControlFlow<()>,
-    ) -> Result<(), LogError> {
+    ) -> Result<ReadEnd, LogError> {
         while self.after < through.revision() {
             if self.read_segment(through.revision(), visitor)?.is_break() {
-                return Ok(());
+                return Ok(ReadEnd::Broken);
             }
-            if self.after < through.revision() {
-                self.next_segment()?;
+            if self.after < through.revision() && !self.next_segment()? {
+                return Ok(ReadEnd::Gone);
             }
         }
-        Ok(())
+        Ok(ReadEnd::Through)
     }
 
     /// Reads until `through`, the end of the segment or the visitor's break.
@@ -127,18 +143,22 @@ impl LogReader {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn next_segment(&mut self) -> Result<(), LogError> {
+    /// Goes on in the next segment; false if it was removed.
+    fn next_segment(&mut self) -> Result<bool, LogError> {
         let number = self.header.number + 1;
         let damaged = |storage: &dyn Storage, what: String| LogError::Damaged {
             file: storage.path(&segment_name(self.header.number)),
             offset: self.offset,
             what,
         };
-        if !list_segments(&*self.storage)?.contains(&number) {
-            let what = format!("the log ends with revision {}, but later ones were acknowledged", self.after);
-            return Err(damaged(&*self.storage, what));
-        }
-        let (file, header) = open_segment(&*self.storage, number)?;
+        let (file, header) = match find(&*self.storage, number)? {
+            Found::Segment(file, header) => (file, header),
+            Found::Removed => return Ok(false),
+            Found::Missing => {
+                let what = format!("the log ends with revision {}, but later ones were acknowledged", self.after);
+                return Err(damaged(&*self.storage, what));
+            }
+        };
         if header.first_sequence != self.chain.next_sequence || header.previous_crc != self.chain.previous_crc {
             let what = format!("the next segment doesn't continue at batch {}", self.chain.next_sequence);
             return Err(damaged(&*self.storage, what));
@@ -147,8 +167,71 @@ impl LogReader {
         self.offset = SEGMENT_HEADER_BYTES as u64;
         self.file = file;
         self.header = header;
-        Ok(())
+        Ok(true)
     }
+}
+
+type OpenSegment = (Box<dyn StorageFile>, SegmentHeader);
+
+enum Found {
+    Segment(Box<dyn StorageFile>, SegmentHeader),
+    /// It was removed, as everything before it.
+    Removed,
+    Missing,
+}
+
+/// Opens segment `number`, if it is there.
+fn find(storage: &dyn Storage, number: u64) -> Result<Found, LogError> {
+    match open_segment(storage, number) {
+        Ok((file, header)) => return Ok(Found::Segment(file, header)),
+        Err(LogError::Io { action: "open", source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // Listed only now: it may have been removed since an earlier listing.
+    let oldest = list_segments(storage)?.first().copied();
+    Ok(if oldest.is_some_and(|oldest| oldest > number) { Found::Removed } else { Found::Missing })
+}
+
+/// The segments of use from the newest to the oldest.
+struct Entries<'s> {
+    storage: &'s dyn Storage,
+    /// What was listed and not given yet, ascending.
+    left: Vec<u64>,
+    newest: Option<u64>,
+    /// The first segment that no checkpoint covers.
+    uncovered: u64,
+}
+
+impl<'s> Entries<'s> {
+    fn new(storage: &'s dyn Storage) -> Result<Self, LogError> {
+        // The checkpoint first: whatever is covered then, stays covered.
+        let checkpoint = CheckpointReader::open_if_there(storage, CHECKPOINT_FILE)?;
+        let uncovered = checkpoint.map_or(1, |checkpoint| checkpoint.covers().next_segment);
+        Ok(Self { storage, left: list_segments(storage)?, newest: None, uncovered })
+    }
+
+    /// The next older one; `None` where what is kept begins.
+    fn older(&mut self) -> Result<Option<OpenSegment>, LogError> {
+        let Some(number) = self.left.pop() else { return Ok(None) };
+        let newer = self.newest.replace(number);
+        if newer.is_some_and(|newer| newer != number + 1) {
+            // What is before a gap among covered segments is a leftover; see `Past`.
+            let missing = newer.map_or(number, |newer| newer - 1);
+            return if missing < self.uncovered { Ok(None) } else { Err(missing_segment(self.storage, missing)) };
+        }
+        match find(self.storage, number) {
+            Ok(Found::Segment(file, header)) => Ok(Some((file, header))),
+            Ok(Found::Removed) => Ok(None),
+            Ok(Found::Missing) => Err(missing_segment(self.storage, number)),
+            // The start said so already, and went on: the checkpoint stands for it.
+            Err(LogError::Damaged { .. }) if number < self.uncovered => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn missing_segment(storage: &dyn Storage, number: u64) -> LogError {
+    LogError::Damaged { file: storage.path(&segment_name(number)), offset: 0, what: "the segment is missing".to_owned() }
 }
 
 fn start_of(header: &SegmentHeader) -> Chain {

@@ -1,5 +1,7 @@
 //! Recovery: replays what the log holds, decides what its end means, and makes that end durable.
 //!
+//! - The checkpoint comes first, every byte of it checked, then the segments that it doesn't cover. They must go on exactly where it
+//!   ends. Of the segments that it covers only the headers are looked at: they are history, and the state doesn't need them.
 //! - A bad batch `k` is damage exactly if something written after its sync says so: a valid later header with
 //!   `synced_through >= k`, a later segment, or the mark file. Otherwise it is a torn tail: the log is cut at `k`.
 //! - Nothing is written before the whole log was read and judged; a refused log is left as it was.
@@ -10,11 +12,15 @@
 //! - A last segment without a batch is made again for the same reason: its directory entry may be like such a byte. One with a
 //!   batch needs no care: the directory was synced before its first batch was written.
 //! - Whatever may have dropped released revisions starts a new epoch: any cut, and an unclean stop in a weaker sync mode.
+//!
+//! Caveat: that the checkpoint has its name durably is not known here. Nobody may remove a segment that only this checkpoint stands
+//! for before another one was published.
 
 use std::collections::VecDeque;
 
 use uuid::Uuid;
 
+use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, remove_checkpoint_temporaries};
 use crate::error::LogError;
 use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchKind, MARK_FILE, SEGMENT_HEADER_BYTES, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason,
@@ -22,11 +28,12 @@ use crate::format::{
 };
 use crate::log::SyncMode;
 use crate::mark::{Mark, read_mark};
+use crate::past::{Past, read_past};
 use crate::reader::{BatchReader, Chain, Stop, scan_tail};
 use crate::replay::Replay;
-use crate::report::{Cut, EpochReason, RecoveryReport};
-use crate::segment::{list_segments, open_segment};
-use crate::segments::SegmentInfo;
+use crate::report::{Cut, EpochReason, HistoryReport, RecoveryReport};
+use crate::segment::{foreign_segment, list_segments, open_segment};
+use crate::segments::{CheckpointInfo, Leftover, SegmentInfo};
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
 
@@ -43,16 +50,19 @@ pub(crate) struct Recovered {
     pub chain: Chain,
     /// Epoch of the log as found; meaningless if the report asks for a new one.
     pub resume: Resume,
-    /// Those that stay.
+    /// Those that stay, history first.
     pub segments: Vec<SegmentInfo>,
+    /// What is left of segments before those.
+    pub leftovers: Vec<Leftover>,
 }
 
-/// Reads the log, gives every group to `visitor`, and makes what was read durable. A new epoch and a new segment are for
-/// the caller to make, as the result says.
-pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, visitor: &mut dyn Replay) -> Result<Recovered, LogError> {
+/// Reads the log, gives all of it to `replay`, and makes what was read durable. A new epoch and a new segment are for the caller to
+/// make, as the result says.
+pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, replay: &mut dyn Replay) -> Result<Recovered, LogError> {
     let mut found = Recovery::new(storage, bug);
-    let resume = found.run(visitor)?;
+    let resume = found.run(replay)?;
     remove_temporary(storage)?;
+    remove_checkpoint_temporaries(storage)?;
     if let Some(last) = &found.last {
         found.report.rewritten_bytes =
             if bug == Some(PlantedBug::NoRewrite) { 0 } else { rewrite(storage, last, &found.unvouched, found.end)? };
@@ -66,7 +76,8 @@ pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, visitor: &
         (Some((number, reason)), _) => Resume::NewSegment { number, reason },
         (None, None) => Resume::NewSegment { number: 1, reason: SegmentReason::NewDirectory },
     };
-    Ok(Recovered { report: found.report, chain: found.chain, resume, segments: found.segments })
+    let Recovery { report, chain, segments, leftovers, .. } = found;
+    Ok(Recovered { report, chain, resume, segments, leftovers })
 }
 
 struct Open {
@@ -91,6 +102,7 @@ struct Recovery<'s> {
     /// Why no batch could be read there.
     end_reason: &'static str,
     segments: Vec<SegmentInfo>,
+    leftovers: Vec<Leftover>,
 }
 
 impl<'s> Recovery<'s> {
@@ -107,24 +119,41 @@ impl<'s> Recovery<'s> {
             end: SEGMENT_HEADER_BYTES as u64,
             end_reason: "the segment is missing",
             segments: Vec::new(),
+            leftovers: Vec::new(),
         }
     }
 
     /// Reads and judges everything; writes nothing. `Some` means that writing goes on in a new segment.
-    fn run(&mut self, visitor: &mut dyn Replay) -> Result<Option<(u64, SegmentReason)>, LogError> {
+    fn run(&mut self, replay: &mut dyn Replay) -> Result<Option<(u64, SegmentReason)>, LogError> {
         let storage = self.storage;
         let mark = read_mark(storage)?;
-        let headers = read_headers(storage)?;
-        if let (Some(mark), Some(first)) = (&mark, headers.first())
-            && mark.uuid != first.uuid
+        let checkpoint = CheckpointReader::open_if_there(storage, CHECKPOINT_FILE)?;
+        let numbers = list_segments(storage)?;
+        let first = checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.covers().next_segment);
+        let (covered, numbers) = numbers.split_at(numbers.partition_point(|&number| number < first));
+        let headers = read_headers(storage, first, numbers, checkpoint.is_some())?;
+        let uuid = headers.first().map(|header| header.uuid);
+        if let (Some(mark), Some(uuid)) = (&mark, uuid)
+            && mark.uuid != uuid
         {
             return Err(LogError::Foreign {
                 path: storage.path(MARK_FILE),
                 what: format!(
-                    "it belongs to log {}, the segments are of log {}. Move what doesn't belong here away.",
-                    mark.uuid, first.uuid
+                    "it belongs to log {}, the segments are of log {uuid}. Move what doesn't belong here away.",
+                    mark.uuid
                 ),
             });
+        }
+        if let (Some(checkpoint), Some(uuid)) = (&checkpoint, uuid) {
+            checkpoint.expect_uuid(uuid)?;
+            self.read_past(covered, uuid)?;
+        }
+        if let Some(checkpoint) = checkpoint {
+            self.chain = checkpoint.covers().chain();
+            if let Some(header) = headers.first() {
+                self.check_continues(header)?;
+            }
+            self.read_checkpoint(checkpoint, replay)?;
         }
         let mut kept = headers.len();
         let mut replaced = None;
@@ -135,13 +164,18 @@ impl<'s> Recovery<'s> {
             replaced = Some(last);
         }
         for index in 0..kept {
-            self.replay_segment(&headers[index], headers.get(index + 1).map(|next| next.first_sequence), visitor)?;
+            self.replay_segment(&headers[index], headers.get(index + 1).map(|next| next.first_sequence), replay)?;
             if index + 1 < kept {
                 self.last = None;
             }
         }
-        if let (Some(replaced), true) = (replaced, kept > 0) {
+        if let Some(replaced) = replaced
+            && (kept > 0 || self.report.checkpoint.is_some())
+        {
             self.check_continues(replaced)?;
+            if kept == 0 {
+                self.end_reason = "the segment holds no batch";
+            }
         }
         if let Some(mark) = mark {
             self.check_mark(&mark)?;
@@ -149,7 +183,41 @@ impl<'s> Recovery<'s> {
         self.judge_end()?;
         self.report.last_revision = self.chain.last_revision;
         self.report.last_stamp_ms = self.chain.last_stamp_ms;
-        Ok(self.decide(&headers, replaced))
+        self.report.uuid = uuid.unwrap_or(Uuid::nil());
+        Ok(self.decide(headers.last(), replaced))
+    }
+
+    /// Notes the segments that the checkpoint covers.
+    fn read_past(&mut self, covered: &[u64], uuid: Uuid) -> Result<(), LogError> {
+        let Past { segments, leftovers, damaged } = read_past(self.storage, covered, uuid)?;
+        self.report.history = HistoryReport {
+            first_segment: segments.first().map(|segment| segment.number),
+            bytes: segments.iter().map(|segment| segment.bytes).sum(),
+            unreadable: damaged,
+        };
+        (self.segments, self.leftovers) = (segments, leftovers);
+        Ok(())
+    }
+
+    /// Gives the checkpoint's records to `replay`.
+    fn read_checkpoint(&mut self, mut reader: CheckpointReader, replay: &mut dyn Replay) -> Result<(), LogError> {
+        let storage = self.storage;
+        let refused = |offset, source| LogError::Refused { file: storage.path(CHECKPOINT_FILE), offset, source };
+        while let Some(block) = reader.next_block()? {
+            for record in block.records() {
+                replay.record(record).map_err(|source| refused(block.offset, source))?;
+            }
+        }
+        let covers = *reader.covers();
+        replay.checkpoint_read(covers.revision).map_err(|source| refused(0, source))?;
+        self.report.checkpoint = Some(CheckpointInfo {
+            next_segment: covers.next_segment,
+            revision: covers.revision,
+            stamp_ms: covers.stamp_ms,
+            records: reader.summary().map_or(0, |summary| summary.records),
+            bytes: reader.offset(),
+        });
+        Ok(())
     }
 
     fn replay_segment(&mut self, header: &SegmentHeader, limit: Option<u64>, visitor: &mut dyn Replay) -> Result<(), LogError> {
@@ -209,17 +277,17 @@ impl<'s> Recovery<'s> {
     /// The segment that `header` starts must go on where the log stands.
     fn check_continues(&self, header: &SegmentHeader) -> Result<(), LogError> {
         let chain = &self.chain;
+        let before = match self.last_batch {
+            None if *chain != Chain::START => "the checkpoint ends",
+            _ => "the segments before it end",
+        };
         let what = if header.first_sequence > chain.next_sequence {
-            format!(
-                "it starts at batch {}, but the segments before it end with batch {}",
-                header.first_sequence,
-                chain.next_sequence - 1
-            )
+            format!("it starts at batch {}, but {before} with batch {}", header.first_sequence, chain.next_sequence - 1)
         } else if header.first_sequence != chain.next_sequence
             || header.base_revision != chain.last_revision
             || header.previous_crc != chain.previous_crc
         {
-            "it doesn't continue the segment before it".to_owned()
+            format!("it doesn't go on where {before}")
         } else {
             return Ok(());
         };
@@ -262,25 +330,29 @@ impl<'s> Recovery<'s> {
         Ok(())
     }
 
-    /// Epoch, and whether writing goes on in a new segment.
-    fn decide(&mut self, headers: &[SegmentHeader], replaced: Option<&SegmentHeader>) -> Option<(u64, SegmentReason)> {
+    /// Epoch, and whether writing goes on in a new segment. `newest` is the last segment, `replaced` too if it holds nothing.
+    fn decide(&mut self, newest: Option<&SegmentHeader>, replaced: Option<&SegmentHeader>) -> Option<(u64, SegmentReason)> {
         let report = &mut self.report;
-        report.uuid = headers.first().map_or(Uuid::nil(), |first| first.uuid);
-        let Some(last) = &self.last else {
+        // Behind a checkpoint, an empty segment is all that tells of the last process. Without one there is no log yet.
+        let behind = replaced.filter(|_| report.checkpoint.is_some());
+        let (Some(newest), Some(epoch)) =
+            (newest, self.last.as_ref().map(|last| last.header.epoch).or(behind.map(|header| header.epoch)))
+        else {
             report.new_epoch = Some(EpochReason::NewLog);
             report.clean_stop = true;
             return Some((1, SegmentReason::NewDirectory));
         };
-        report.epoch = last.header.epoch;
+        report.epoch = epoch;
         // A segment in which nothing could be read says nothing about how the last process stopped; then the one before does.
         report.clean_stop = matches!(self.last_batch, Some((BatchKind::CleanStop, _)));
-        let mode = self.last_batch.map_or(SyncMode::ALWAYS_BYTE, |(_, mode)| mode);
+        // With the one before in the checkpoint, a clean stop would stand here: it is never the last batch before one.
+        let mode = self.last_batch.map(|(_, mode)| mode).or(behind.map(|header| header.mode)).unwrap_or(SyncMode::ALWAYS_BYTE);
         if report.cut.is_some() {
             report.new_epoch = Some(EpochReason::Cut);
         } else if !report.clean_stop && mode != SyncMode::ALWAYS_BYTE && self.bug != Some(PlantedBug::EpochKept) {
             report.new_epoch = Some(EpochReason::UncleanStop { never_synced: mode == SyncMode::NEVER_BYTE });
         }
-        let number = headers.len() as u64 + u64::from(replaced.is_none());
+        let number = newest.number + u64::from(replaced.is_none());
         match report.new_epoch {
             Some(EpochReason::Cut) => Some((number, SegmentReason::Cut)),
             Some(_) => Some((number, SegmentReason::WeakerMode)),
@@ -289,29 +361,32 @@ impl<'s> Recovery<'s> {
     }
 }
 
-/// Headers of all segments: numbered without a gap from 1, all of one log.
-fn read_headers(storage: &dyn Storage) -> Result<Vec<SegmentHeader>, LogError> {
+/// Headers of the segments `numbers`, which must go from `first` on without a gap: all of one log.
+fn read_headers(
+    storage: &dyn Storage,
+    first: u64,
+    numbers: &[u64],
+    has_checkpoint: bool,
+) -> Result<Vec<SegmentHeader>, LogError> {
+    let missing = |number: u64, what: String| LogError::Damaged { file: storage.path(&segment_name(number)), offset: 0, what };
+    if numbers.is_empty() && has_checkpoint {
+        return Err(missing(first, format!("the segment is missing, and {CHECKPOINT_FILE} goes only up to it")));
+    }
     let mut headers: Vec<SegmentHeader> = Vec::new();
-    for number in list_segments(storage)? {
-        let expected = headers.len() as u64 + 1;
+    for (&number, expected) in numbers.iter().zip(first..) {
         if number != expected {
-            return Err(LogError::Damaged {
-                file: storage.path(&segment_name(expected)),
-                offset: 0,
-                what: format!("the segment is missing, but {} is there", segment_name(number)),
-            });
+            let why = match (expected == first, has_checkpoint) {
+                (false, _) => "",
+                (true, true) => "; the checkpoint goes only up to the missing one",
+                (true, false) => "; the log may begin later only behind a checkpoint, and there is no table.ckpt",
+            };
+            return Err(missing(expected, format!("the segment is missing, but {} is there{why}", segment_name(number))));
         }
         let (_, header) = open_segment(storage, number)?;
         if let Some(first) = headers.first()
             && first.uuid != header.uuid
         {
-            return Err(LogError::Foreign {
-                path: storage.path(&segment_name(number)),
-                what: format!(
-                    "it belongs to log {}, the segments before it are of log {}. Move what doesn't belong here away.",
-                    header.uuid, first.uuid
-                ),
-            });
+            return Err(foreign_segment(storage, &header, first.uuid));
         }
         headers.push(header);
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use crate::segments::CheckpointInfo;
+
 /// Why a visitor refuses a group.
 pub type VisitError = Box<dyn Error + Send + Sync>;
 
@@ -49,6 +51,18 @@ impl fmt::Display for EpochReason {
     }
 }
 
+/// What a start found of the segments that the checkpoint covers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HistoryReport {
+    /// The oldest that can be read back; `None` if the checkpoint is all there is of the past.
+    pub first_segment: Option<u64>,
+    /// Bytes of those that can be read back.
+    pub bytes: u64,
+    /// Segments whose header can't be read, and why. What is older than the last of them can't be read back either. Nothing but
+    /// history is lost with them.
+    pub unreadable: Vec<(PathBuf, String)>,
+}
+
 /// What a start found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryReport {
@@ -62,7 +76,11 @@ pub struct RecoveryReport {
     pub last_revision: u64,
     /// Highest stamp in the log, wall-clock ms, 0 if it has none.
     pub last_stamp_ms: u64,
-    /// Segments read.
+    /// The checkpoint that the log begins with, if it has one.
+    pub checkpoint: Option<CheckpointInfo>,
+    /// What there is behind it.
+    pub history: HistoryReport,
+    /// Segments read, without those that are history.
     pub segments: u64,
     /// Batches replayed, opening and marker batches included.
     pub batches: u64,
@@ -89,6 +107,8 @@ impl RecoveryReport {
             new_epoch: None,
             last_revision: 0,
             last_stamp_ms: 0,
+            checkpoint: None,
+            history: HistoryReport::default(),
             segments: 0,
             batches: 0,
             groups: 0,

@@ -4,6 +4,8 @@
 //!   damaged, never half made.
 //! - No batch is written into a segment before the directory was synced.
 
+use uuid::Uuid;
+
 use crate::error::LogError;
 use crate::format::{
     SEGMENT_HEADER_BYTES, SEGMENT_PREFIX, SEGMENT_TEMPORARY, SegmentFault, SegmentHeader, segment_name, segment_number, versions,
@@ -54,6 +56,14 @@ pub(crate) fn open_segment(storage: &dyn Storage, number: u64) -> Result<(Box<dy
         Err(SegmentFault::Magic) => Err(damaged("it doesn't start like a segment")),
         Err(SegmentFault::Checksum) => Err(damaged("the checksum of the segment header is wrong")),
         Err(SegmentFault::Field(what)) => Err(damaged(what)),
+    }
+}
+
+/// A segment of another log than `uuid`.
+pub(crate) fn foreign_segment(storage: &dyn Storage, header: &SegmentHeader, uuid: Uuid) -> LogError {
+    LogError::Foreign {
+        path: storage.path(&segment_name(header.number)),
+        what: format!("it belongs to log {}, other segments are of log {uuid}. Move what doesn't belong here away.", header.uuid),
     }
 }
 

@@ -40,6 +40,15 @@ impl SegmentInfo {
     }
 }
 
+/// A segment before all of use: it was removed once, or can't be read. See `docs/storage.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// Its number.
+    pub number: u64,
+    /// Length of its file.
+    pub bytes: u64,
+}
+
 /// The checkpoint in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointInfo {
@@ -65,6 +74,8 @@ pub struct Segments {
 #[derive(Debug, Default)]
 struct State {
     checkpoint: Option<CheckpointInfo>,
+    /// Older than all segments of use.
+    leftovers: VecDeque<Leftover>,
     /// Never empty while the log is in service.
     segments: VecDeque<SegmentInfo>,
     /// Bytes of the segments that the checkpoint doesn't cover.
@@ -85,13 +96,14 @@ impl State {
         let sum = |behind: bool| {
             self.segments.iter().filter(|segment| (segment.number >= first) == behind).map(|segment| segment.bytes).sum()
         };
-        (self.log_bytes, self.history_bytes) = (sum(true), sum(false));
+        let leftover: u64 = self.leftovers.iter().map(|leftover| leftover.bytes).sum();
+        (self.log_bytes, self.history_bytes) = (sum(true), sum(false) + leftover);
     }
 }
 
 impl Segments {
-    pub(crate) fn new(checkpoint: Option<CheckpointInfo>, segments: Vec<SegmentInfo>) -> Self {
-        let mut state = State { checkpoint, segments: segments.into(), ..State::default() };
+    pub(crate) fn new(checkpoint: Option<CheckpointInfo>, leftovers: Vec<Leftover>, segments: Vec<SegmentInfo>) -> Self {
+        let mut state = State { checkpoint, leftovers: leftovers.into(), segments: segments.into(), ..State::default() };
         state.count();
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
@@ -106,7 +118,12 @@ impl Segments {
         self.state().checkpoint
     }
 
-    /// All segments, ascending. The last one is being written.
+    /// Files of segments that are of no use any more, ascending. They go first.
+    pub fn leftovers(&self) -> Vec<Leftover> {
+        self.state().leftovers.iter().copied().collect()
+    }
+
+    /// All segments of use, ascending. The last one is being written.
     pub fn list(&self) -> Vec<SegmentInfo> {
         self.state().segments.iter().copied().collect()
     }
@@ -127,7 +144,7 @@ impl Segments {
         state.log_bytes - state.segments.back().map_or(0, |segment| segment.bytes)
     }
 
-    /// Bytes of the segments that the checkpoint covers and that are kept as history.
+    /// Bytes of the segments that the checkpoint covers: history, and leftovers.
     pub fn history_bytes(&self) -> u64 {
         self.state().history_bytes
     }
@@ -186,6 +203,7 @@ impl Segments {
     pub(crate) fn removed(&self, number: u64) {
         let mut state = self.state();
         state.segments.retain(|segment| segment.number != number);
+        state.leftovers.retain(|leftover| leftover.number != number);
         state.count();
     }
 

@@ -1,0 +1,5 @@
+//! Logs that begin with a checkpoint.
+#![allow(clippy::unwrap_used)]
+
+mod bench;
+mod recovery;
