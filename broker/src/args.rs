@@ -1,10 +1,11 @@
 //! The command line: raw flags, then a checked [`Config`].
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
 use kvbroker::catalog::CatalogList;
 use kvbroker::logging::LogFormat;
 use kvbroker::project::ProjectName;
@@ -12,12 +13,15 @@ use kvbroker_core::SessionBounds;
 use kvbroker_log::SyncMode;
 use kvbroker_protocol::limits;
 
+use crate::tools::Verb;
+
 /// Starts a durable key-value broker, found by name.
 #[derive(Debug, Parser)]
 #[command(
     name = "kvbroker",
     disable_version_flag = true,
     disable_help_subcommand = true,
+    override_usage = "kvbroker [OPTIONS] PROJECT\n       kvbroker [--data DIR] PROJECT VERB [OPTIONS OF THE VERB]",
     max_term_width = 100,
     after_help = "Examples:
   kvbroker NETID-a5                      start (or restart) the broker of project NETID-a5
@@ -27,6 +31,7 @@ use kvbroker_protocol::limits;
   kvbroker NETID-a5 --port 0             take new ports instead of the remembered ones
   kvbroker NETID-a5 link                 print the address of the running broker, for kvclient or a script
   kvbroker NETID-a5 paths                print where its data, keys and sockets are
+  kvbroker NETID-a5 stats                print what is in its data directory
 
 It stops cleanly at Ctrl-C or SIGTERM; a second one ends it at once.
 Exit codes: 0 stopped cleanly, 2 wrong usage, 4 stopped with requests unfinished, 5 no port or
@@ -36,9 +41,12 @@ than this program."
 pub(crate) struct Args {
     /// Name of the project: 1 to 48 of A-Z a-z 0-9 . _ -
     pub(crate) project: Option<String>,
-    /// Instead of starting: print the running broker's address (link), or where everything is kept (paths)
-    #[arg(value_enum)]
-    verb: Option<Verb>,
+    /// Instead of starting: link, paths, stats, … (`kvbroker PROJECT help` tells them all)
+    #[arg(value_name = "VERB", trailing_var_arg = true)]
+    words: Vec<OsString>,
+    /// `--` stands before the project: it is one even if it looks like a verb.
+    #[arg(skip)]
+    pub(crate) is_surely_project: bool,
     /// Where the log is kept [default: $XDG_DATA_HOME/kvbroker/PROJECT]
     #[arg(long, value_name = "DIR", env = "KVBROKER_DATA")]
     data: Option<PathBuf>,
@@ -92,20 +100,12 @@ pub(crate) struct Args {
     pub(crate) version: bool,
 }
 
-/// What to do instead of starting the broker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Verb {
-    /// Print the address that finds the running broker without any lookup.
-    Link,
-    /// Print where data, keys and sockets of the project are.
-    Paths,
-}
-
 /// A checked command line.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) project: ProjectName,
-    pub(crate) verb: Option<Verb>,
+    /// The verb and what belongs to it; empty: run the broker.
+    pub(crate) words: Vec<OsString>,
     pub(crate) data: Option<PathBuf>,
     pub(crate) listen: IpAddr,
     /// None: the remembered one, else a free one.
@@ -132,6 +132,12 @@ impl Args {
     pub(crate) fn check(self) -> Result<Config, String> {
         let project = self.project.ok_or("which project? For example: kvbroker NETID-a5")?;
         let project: ProjectName = project.parse().map_err(|error| format!("{error}"))?;
+        if self.words.is_empty() && !self.is_surely_project && Verb::is_name(project.as_str()) {
+            return Err(format!(
+                "{project} is a verb, and the project stands before it: kvbroker PROJECT {project}. \
+                 (To start a broker for a project of that name: kvbroker -- {project})"
+            ));
+        }
         if !self.listen.is_loopback() {
             return Err(format!(
                 "--listen {}: until access control arrives the broker listens on loopback addresses only, such as 127.0.0.1",
@@ -148,7 +154,7 @@ impl Args {
         let catalogs = CatalogList::from_env(self.catalog.as_deref()).map_err(|error| error.to_string())?;
         Ok(Config {
             project,
-            verb: self.verb,
+            words: self.words,
             data: self.data,
             listen: self.listen,
             port: self.port,
@@ -214,10 +220,21 @@ mod tests {
             (&["p", "--port", "70000"], "70000"),
             (&["p", "--port", "7000", "--pub-port", "7000"], "differ"),
             (&["p", "--owner", "a\nb"], "--owner"),
+            (&["paths"], "kvbroker PROJECT paths"),
+            (&["p", "--bogus"], "--bogus"),
         ] {
             let error = check(words).unwrap_err();
             assert!(error.contains(part), "{words:?}: {error}");
         }
+    }
+
+    #[test]
+    fn words_behind_the_verb_are_the_verbs_own() {
+        let config = check(&["p", "--data", "/d", "stats", "--json", "--data", "/e", "--help"]).unwrap();
+        assert_eq!((config.data, config.words.len()), (Some(PathBuf::from("/d")), 5));
+        let mut args = Args::try_parse_from(["kvbroker", "--catalog", "none", "--", "paths"]).unwrap();
+        args.is_surely_project = true;
+        assert_eq!(args.check().unwrap().project.as_str(), "paths");
     }
 
     #[test]

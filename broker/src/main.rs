@@ -11,7 +11,6 @@ mod clients;
 mod failure;
 mod front_end;
 mod inbound;
-mod inquiry;
 mod lifecycle;
 mod open;
 mod ports;
@@ -21,6 +20,7 @@ mod ready;
 mod running;
 mod signals;
 mod sockets;
+mod tools;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -29,15 +29,14 @@ use clap::Parser;
 use kvbroker::exit::Exit;
 use kvbroker::{logging, version};
 
+use crate::tools::{End, Verb};
+
 fn main() -> ExitCode {
-    let args = match args::Args::try_parse() {
+    let mut args = match args::Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            // Help goes to stdout and is success, everything else is a usage error; a closed pipe is nobody's failure.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
-        }
+        Err(error) => return help_or_usage(&error),
     };
+    args.is_surely_project = std::env::args_os().any(|word| word == "--");
     let alone = args.project.as_deref();
     if args.version || alone == Some("version") {
         return print(&format!("{}\n", version::text_for("kvbroker")));
@@ -50,11 +49,29 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(sentence) => return end(&failure::Failure::new(Exit::Usage, sentence)),
     };
+    let verb = match config.words.as_slice() {
+        [] => None,
+        words => match Verb::parse(&config.project, words.to_vec()) {
+            Ok(verb) => Some(verb),
+            Err(error) => return help_or_usage(&error),
+        },
+    };
     let _logs = logging::start(config.log_format, logging::level(tracing::Level::INFO, config.quiet, config.verbose));
-    match config.verb {
+    match verb {
         None => lifecycle::run(&config).map_or_else(|failure| end(&failure), |()| Exit::Ok.into()),
-        Some(verb) => inquiry::answer(verb, &config).map_or_else(|failure| end(&failure), |text| print(&text)),
+        Some(verb) => match tools::run(&verb, &config) {
+            Ok(exit) => exit.into(),
+            // Whoever read stdout has what they wanted.
+            Err(End::ReaderGone) => Exit::Ok.into(),
+            Err(End::Failed(failure)) => end(&failure),
+        },
     }
+}
+
+/// Help goes to stdout and is success, everything else is a usage error; a closed pipe is nobody's failure.
+fn help_or_usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
 }
 
 /// Prints an answer. A closed pipe is nobody's failure; an answer that got lost otherwise is.

@@ -44,7 +44,11 @@ fn rows(text: &str) -> Vec<Vec<String>> {
 }
 
 fn help(name: &str) -> String {
-    let output = Command::new(program(name)).arg("--help").stdin(Stdio::null()).output().unwrap();
+    help_of(name, &[])
+}
+
+fn help_of(name: &str, words: &[&str]) -> String {
+    let output = Command::new(program(name)).args(words).arg("--help").stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }
@@ -66,6 +70,26 @@ fn every_flag_is_documented_and_nothing_else() {
         for variable in found(&variable, &help) {
             assert!(documented.contains(&format!("`{variable}`")), "{name}'s {variable} is documented");
         }
+    }
+}
+
+#[test]
+fn every_verb_of_the_broker_is_documented_with_its_flags() {
+    let flag = Regex::new(r"(?m)^ +(?:-\w, )?(--[a-z-]+)").unwrap();
+    let verb = Regex::new(r"(?m)^  ([a-z]+)  ").unwrap();
+    let found = |pattern: &Regex, text: &str| -> BTreeSet<String> {
+        pattern.captures_iter(text).map(|found| found[1].to_owned()).collect()
+    };
+    let documented = section(OPERATIONS, "## Verbs");
+    let output = Command::new(program("kvbroker")).args(["p", "help"]).stdin(Stdio::null()).output().unwrap();
+    let list = String::from_utf8(output.stdout).unwrap();
+    let verbs = found(&verb, &list);
+    assert!(verbs.contains("stats"), "{list}");
+    for verb in verbs.iter().filter(|verb| *verb != "help") {
+        let table: String =
+            rows(section(documented, &format!("### {verb}"))).iter().map(|row| format!("{}\n", row[0])).collect();
+        let in_table: BTreeSet<String> = found(&Regex::new("(--[a-z-]+)").unwrap(), &table);
+        assert_eq!(found(&flag, &help_of("kvbroker", &["p", verb])), in_table, "flags of {verb}");
     }
 }
 

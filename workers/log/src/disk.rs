@@ -18,6 +18,7 @@ use crate::storage::{Storage, StorageFile};
 #[derive(Debug)]
 pub struct DiskStorage {
     directory: PathBuf,
+    is_read_only: bool,
 }
 
 impl DiskStorage {
@@ -31,7 +32,22 @@ impl DiskStorage {
         if !fs::metadata(&directory)?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, "the data directory is a file"));
         }
-        Ok(Self { directory })
+        Ok(Self { directory, is_read_only: false })
+    }
+
+    /// Uses `directory`, which must exist, for reading only: files are opened so that the system refuses to change them, and
+    /// nothing is made, renamed or removed. Works on a copy that belongs to nobody who may write it.
+    ///
+    /// # Errors
+    /// When it is missing, no directory, or can't be read.
+    pub fn read_only(directory: impl Into<PathBuf>) -> io::Result<Self> {
+        let directory = directory.into();
+        fs::read_dir(&directory)?;
+        Ok(Self { directory, is_read_only: true })
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.is_read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     /// The directory.
@@ -72,7 +88,7 @@ impl Storage for DiskStorage {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
+        let file = OpenOptions::new().read(true).write(!self.is_read_only).open(self.path(name))?;
         Ok(Box::new(DiskFile(file)))
     }
 
@@ -81,15 +97,18 @@ impl Storage for DiskStorage {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.check_writable()?;
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(self.path(name))?;
         Ok(Box::new(DiskFile(file)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::rename(self.path(from), self.path(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::remove_file(self.path(name))
     }
 

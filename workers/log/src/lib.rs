@@ -17,6 +17,7 @@ mod error;
 mod file_log;
 mod format;
 mod history;
+pub mod inspect;
 mod lock;
 mod log;
 mod mark;

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-const LOCK_NAME: &str = "lock";
+pub(crate) const LOCK_NAME: &str = "lock";
 /// A lock file is five short lines.
-const MAX_LOCK_BYTES: u64 = 4096;
+pub(crate) const MAX_LOCK_BYTES: u64 = 4096;
 /// How often a lock that changes under our eyes is looked at again, and the pause between.
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -57,7 +57,7 @@ impl LockHolder {
         format!("kvbroker lock 1\nhost {}\nboot {}\npid {}\nuuid {}\n", self.host, self.boot_id, self.pid, self.uuid)
     }
 
-    fn decode(text: &str) -> Option<Self> {
+    pub(crate) fn decode(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
         if field("kvbroker lock")? != "1" {
@@ -69,6 +69,13 @@ impl LockHolder {
             pid: field("pid")?.parse().ok()?,
             uuid: field("uuid")?.parse().ok()?,
         })
+    }
+}
+
+impl LockHolder {
+    /// True if the two are processes of one kernel, or of one host before and after a reboot.
+    pub(crate) fn is_of_the_host_of(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id || self.host == other.host
     }
 }
 
@@ -238,7 +245,7 @@ fn take(directory: &Path, temporary: &Path, file: &File, holder: &LockHolder, ta
             Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
             Err(error) => return Err(failed(error)),
         };
-        let this_host = found.as_ref().is_some_and(|found| found.boot_id == holder.boot_id || found.host == holder.host);
+        let this_host = found.as_ref().is_some_and(|found| found.is_of_the_host_of(holder));
         if !this_host && !take_over {
             return Err(match found {
                 Some(holder) => LockError::OtherHost { directory: directory.to_owned(), holder },
@@ -282,7 +289,7 @@ fn take(directory: &Path, temporary: &Path, file: &File, holder: &LockHolder, ta
 }
 
 /// True if a process with the lock's number runs here. Only asked where the flock can't decide or for the message.
-fn is_alive(found: &LockHolder, ours: &LockHolder) -> bool {
+pub(crate) fn is_alive(found: &LockHolder, ours: &LockHolder) -> bool {
     found.boot_id == ours.boot_id && Path::new(&format!("/proc/{}", found.pid)).exists()
 }
 
@@ -295,7 +302,7 @@ fn is_same_file(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-fn flock_unsupported(error: &io::Error) -> bool {
+pub(crate) fn flock_unsupported(error: &io::Error) -> bool {
     let errno = rustix::io::Errno::from_io_error(error);
     matches!(errno, Some(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP))
 }

@@ -1,0 +1,78 @@
+//! `link` and `paths`: what can be told without starting a broker.
+
+use std::net::SocketAddr;
+
+use kvbroker::endpoint::{Endpoint, Liveness, probe};
+use kvbroker::exit::Exit;
+use kvbroker::lookup::Address;
+use kvbroker::paths::Dirs;
+use serde_json::json;
+
+use crate::args::Config;
+use crate::failure::Failure;
+use crate::tools::{Common, End, Out, Place};
+
+/// Flags of `link`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LinkArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the running broker's address.
+///
+/// # Errors
+/// No broker of the project runs here (exit code 5), or the directories can't be found or trusted.
+pub(crate) fn link(args: &LinkArgs, config: &Config) -> Result<Exit, End> {
+    let dirs = Dirs::from_environment().map_err(Failure::with(Exit::Refused))?;
+    let link = address(&running(&dirs, config)?)?.to_string();
+    let mut out = Out::stdout();
+    if args.json { out.object(&json!({"link": link}))? } else { out.line(link)? }
+    out.finish()?;
+    Ok(Exit::Ok)
+}
+
+fn running(dirs: &Dirs, config: &Config) -> Result<Endpoint, Failure> {
+    for runtime in dirs.open_runtimes(&config.project) {
+        let runtime = runtime.map_err(Failure::with(Exit::Refused))?;
+        let endpoint = Endpoint::read(&runtime).map_err(Failure::with(Exit::Refused))?;
+        if let Some(endpoint) = endpoint.filter(|endpoint| matches!(probe(&endpoint.router_socket), Ok(Liveness::Alive))) {
+            return Ok(endpoint);
+        }
+    }
+    let project = &config.project;
+    Err(Failure::new(Exit::Unreachable, format!("no broker for {project} runs here; start it with: kvbroker {project}")))
+}
+
+fn address(endpoint: &Endpoint) -> Result<Address, Failure> {
+    let tcp = endpoint.tcp.as_ref();
+    let address = tcp.and_then(|tcp| tcp.hosts.first().map(|host| SocketAddr::new(*host, tcp.port)));
+    let address = address.ok_or_else(|| Failure::new(Exit::Unreachable, "this broker has no TCP address"))?;
+    Ok(Address::Network {
+        host: address.ip().to_string(),
+        port: address.port(),
+        project: Some(endpoint.project.clone()),
+        key: Some(endpoint.public_key),
+    })
+}
+
+/// Prints the project's directories.
+///
+/// # Errors
+/// There is no home to look in.
+pub(crate) fn paths(common: &Common, config: &Config) -> Result<Exit, End> {
+    let dirs = Dirs::from_environment().map_err(Failure::with(Exit::Refused))?;
+    let data = Place::of(common, config)?.directory;
+    let (keys, runtime) = (dirs.config_dir().to_owned(), dirs.runtime_dir(&config.project));
+    let mut out = Out::stdout();
+    if common.json {
+        out.object(&json!({"data": data, "config": keys, "runtime": runtime}))?;
+    } else {
+        for (name, path) in [("data", data), ("config", keys), ("runtime", runtime)] {
+            out.line(format_args!("{name:<9}{}", path.display()))?;
+        }
+    }
+    out.finish()?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,53 @@
+//! Which data directory a verb is about.
+
+use std::path::PathBuf;
+
+use kvbroker::exit::Exit;
+use kvbroker::paths::Dirs;
+use kvbroker::project::ProjectName;
+use kvbroker_log::DiskStorage;
+
+use crate::args::Config;
+use crate::failure::Failure;
+use crate::tools::Common;
+
+/// The data directory of a project.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The project.
+    pub(crate) project: ProjectName,
+    /// Its data directory; it may not exist.
+    pub(crate) directory: PathBuf,
+}
+
+impl Place {
+    /// Behind the verb `--data` counts first, then before it (or `KVBROKER_DATA`), then the project's own.
+    ///
+    /// # Errors
+    /// Exit code 6: there is no home to look in.
+    pub(crate) fn of(common: &Common, config: &Config) -> Result<Place, Failure> {
+        let directory = match common.data.as_ref().or(config.data.as_ref()) {
+            Some(directory) => directory.clone(),
+            None => Dirs::from_environment().map_err(Failure::with(Exit::Refused))?.data_dir(&config.project),
+        };
+        Ok(Place { project: config.project.clone(), directory })
+    }
+
+    /// The directory for reading: nothing in it can be changed through this.
+    ///
+    /// # Errors
+    /// Exit code 2 where there is no such directory, 12 where it can't be read.
+    pub(crate) fn read_only(&self) -> Result<DiskStorage, Failure> {
+        let directory = self.directory.display();
+        DiskStorage::read_only(&self.directory).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::new(
+                Exit::Usage,
+                format!("there is no data directory {directory}: name the one of project {} with --data DIR", self.project),
+            ),
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotADirectory => {
+                Failure::new(Exit::Usage, format!("cannot read {directory}: {error}"))
+            }
+            _ => Failure::new(Exit::DiskFailed, format!("cannot read {directory}: {error}")),
+        })
+    }
+}

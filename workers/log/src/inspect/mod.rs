@@ -1,0 +1,11 @@
+//! Looking at a data directory without opening the log: what the offline tools and `stats` are made of.
+//!
+//! - Nothing here writes, locks or makes anything; a read-only storage is enough.
+//! - A broker may run meanwhile. What it is writing just now is told from damage by who holds the lock, see [`lock_state`].
+//! - What can't be read is said with file, offset and reason, and does not keep the rest from being read.
+
+mod files;
+mod holder;
+
+pub use files::{DataFile, FileKind, list_files};
+pub use holder::{LockState, lock_state};
