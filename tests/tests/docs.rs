@@ -86,8 +86,7 @@ fn every_verb_of_the_broker_is_documented_with_its_flags() {
     let verbs = found(&verb, &list);
     assert!(verbs.contains("stats"), "{list}");
     for verb in verbs.iter().filter(|verb| *verb != "help") {
-        let table: String =
-            rows(section(documented, &format!("### {verb}"))).iter().map(|row| format!("{}\n", row[0])).collect();
+        let table: String = rows(section(documented, &format!("### {verb}"))).iter().map(|row| format!("{}\n", row[0])).collect();
         let in_table: BTreeSet<String> = found(&Regex::new("(--[a-z-]+)").unwrap(), &table);
         assert_eq!(found(&flag, &help_of("kvbroker", &["p", verb])), in_table, "flags of {verb}");
     }

@@ -28,7 +28,11 @@ pub(crate) fn link(args: &LinkArgs, config: &Config) -> Result<Exit, End> {
     let dirs = Dirs::from_environment().map_err(Failure::with(Exit::Refused))?;
     let link = address(&running(&dirs, config)?)?.to_string();
     let mut out = Out::stdout();
-    if args.json { out.object(&json!({"link": link}))? } else { out.line(link)? }
+    if args.json {
+        out.object(&json!({"link": link}))?
+    } else {
+        out.line(link)?
+    }
     out.finish()?;
     Ok(Exit::Ok)
 }

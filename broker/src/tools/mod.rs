@@ -26,11 +26,7 @@ use crate::args::Config;
 
 /// The line behind the project's name.
 #[derive(Debug, Parser)]
-#[command(
-    subcommand_value_name = "VERB",
-    subcommand_help_heading = "Verbs",
-    max_term_width = 100
-)]
+#[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs", max_term_width = 100)]
 struct VerbLine {
     #[command(subcommand)]
     verb: Verb,

@@ -1,13 +1,10 @@
 //! What each file of a data directory is, by its name.
 
+use crate::checkpoint::{CHECKPOINT_FILE, CHECKPOINT_TEMPORARY, RUN_PREFIX};
 use crate::error::LogError;
 use crate::format::{MARK_FILE, SEGMENT_PREFIX, SEGMENT_TEMPORARY, segment_number};
 use crate::storage::Storage;
 
-/// The checkpoint and what its making leaves behind.
-const CHECKPOINT_FILE: &str = "table.ckpt";
-const CHECKPOINT_TEMPORARY: &str = "table.ckpt.tmp";
-const RUN_PREFIX: &str = "table.run.";
 const LOCK_FILE: &str = "lock";
 const LOCK_TEMPORARY_PREFIX: &str = "lock.";
 
