@@ -234,7 +234,8 @@ fn missing_segment(storage: &dyn Storage, number: u64) -> LogError {
     LogError::Damaged { file: storage.path(&segment_name(number)), offset: 0, what: "the segment is missing".to_owned() }
 }
 
-fn start_of(header: &SegmentHeader) -> Chain {
+/// What the first batch of a segment fits on to, as its header says.
+pub(crate) fn start_of(header: &SegmentHeader) -> Chain {
     Chain {
         next_sequence: header.first_sequence,
         previous_crc: header.previous_crc,

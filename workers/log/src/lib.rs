@@ -36,8 +36,9 @@ pub mod sweep;
 
 pub use batch::BatchBuilder;
 pub use checkpoint::{
-    Block, BlockRecords, CHECKPOINT_FILE, CHECKPOINT_TEMPORARY, CheckpointHeader, CheckpointReader, CheckpointSummary,
-    CheckpointWriter, Covers, FinishStep, Finishing, remove_checkpoint_temporaries,
+    Advance, BaseRecords, BaseStep, Block, BlockRecords, CHECKPOINT_FILE, CHECKPOINT_TEMPORARY, CheckpointHeader,
+    CheckpointReader, CheckpointSummary, CheckpointWriter, Covers, FinishStep, Finishing, Merge, MergeBase, MergeError,
+    MergeOptions, MergeState, remove_checkpoint_temporaries,
 };
 pub use disk::DiskStorage;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};

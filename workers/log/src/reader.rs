@@ -5,6 +5,7 @@
 //!   and what that means is for the caller to decide.
 
 use std::io;
+use std::ops::Deref;
 
 use crate::format::{BATCH_HEADER_BYTES, BatchHeader, BatchKind, MAX_BATCH_BYTES};
 use crate::payload::{Groups, PayloadFault, validate};
@@ -58,8 +59,10 @@ pub(crate) enum Stop {
 }
 
 /// Reads a segment from one offset on.
-pub(crate) struct BatchReader<'f> {
-    file: &'f dyn StorageFile,
+///
+/// `F` is the file, borrowed or owned.
+pub(crate) struct BatchReader<F> {
+    file: F,
     salt: u64,
     /// Where the next batch starts.
     offset: u64,
@@ -71,9 +74,9 @@ pub(crate) struct BatchReader<'f> {
     pub trust_payload: bool,
 }
 
-impl<'f> BatchReader<'f> {
+impl<F: Deref<Target: StorageFile>> BatchReader<F> {
     /// Starts at `offset`, where a batch that continues `chain` is expected.
-    pub fn new(file: &'f dyn StorageFile, salt: u64, offset: u64, chain: Chain) -> Self {
+    pub fn new(file: F, salt: u64, offset: u64, chain: Chain) -> Self {
         Self { file, salt, offset, chain, buffer: Vec::new(), buffer_offset: offset, trust_payload: false }
     }
 

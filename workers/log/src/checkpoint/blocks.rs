@@ -5,14 +5,15 @@
 //! - Memory is bounded by the read-ahead and the longest record, whatever a header claims.
 
 use std::hash::Hasher;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use twox_hash::XxHash64;
 
 use super::CheckpointRecord;
 use super::format::{
-    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BLOCK_PAYLOAD_BYTES, BlockHeader, BlockKind, MAX_BLOCK_PAYLOAD_BYTES, Totals, push_record,
-    record_bytes, split_record, split_run_record,
+    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BLOCK_PAYLOAD_BYTES, BlockHeader, BlockKind, MAX_BLOCK_PAYLOAD_BYTES, RECORD_HEADER_BYTES,
+    RunRecord, Totals, push_record, record_bytes, split_record, split_run_record,
 };
 use crate::error::LogError;
 use crate::storage::StorageFile;
@@ -54,6 +55,8 @@ pub(super) struct BlockOutput {
     records: u32,
     last_key: Option<Vec<u8>>,
     running: Running,
+    /// The longest block so far, header included.
+    longest: usize,
 }
 
 impl BlockOutput {
@@ -70,12 +73,18 @@ impl BlockOutput {
             records: 0,
             last_key: None,
             running: Running::new(),
+            longest: 0,
         }
     }
 
     /// Bytes in the file so far.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// The longest block so far in bytes: what a reader needs at once.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// Adds a record; no value means a delete.
@@ -125,6 +134,7 @@ impl BlockOutput {
         header.encode_into(&mut self.block);
         self.file.write_at(&self.block, self.offset).map_err(|source| LogError::io("write", self.path.clone(), source))?;
         self.offset += self.block.len() as u64;
+        self.longest = self.longest.max(self.block.len());
         self.previous_crc = header.crc;
         self.records = 0;
         self.block.truncate(BLOCK_HEADER_BYTES);
@@ -240,6 +250,12 @@ impl BlockInput {
 
     /// The next block, `None` behind the end block. After an error it stays where it is and fails again.
     pub fn next(&mut self) -> Result<Option<Block<'_>>, LogError> {
+        let offset = self.offset;
+        Ok(self.next_range()?.map(|(range, records)| Block { offset, records, payload: &self.buffer[range] }))
+    }
+
+    /// [`BlockInput::next`]: where in [`BlockInput::bytes`] the payload is, until the next call, and how many records it has.
+    fn next_range(&mut self) -> Result<Option<(Range<usize>, u32)>, LogError> {
         if self.ended.is_some() {
             return Ok(None);
         }
@@ -276,7 +292,8 @@ impl BlockInput {
             return Ok(None);
         }
         let start = usize::try_from(self.offset - self.buffer_offset).expect("the block is in the buffer");
-        let payload = &self.buffer[start + BLOCK_HEADER_BYTES..start + total];
+        let range = start + BLOCK_HEADER_BYTES..start + total;
+        let payload = &self.buffer[range.clone()];
         match check_records(payload, header.records, self.kind, self.last_key.as_deref()) {
             Ok(last) => {
                 let last_key = self.last_key.get_or_insert_default();
@@ -288,7 +305,7 @@ impl BlockInput {
         self.running.add(payload, header.records);
         self.previous_crc = header.crc;
         self.offset += total as u64;
-        Ok(Some(Block { offset, records: header.records, payload }))
+        Ok(Some((range, header.records)))
     }
 
     fn check_end(&mut self, header: &BlockHeader) -> Result<(), LogError> {
@@ -360,13 +377,59 @@ impl BlockInput {
             let left = self.file.length().map_err(failed)?.saturating_sub(self.offset);
             let left = usize::try_from(left).unwrap_or(usize::MAX);
             let target = want.max(self.read_ahead).min(left).max(have);
+            // Not a byte more than needed: a merge has many of these. The room that one huge record took is given back.
+            self.buffer.reserve_exact(target - have);
             self.buffer.resize(target, 0);
-            // The room that one huge record took is given back.
-            self.buffer.shrink_to(2 * self.read_ahead);
+            self.buffer.shrink_to(self.read_ahead);
             let read = self.file.read_at(&mut self.buffer[have..], self.buffer_offset + have as u64).map_err(failed)?;
             self.buffer.truncate(have + read);
         }
         Ok(&self.buffer[start..])
+    }
+}
+
+/// A place in blocks that moves from record to record.
+pub(super) struct BlockCursor {
+    input: BlockInput,
+    /// What is left of the block, in the input's buffer.
+    rest: Range<usize>,
+    /// The record before it: bytes of its key, then of its value, and its revision.
+    key: Range<usize>,
+    value: Option<Range<usize>>,
+    revision: u64,
+}
+
+impl BlockCursor {
+    /// Stands before the first record.
+    pub fn new(input: BlockInput) -> Self {
+        Self { input, rest: 0..0, key: 0..0, value: None, revision: 0 }
+    }
+
+    /// Goes to the next record; false at the end, where all was found to be as the end block says.
+    pub fn advance(&mut self) -> Result<bool, LogError> {
+        if self.rest.is_empty() {
+            match self.input.next_range()? {
+                Some((range, _)) => self.rest = range,
+                None => return Ok(false),
+            }
+        }
+        let (record, rest) = split_run_record(&self.input.buffer[self.rest.clone()]).expect("the block was checked");
+        let start = self.rest.start + RECORD_HEADER_BYTES;
+        self.key = start..start + record.key.len();
+        self.value = record.value.map(|value| self.key.end..self.key.end + value.len());
+        self.revision = record.revision;
+        self.rest.start = self.rest.end - rest.len();
+        Ok(true)
+    }
+
+    /// The record that [`BlockCursor::advance`] went to.
+    pub fn current(&self) -> RunRecord<'_> {
+        let buffer = &self.input.buffer;
+        RunRecord {
+            key: &buffer[self.key.clone()],
+            value: self.value.clone().map(|value| &buffer[value]),
+            revision: self.revision,
+        }
     }
 }
 

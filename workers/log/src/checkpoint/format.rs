@@ -80,7 +80,6 @@ pub struct Covers {
 
 impl Covers {
     /// What the first batch that is not covered must fit on to.
-    #[allow(dead_code, reason = "recovery starts from it")]
     pub(crate) fn chain(&self) -> Chain {
         Chain {
             next_sequence: self.next_sequence,
@@ -175,7 +174,6 @@ pub(crate) enum BlockKind {
     /// The totals; the last block.
     End = 2,
     /// Records of a sorted run, deletes among them.
-    #[allow(dead_code, reason = "the merge writes runs")]
     Run = 3,
 }
 

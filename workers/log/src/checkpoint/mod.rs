@@ -5,13 +5,17 @@
 //!   compared before it gets its name.
 //! - [`CheckpointReader`] gives nothing out that it has not checked: checksums, the chain of the blocks, order, counts, digest, and
 //!   that the file ends where its end block says.
+//! - [`Merge`] makes one out of an old checkpoint and sealed segments, in slices and in bounded memory.
 //! - What a checkpoint covers is in its header ([`Covers`]): the log goes on with that segment, batch and chain.
 //!
 //! The layout is in `docs/storage.md` and in [`format`]; a test compares the two.
 
 mod blocks;
 pub(crate) mod format;
+mod input;
+mod merge;
 mod reader;
+mod runs;
 mod writer;
 
 use crate::error::LogError;
@@ -20,6 +24,7 @@ use crate::storage::Storage;
 
 pub use blocks::{Block, BlockRecords};
 pub use format::{CheckpointHeader, Covers};
+pub use merge::{Advance, BaseRecords, BaseStep, Merge, MergeBase, MergeError, MergeOptions, MergeState};
 pub use reader::CheckpointReader;
 pub use writer::{CheckpointWriter, FinishStep, Finishing};
 

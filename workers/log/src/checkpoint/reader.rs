@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::CheckpointSummary;
-use super::blocks::{Block, BlockInput};
+use super::blocks::{Block, BlockCursor, BlockInput};
 use super::format::{BlockKind, CHECKPOINT_HEADER_BYTES, CheckpointHeader, Covers, HeaderFault};
 use crate::error::LogError;
 use crate::format::FORMAT_VERSION;
@@ -113,6 +113,11 @@ impl CheckpointReader {
     /// `Damaged` with the offset of the block, `NewerFormat`, or what the disk says.
     pub fn next_block(&mut self) -> Result<Option<Block<'_>>, LogError> {
         self.blocks.next()
+    }
+
+    /// Its records one by one, from where it stands.
+    pub(super) fn into_cursor(self) -> BlockCursor {
+        BlockCursor::new(self.blocks)
     }
 
     /// Where the next block starts; behind the end, the length of the file. In bytes.

@@ -1,0 +1,272 @@
+//! Sorted runs: pieces of a merge, in memory ([`Piece`]) or as a file ([`RunOutput`], [`Run`]), and [`Sources`], which gives the
+//! records of many of them in one order.
+//!
+//! - A run holds each key once, with the newest record of its piece; deletes are records like others.
+//! - Sources are numbered from the oldest to the newest. Of one key the newest record is given, the others are passed over.
+//! - A run file has the blocks of a checkpoint, end block included: what comes back is checked like one.
+
+use std::cmp::{Ordering, Reverse};
+use std::sync::Arc;
+
+use super::RUN_PREFIX;
+use super::blocks::{BlockCursor, BlockInput, BlockOutput};
+use super::format::{BLOCK_HEADER_BYTES, BLOCK_PAYLOAD_BYTES, BlockKind, RunRecord, push_record, record_bytes, split_run_record};
+use super::merge::MergeError;
+use crate::error::LogError;
+use crate::storage::Storage;
+
+/// Least that is read ahead in a run, in bytes: one ordinary block.
+pub(super) const READ_AHEAD_MIN: usize = BLOCK_HEADER_BYTES + BLOCK_PAYLOAD_BYTES;
+/// Most that is read ahead in a run, in bytes.
+pub(super) const READ_AHEAD_MAX: usize = 1 << 20;
+/// Most runs that are merged at once: each has a file open.
+const FAN_IN_MAX: usize = 64;
+/// A piece's records are found by 32 bits; the longest record may stand behind this.
+const PIECE_BYTES_MAX: usize = 1 << 30;
+
+/// Records in memory on their way to a run.
+pub(super) struct Piece {
+    records: Vec<u8>,
+    entries: Vec<Entry>,
+    bytes_max: usize,
+}
+
+struct Entry {
+    /// The first bytes of the key: decides most comparisons without a look at the record.
+    prefix: u64,
+    /// Where the record starts.
+    start: u32,
+}
+
+impl Piece {
+    /// An empty piece that is full at about `bytes_max` bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { records: Vec::new(), entries: Vec::new(), bytes_max: bytes_max.min(PIECE_BYTES_MAX) }
+    }
+
+    /// Adds a record; false if there is no room for it. The first one always finds room.
+    pub fn add(&mut self, key: &[u8], value: Option<&[u8]>, revision: u64) -> bool {
+        let bytes = record_bytes(key, value.unwrap_or_default());
+        let held = self.records.len() + self.entries.len() * size_of::<Entry>();
+        if held + bytes + size_of::<Entry>() > self.bytes_max && !self.entries.is_empty() {
+            return false;
+        }
+        if self.entries.is_empty() {
+            // Taken once, instead of by doubling: what is not written to costs no memory.
+            self.records.reserve_exact(self.bytes_max.max(bytes));
+            self.entries.reserve_exact(self.bytes_max / size_of::<Entry>() + 1);
+        }
+        let mut prefix = [0; 8];
+        let common = key.len().min(prefix.len());
+        prefix[..common].copy_from_slice(&key[..common]);
+        let start = u32::try_from(self.records.len()).expect("a piece has at most PIECE_BYTES_MAX bytes");
+        self.entries.push(Entry { prefix: u64::from_be_bytes(prefix), start });
+        push_record(&mut self.records, key, value, revision);
+        true
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Puts the records in order and drops all but the newest of each key.
+    pub fn sort(&mut self) {
+        let records = &self.records;
+        let key = |entry: &Entry| record_at(records, entry).key;
+        // The newest first among equal keys. In place: a stable sort would need half as much memory again.
+        self.entries.sort_unstable_by(|one, other| {
+            one.prefix
+                .cmp(&other.prefix)
+                .then_with(|| key(one).cmp(key(other)))
+                .then_with(|| Reverse(one.start).cmp(&Reverse(other.start)))
+        });
+        self.entries.dedup_by(|later, first| later.prefix == first.prefix && key(later) == key(first));
+    }
+
+    /// The record at `index` of the sorted piece.
+    pub fn get(&self, index: usize) -> Option<RunRecord<'_>> {
+        self.entries.get(index).map(|entry| record_at(&self.records, entry))
+    }
+}
+
+fn record_at<'a>(records: &'a [u8], entry: &Entry) -> RunRecord<'a> {
+    split_run_record(&records[entry.start as usize..]).expect("a record was put there").0
+}
+
+/// A finished run file.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub name: String,
+    salt: u64,
+    /// What reading it needs at once, bytes.
+    longest: usize,
+}
+
+impl Run {
+    fn need(&self) -> usize {
+        self.longest.max(READ_AHEAD_MIN)
+    }
+
+    pub fn open(&self, storage: &dyn Storage, read_ahead: usize) -> Result<Source, MergeError> {
+        let path = storage.path(&self.name);
+        let file = storage.open(&self.name).map_err(|source| MergeError::Output(LogError::io("open", path.clone(), source)))?;
+        let input = BlockInput::new(file, path, BlockKind::Run, self.salt, 0, read_ahead);
+        Ok(Source::Run(BlockCursor::new(input)))
+    }
+}
+
+/// How many of `runs`, from the first on, may be merged at once in so much memory. At least two.
+pub(super) fn fan_in(runs: &[Run], memory_bytes: usize) -> usize {
+    let mut needed = 0;
+    let fitting = runs
+        .iter()
+        .take(FAN_IN_MAX)
+        .take_while(|run| {
+            needed += run.need();
+            needed <= memory_bytes
+        })
+        .count();
+    fitting.max(2).min(runs.len())
+}
+
+/// A run that is being written.
+pub(super) struct RunOutput {
+    name: String,
+    salt: u64,
+    out: BlockOutput,
+    sync_bytes: u64,
+    synced: u64,
+}
+
+impl RunOutput {
+    pub fn create(storage: &Arc<dyn Storage>, number: u64, salt: u64, sync_bytes: u64) -> Result<Self, LogError> {
+        let name = format!("{RUN_PREFIX}{number:08}");
+        let path = storage.path(&name);
+        let file = storage.create(&name).map_err(|source| LogError::io("create", path.clone(), source))?;
+        let salt = salt.wrapping_add(number);
+        Ok(Self { name, salt, out: BlockOutput::new(file, path, BlockKind::Run, salt, 0), sync_bytes, synced: 0 })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.out.offset()
+    }
+
+    pub fn put(&mut self, record: RunRecord<'_>) -> Result<(), LogError> {
+        self.out.push(record.key, record.value, record.revision)?;
+        // Nobody needs a run after a crash. But what waits to be written would stand in the way of the log's own syncs.
+        if self.out.offset() - self.synced >= self.sync_bytes {
+            self.out.sync()?;
+            self.synced = self.out.offset();
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<Run, LogError> {
+        self.out.end()?;
+        Ok(Run { name: self.name, salt: self.salt, longest: self.out.longest() })
+    }
+}
+
+/// One of several sorted sources.
+pub(super) enum Source {
+    /// The old checkpoint: what is wrong with it is wrong with the input.
+    Checkpoint(BlockCursor),
+    Run(BlockCursor),
+    /// A sorted piece, and the index behind its current record.
+    Memory(Piece, usize),
+}
+
+impl Source {
+    fn advance(&mut self) -> Result<bool, MergeError> {
+        match self {
+            Self::Checkpoint(cursor) => cursor.advance().map_err(MergeError::Input),
+            Self::Run(cursor) => cursor.advance().map_err(MergeError::Output),
+            Self::Memory(piece, next) => {
+                *next += 1;
+                Ok(piece.get(*next - 1).is_some())
+            }
+        }
+    }
+
+    fn current(&self) -> RunRecord<'_> {
+        match self {
+            Self::Checkpoint(cursor) | Self::Run(cursor) => cursor.current(),
+            Self::Memory(piece, next) => piece.get(*next - 1).expect("the source advanced to it"),
+        }
+    }
+}
+
+/// Many sorted sources as one.
+pub(super) struct Sources {
+    /// From the oldest to the newest.
+    all: Vec<Source>,
+    /// A heap of those that have a record: the smallest key on top, among equal ones the newest source.
+    heap: Vec<usize>,
+    /// The key that was given last.
+    given: Vec<u8>,
+}
+
+impl Sources {
+    pub fn new(all: Vec<Source>) -> Result<Self, MergeError> {
+        let mut sources = Self { heap: Vec::with_capacity(all.len()), all, given: Vec::new() };
+        for index in 0..sources.all.len() {
+            if sources.all[index].advance()? {
+                sources.heap.push(index);
+            }
+        }
+        for at in (0..sources.heap.len() / 2).rev() {
+            sources.sift_down(at);
+        }
+        Ok(sources)
+    }
+
+    /// The next record; `None` at the end of all sources.
+    pub fn current(&self) -> Option<RunRecord<'_>> {
+        self.heap.first().map(|&top| self.all[top].current())
+    }
+
+    /// Goes on behind the current record and the older ones of its key. Gives the bytes passed.
+    pub fn advance(&mut self) -> Result<u64, MergeError> {
+        let mut bytes = 0;
+        self.given.clear();
+        loop {
+            let Some(&top) = self.heap.first() else { return Ok(bytes) };
+            let record = self.all[top].current();
+            if bytes == 0 {
+                self.given.extend_from_slice(record.key);
+            } else if record.key != self.given.as_slice() {
+                return Ok(bytes);
+            }
+            bytes += record_bytes(record.key, record.value.unwrap_or_default()) as u64;
+            if !self.all[top].advance()? {
+                self.heap.swap_remove(0);
+            }
+            self.sift_down(0);
+        }
+    }
+
+    fn before(&self, one: usize, other: usize) -> bool {
+        let (one, other) = (self.heap[one], self.heap[other]);
+        match self.all[one].current().key.cmp(self.all[other].current().key) {
+            Ordering::Less => true,
+            Ordering::Equal => one > other,
+            Ordering::Greater => false,
+        }
+    }
+
+    fn sift_down(&mut self, mut at: usize) {
+        loop {
+            let mut first = at;
+            for child in [2 * at + 1, 2 * at + 2] {
+                if child < self.heap.len() && self.before(child, first) {
+                    first = child;
+                }
+            }
+            if first == at {
+                return;
+            }
+            self.heap.swap(at, first);
+            at = first;
+        }
+    }
+}
