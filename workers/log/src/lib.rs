@@ -3,14 +3,17 @@
 //! - The log knows records (key bytes, value bytes) and revisions, never what they mean.
 //! - [`Persisted`] is the proof that a revision reached the level the sync mode promises; only this crate can make one.
 //! - Every byte goes through the small [`Storage`] trait: [`DiskStorage`] is real, [`SimStorage`] can crash.
+//! - A [`Checkpointer`] merges the checkpoint with sealed segments into the next one, beside the log and without the table; a start reads
+//!   the checkpoint and what is behind it.
 //! - Recovery cuts a torn tail, refuses damage to anything that was once durable, and never guesses which of the two it sees:
 //!   the rule and its reasons are in `docs/storage.md`.
 //! - An I/O error is final. The log refuses every later call, and the caller ends the process.
 //!
-//! Caveat: there is no checkpoint yet, so the log grows and a start replays all of it.
+//! Caveat: nothing here has a thread. Without somebody who drives a [`Checkpointer`], the log grows and a start replays all of it.
 
 mod batch;
 mod checkpoint;
+mod checkpointer;
 mod disk;
 mod entropy;
 mod error;
@@ -40,6 +43,7 @@ pub use checkpoint::{
     CheckpointReader, CheckpointSummary, CheckpointWriter, Covers, FinishStep, Finishing, Merge, MergeBase, MergeError,
     MergeOptions, MergeState, remove_checkpoint_temporaries,
 };
+pub use checkpointer::{CheckpointError, CheckpointPolicy, Checkpointer, Merging, Progress};
 pub use disk::DiskStorage;
 pub use entropy::{Entropy, OsEntropy, SeededEntropy};
 pub use error::LogError;

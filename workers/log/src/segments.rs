@@ -190,7 +190,6 @@ impl Segments {
     }
 
     /// A new checkpoint is in force.
-    #[allow(dead_code, reason = "the maker of checkpoints comes next")]
     pub(crate) fn published(&self, checkpoint: CheckpointInfo) {
         self.change(|state| {
             state.checkpoint = Some(checkpoint);
@@ -199,7 +198,6 @@ impl Segments {
     }
 
     /// The oldest segment was removed.
-    #[allow(dead_code, reason = "the maker of checkpoints comes next")]
     pub(crate) fn removed(&self, number: u64) {
         let mut state = self.state();
         state.segments.retain(|segment| segment.number != number);

@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod making;
 mod recovery;
