@@ -167,6 +167,17 @@ pub(crate) enum SegmentReason {
     Full = 2,
     WeakerMode = 3,
     Cut = 4,
+    /// Everything from its first batch on was given up by a repair.
+    Repaired = 5,
+    /// The log before it came out of a backup.
+    Restored = 6,
+}
+
+impl SegmentReason {
+    /// The reason, if a segment begun for it ends the one before it for good, whatever follows there.
+    pub fn of_a_decision(byte: u8) -> Option<Self> {
+        [Self::Repaired, Self::Restored].into_iter().find(|&reason| reason as u8 == byte)
+    }
 }
 
 /// Why a segment header could not be used.

@@ -11,6 +11,7 @@
 //!
 //! Caveat: nothing here has a thread. Without somebody who drives a [`Checkpointer`], the log grows and a start replays all of it.
 
+mod backup;
 mod batch;
 mod checkpoint;
 mod checkpointer;
@@ -30,13 +31,19 @@ mod payload;
 mod reader;
 mod recovery;
 mod replay;
+mod repair;
 mod report;
+mod restore;
 mod segment;
 mod segments;
 mod sim;
 mod storage;
 pub mod sweep;
+mod walk;
 
+pub use backup::{
+    BackupError, BackupReport, BackupSink, BackupSource, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestFile, StorageSink,
+};
 pub use batch::BatchBuilder;
 pub use checkpoint::{
     Advance, BaseRecords, BaseStep, Block, BlockRecords, CHECKPOINT_FILE, CHECKPOINT_TEMPORARY, CheckpointHeader,
@@ -54,8 +61,10 @@ pub use lock::{DirLock, LockError, LockHolder, LockOutcome};
 pub use log::{Log, LogStats, PersistLevel, Persisted, SyncMode};
 pub use memory::MemoryLog;
 pub use payload::{Cause, GroupRef, RecordRef, Records, SessionRef};
+pub use repair::{Damage, Loss, Remedy, RepairError, RepairPlan, Verdict, examine};
 pub use replay::{CheckpointRecord, Replay};
 pub use report::{Cut, EpochReason, HistoryReport, RecoveryReport, VisitError};
 pub use segments::{CheckpointInfo, Leftover, SegmentInfo, Segments};
+pub use restore::{Restore, RestoreError, RestoreReport};
 pub use sim::{CrashChoice, Fault, SimStorage, Tear, TearDetail};
 pub use storage::{Storage, StorageFile};

@@ -11,6 +11,7 @@
 //!   the page cache shows bytes that the disk never got, so syncing alone proves nothing.
 //! - A last segment without a batch is made again for the same reason: its directory entry may be like such a byte. One with a
 //!   batch needs no care: the directory was synced before its first batch was written.
+//! - One that a repair or a restore began ends the segment before it for good, and brings the epoch.
 //! - Whatever may have dropped released revisions starts a new epoch: any cut, and an unclean stop in a weaker sync mode.
 //!
 //! Caveat: that the checkpoint has its name durably is not known here. Nobody may remove a segment that only this checkpoint stands
@@ -180,7 +181,10 @@ impl<'s> Recovery<'s> {
         if let Some(mark) = mark {
             self.check_mark(&mark)?;
         }
-        self.judge_end()?;
+        // What a repair gave up still stands there.
+        if replaced.is_none_or(|replaced| SegmentReason::of_a_decision(replaced.reason).is_none()) {
+            self.judge_end()?;
+        }
         self.report.last_revision = self.chain.last_revision;
         self.report.last_stamp_ms = self.chain.last_stamp_ms;
         self.report.uuid = uuid.unwrap_or(Uuid::nil());
@@ -333,6 +337,13 @@ impl<'s> Recovery<'s> {
     /// Epoch, and whether writing goes on in a new segment. `newest` is the last segment, `replaced` too if it holds nothing.
     fn decide(&mut self, newest: Option<&SegmentHeader>, replaced: Option<&SegmentHeader>) -> Option<(u64, SegmentReason)> {
         let report = &mut self.report;
+        if let Some(replaced) = replaced
+            && let Some(reason) = SegmentReason::of_a_decision(replaced.reason)
+        {
+            // The epoch began with it, and whoever made it has judged the stop before.
+            (report.epoch, report.new_epoch, report.clean_stop) = (replaced.epoch, None, true);
+            return Some((replaced.number, reason));
+        }
         // Behind a checkpoint, an empty segment is all that tells of the last process. Without one there is no log yet.
         let behind = replaced.filter(|_| report.checkpoint.is_some());
         let (Some(newest), Some(epoch)) =
