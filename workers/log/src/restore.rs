@@ -16,6 +16,8 @@ use uuid::Uuid;
 use crate::backup::{
     BackupError, BackupSource, LogEnd, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestFault, ManifestFile,
 };
+use crate::checkpoint::format::{CHECKPOINT_CRC_AT, CHECKPOINT_HEADER_BYTES, CHECKPOINT_UUID_AT, HeaderFault};
+use crate::checkpoint::{CHECKPOINT_FILE, CheckpointHeader};
 use crate::entropy::{Entropy, random_u64, random_uuid};
 use crate::error::LogError;
 use crate::format::{
@@ -26,6 +28,8 @@ use crate::log::SyncMode;
 use crate::mark::{Mark, MarkFile};
 use crate::segment::create_segment;
 use crate::storage::{Storage, StorageFile};
+
+const _: () = assert!(CHECKPOINT_HEADER_BYTES == SEGMENT_HEADER_BYTES, "every file starts with a block of one size");
 
 /// Why a backup can't be restored. Nothing that a broker looks at was changed.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +122,7 @@ impl<'s> Restore<'s> {
         if name == MANIFEST_FILE {
             return self.take_manifest(bytes, source);
         }
-        if segment_number(name).is_none() {
+        if segment_number(name).is_none() && name != CHECKPOINT_FILE {
             return Err(RestoreError::NotABackup(format!("it has a file {name:?}")));
         }
         if self.done.iter().any(|file| file.name == name) {
@@ -265,20 +269,31 @@ impl<'s> Restore<'s> {
 /// Gives a file's header block the restored log's name.
 fn rename_block(name: &str, block: &mut [u8], uuid: Uuid) -> Result<(), RestoreError> {
     let damaged = |what: &str| RestoreError::Damaged { name: name.to_owned(), offset: 0, what: what.to_owned() };
-    match SegmentHeader::decode(block) {
-        Ok(header) if segment_name(header.number) == name => {}
-        Ok(header) => return Err(damaged(&format!("it is segment {}", header.number))),
-        Err(SegmentFault::Newer(version)) => {
-            let (found, supported) = versions(version);
-            return Err(RestoreError::Newer { found, supported });
+    let newer = |version| {
+        let (found, supported) = versions(version);
+        RestoreError::Newer { found, supported }
+    };
+    let (uuid_at, crc_at) = if name == CHECKPOINT_FILE {
+        CheckpointHeader::decode(block).map_err(|fault| match fault {
+            HeaderFault::Newer(version) => newer(version),
+            HeaderFault::Damaged(what) => damaged(what),
+        })?;
+        (CHECKPOINT_UUID_AT, CHECKPOINT_CRC_AT)
+    } else {
+        let header = SegmentHeader::decode(block).map_err(|fault| match fault {
+            SegmentFault::Newer(version) => newer(version),
+            SegmentFault::Short | SegmentFault::Magic => damaged("it doesn't start like a segment"),
+            SegmentFault::Checksum => damaged("the checksum of the segment header is wrong"),
+            SegmentFault::Field(what) => damaged(what),
+        })?;
+        if segment_name(header.number) != name {
+            return Err(damaged(&format!("it is segment {}", header.number)));
         }
-        Err(SegmentFault::Short | SegmentFault::Magic) => return Err(damaged("it doesn't start like a segment")),
-        Err(SegmentFault::Checksum) => return Err(damaged("the checksum of the segment header is wrong")),
-        Err(SegmentFault::Field(what)) => return Err(damaged(what)),
-    }
-    put_at(block, SEGMENT_UUID_AT, uuid.as_bytes());
-    let crc = crc32c::crc32c(&block[..SEGMENT_CRC_AT]);
-    put_at(block, SEGMENT_CRC_AT, &crc.to_le_bytes());
+        (SEGMENT_UUID_AT, SEGMENT_CRC_AT)
+    };
+    put_at(block, uuid_at, uuid.as_bytes());
+    let crc = crc32c::crc32c(&block[..crc_at]);
+    put_at(block, crc_at, &crc.to_le_bytes());
     Ok(())
 }
 

@@ -19,6 +19,8 @@ pub(crate) use manifest::ManifestFault;
 pub use manifest::{MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestFile};
 pub use sink::{BackupSink, StorageSink};
 
+use crate::checkpoint::format::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, CHECKPOINT_HEADER_BYTES, Totals};
+use crate::checkpoint::{CHECKPOINT_FILE, CheckpointHeader, CheckpointReader};
 use crate::error::LogError;
 use crate::format::{MARK_FILE, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
 use crate::mark::{Mark, read_mark};
@@ -32,6 +34,8 @@ use crate::walk::{Walked, misfit};
 const ROUNDS: u32 = 10;
 /// How often the end of a log that is being appended to is looked at again.
 const END_ROUNDS: u32 = 8;
+
+const SECOND_READ: &str = "a second read gave other bytes than the first";
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +76,18 @@ pub(crate) struct LogEnd {
     pub segment: u64,
 }
 
+/// An open checkpoint.
+struct Checkpoint {
+    reader: CheckpointReader,
+    /// Its header block, as it stands in the file.
+    head: Vec<u8>,
+    bytes: u64,
+}
+
 /// An open set of files that is one log.
 pub struct BackupSource<'s> {
     storage: &'s dyn Storage,
-    start: Chain,
+    checkpoint: Option<Checkpoint>,
     segments: Vec<(Box<dyn StorageFile>, SegmentHeader)>,
     /// Read before anything else: all that it vouches for must be found.
     mark: Option<Mark>,
@@ -101,14 +113,14 @@ impl<'s> BackupSource<'s> {
 
     fn open_once(storage: &'s dyn Storage) -> Result<Option<Self>, LogError> {
         let mark = read_mark(storage)?;
-        let (start, first) = (Chain::START, 1);
+        let checkpoint = Checkpoint::open(storage)?;
+        let first = checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.reader.covers().next_segment);
         let numbers = list_segments(storage)?;
-        if numbers.is_empty() {
+        if numbers.is_empty() && checkpoint.is_none() {
             return Ok(None);
         }
         let mut segments: Vec<(Box<dyn StorageFile>, SegmentHeader)> = Vec::new();
-        let last = *numbers.last().expect("it was just seen that there are some");
-        for number in first..=last.max(first) {
+        for number in first..=numbers.last().copied().unwrap_or(0).max(first) {
             if !numbers.contains(&number) {
                 let (file, what) = (storage.path(&segment_name(number)), "the segment is missing".to_owned());
                 return Err(LogError::Damaged { file, offset: 0, what });
@@ -123,20 +135,31 @@ impl<'s> BackupSource<'s> {
         if let Some((_, other)) = segments.iter().find(|(_, header)| header.uuid != uuid) {
             return Err(foreign(&segment_name(other.number)));
         }
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.reader.expect_uuid(uuid)?;
+        }
         if mark.is_some_and(|mark| mark.uuid != uuid) {
             return Err(foreign(MARK_FILE));
         }
-        Ok(Some(Self { storage, start, segments, mark }))
+        Ok(Some(Self { storage, checkpoint, segments, mark }))
     }
 
     /// Bytes to read at most: for who shows progress.
     pub fn bytes_max(&self) -> u64 {
-        self.segments.iter().filter_map(|(file, _)| file.length().ok()).sum()
+        let segments = self.segments.iter().filter_map(|(file, _)| file.length().ok());
+        segments.chain(self.checkpoint.as_ref().map(|checkpoint| checkpoint.bytes)).sum()
+    }
+
+    fn start(&self) -> Chain {
+        self.checkpoint.as_ref().map_or(Chain::START, |checkpoint| checkpoint.reader.covers().chain())
     }
 
     /// Reads and checks everything.
-    pub(crate) fn verify(&self) -> Result<LogEnd, LogError> {
-        let mut end = LogEnd { chain: self.start, segment: 0 };
+    pub(crate) fn verify(mut self) -> Result<LogEnd, LogError> {
+        if let Some(checkpoint) = &mut self.checkpoint {
+            while checkpoint.reader.next_block()?.is_some() {}
+        }
+        let mut end = LogEnd { chain: self.start(), segment: 0 };
         for (index, (file, header)) in self.segments.iter().enumerate() {
             let next = self.segments.get(index + 1).map(|(_, next)| next.first_sequence);
             let measured = self.measure(&**file, header, end.chain, next)?;
@@ -150,9 +173,12 @@ impl<'s> BackupSource<'s> {
     /// # Errors
     /// `Source` with file and offset when something can't be read as it was written, `Sink` when the copy can't be written. What
     /// was written so far is not a backup then: it has no manifest.
-    pub fn copy(&self, sink: &mut dyn BackupSink, progress: &mut dyn FnMut(u64)) -> Result<BackupReport, BackupError> {
+    pub fn copy(mut self, sink: &mut dyn BackupSink, progress: &mut dyn FnMut(u64)) -> Result<BackupReport, BackupError> {
         let mut writer = Writer { sink, progress, bytes: 0, files: Vec::new() };
-        let mut chain = self.start;
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.copy(&mut writer)?;
+        }
+        let mut chain = self.start();
         for (index, (file, header)) in self.segments.iter().enumerate() {
             let next = self.segments.get(index + 1).map(|(_, next)| next.first_sequence);
             // The length comes before the bytes in a stream, so the segment is read twice; the second time from memory, mostly.
@@ -250,8 +276,7 @@ impl<'s> BackupSource<'s> {
         let path = || self.storage.path(&segment_name(header.number));
         let mut block = vec![0; SEGMENT_HEADER_BYTES];
         file.read_at(&mut block, 0).map_err(|source| LogError::io("read", path(), source))?;
-        let changed =
-            |offset| LogError::Damaged { file: path(), offset, what: "a second read gave other bytes than the first".to_owned() };
+        let changed = |offset| LogError::Damaged { file: path(), offset, what: SECOND_READ.to_owned() };
         if SegmentHeader::decode(&block).ok().as_ref() != Some(header) {
             return Err(changed(0).into());
         }
@@ -269,6 +294,58 @@ impl<'s> BackupSource<'s> {
             None if walked.stop.is_some() || walked.end != measured.end => Err(changed(walked.end).into()),
             None => Ok(()),
         }
+    }
+}
+
+impl Checkpoint {
+    fn open(storage: &dyn Storage) -> Result<Option<Self>, LogError> {
+        let path = || storage.path(CHECKPOINT_FILE);
+        let file = match storage.open(CHECKPOINT_FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.map_err(|source| LogError::io("open", path(), source))?,
+        };
+        let failed = |source| LogError::io("read", path(), source);
+        let mut head = vec![0; CHECKPOINT_HEADER_BYTES];
+        let read = file.read_at(&mut head, 0).map_err(failed)?;
+        let bytes = file.length().map_err(failed)?;
+        let reader = CheckpointReader::from_file(file, path())?;
+        if CheckpointHeader::decode(&head[..read]).ok().as_ref() != Some(reader.header()) {
+            return Err(LogError::Damaged { file: path(), offset: 0, what: SECOND_READ.to_owned() });
+        }
+        Ok(Some(Self { reader, head, bytes }))
+    }
+
+    /// Copies it in one pass. The blocks' headers are made anew from what was verified: they come out as they were.
+    fn copy(&mut self, writer: &mut Writer<'_>) -> Result<(), BackupError> {
+        writer.begin(CHECKPOINT_FILE, self.bytes)?;
+        writer.write(&self.head)?;
+        let salt = self.reader.header().salt;
+        let mut previous_crc = 0;
+        let mut write = |kind: BlockKind, offset, records, payload: &[u8]| {
+            let mut header = BlockHeader {
+                kind: kind as u8,
+                reserved: [0; 3],
+                salt,
+                offset,
+                payload_bytes: u32::try_from(payload.len()).expect("it was read from a block"),
+                records,
+                previous_crc,
+                payload_crc: crc32c::crc32c(payload),
+                crc: 0,
+            };
+            let mut bytes = [0; BLOCK_HEADER_BYTES];
+            header.encode_into(&mut bytes);
+            previous_crc = header.crc;
+            writer.write(&bytes)?;
+            writer.write(payload)
+        };
+        while let Some(block) = self.reader.next_block().map_err(BackupError::Source)? {
+            write(BlockKind::Records, block.offset, block.records, block.payload())?;
+        }
+        let summary = self.reader.summary().expect("the last block was read");
+        let totals = Totals { records: summary.records, bytes: summary.record_bytes, digest: summary.digest }.encode();
+        let offset = summary.file_bytes - (BLOCK_HEADER_BYTES + totals.len()) as u64;
+        write(BlockKind::End, offset, 0, &totals)
     }
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::*;
 use crate::batch::BatchBuilder;
+use crate::checkpoint::{CheckpointWriter, Covers};
 use crate::entropy::SeededEntropy;
 use crate::file_log::{FileLog, LogOptions};
 use crate::log::{Log, SyncMode};
 use crate::payload::{Cause, GroupRef};
+use crate::replay::CheckpointRecord;
 use crate::report::RecoveryReport;
 use crate::restore::{Restore, RestoreError, RestoreReport};
 use crate::sim::SimStorage;
@@ -230,16 +232,140 @@ fn a_batch_that_is_being_written_is_not_taken_for_damage() {
             unreachable!("a backup writes nothing")
         }
     }
-    let mut source = BackupSource::open(&disk).unwrap();
-    let (file, _) = source.segments.last_mut().unwrap();
-    *file = Box::new(Racing { half: half.clone(), whole: after, reads: 0.into() });
-    assert_eq!(source.copy(&mut StorageSink::new(&SimStorage::new()), &mut |_| {}).unwrap().revision, 15);
+    let copied = |half: &[u8], whole: &[u8]| {
+        let mut source = BackupSource::open(&disk).unwrap();
+        let racing = Racing { half: half.to_vec(), whole: whole.to_vec(), reads: 0.into() };
+        source.segments.last_mut().unwrap().0 = Box::new(racing);
+        source.copy(&mut StorageSink::new(&SimStorage::new()), &mut |_| {})
+    };
+    assert_eq!(copied(&half, &after).unwrap().revision, 15);
     // If it stays so, it is damage.
-    let (file, _) = source.segments.last_mut().unwrap();
-    *file = Box::new(Racing { whole: half.clone(), half, reads: 0.into() });
-    let error = source.copy(&mut StorageSink::new(&SimStorage::new()), &mut |_| {}).unwrap_err();
-    assert!(
-        matches!(&error, BackupError::Source(LogError::Damaged { offset, .. }) if *offset == at as u64 || *offset + 84 > at as u64),
-        "{error}"
-    );
+    let error = copied(&half, &half).unwrap_err();
+    let BackupError::Source(LogError::Damaged { offset, .. }) = error else { panic!("{error}") };
+    assert!((offset..offset + 84).contains(&(at as u64)), "{offset}");
+}
+
+/// A log of which the first two segments are in a checkpoint, and the first was removed.
+pub(crate) fn with_checkpoint() -> (SimStorage, FileLog) {
+    let disk = SimStorage::new();
+    let (mut log, ..) = open(&disk, 1);
+    append(&mut log, 1..=13);
+    let header = open_segment(&disk, 3).unwrap().1;
+    let mut writer = CheckpointWriter::create(Arc::new(disk.clone()), 77, 1 << 20).unwrap();
+    let mut keys: Vec<_> = (1..=header.base_revision).map(|revision| (format!("key{revision}"), revision)).collect();
+    keys.sort();
+    for (key, revision) in &keys {
+        writer.put(CheckpointRecord { key: key.as_bytes(), value: &[0xA5; 90], revision: *revision }).unwrap();
+    }
+    writer
+        .finish(Covers {
+            uuid: header.uuid,
+            next_segment: 3,
+            next_sequence: header.first_sequence,
+            revision: header.base_revision,
+            stamp_ms: header.stamp_ms,
+            previous_crc: header.previous_crc,
+        })
+        .run()
+        .unwrap();
+    disk.remove(&segment_name(1)).unwrap();
+    (disk, log)
+}
+
+#[test]
+fn a_checkpoint_comes_along_and_what_it_covers_stays_behind() {
+    let (disk, _log) = with_checkpoint();
+    let (copy, report) = back_up(&disk).unwrap();
+    assert_eq!((report.revision, report.files), (13, 2));
+    assert_eq!(copy.contents(CHECKPOINT_FILE), disk.contents(CHECKPOINT_FILE));
+    let (target, restored) = restore(&copy).unwrap();
+    let reader = CheckpointReader::open(&target, CHECKPOINT_FILE).unwrap();
+    assert_eq!((reader.covers().uuid, reader.covers().next_segment), (restored.uuid, 3));
+    assert_eq!(back_up(&target).unwrap().1.revision, 13);
+}
+
+#[test]
+fn no_changed_byte_of_a_checkpoint_is_copied_or_restored() {
+    let (disk, _log) = with_checkpoint();
+    let (copy, _) = back_up(&disk).unwrap();
+    for at in 0..copy.contents(CHECKPOINT_FILE).unwrap().len() {
+        let flip = |disk: &SimStorage| {
+            let disk = disk.after_kill();
+            let mut bytes = disk.contents(CHECKPOINT_FILE).unwrap();
+            bytes[at] ^= 0x20;
+            disk.overwrite(CHECKPOINT_FILE, Some(bytes));
+            disk
+        };
+        let error = back_up(&flip(&disk)).unwrap_err();
+        assert!(matches!(error, BackupError::Source(LogError::Damaged { .. })), "{at}: {error}");
+        let error = restore(&flip(&copy)).unwrap_err();
+        assert!(matches!(&error, RestoreError::Damaged { name, .. } if name == CHECKPOINT_FILE), "{at}: {error}");
+    }
+}
+
+/// What another process does between two steps of the copy.
+struct Meddling {
+    disk: SimStorage,
+    steps: std::sync::Mutex<u32>,
+    meddle: fn(&SimStorage, u32),
+}
+
+impl Storage for Meddling {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.step();
+        self.disk.list()
+    }
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.step();
+        self.disk.open(name)
+    }
+    fn open_past_cache(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.disk.open_past_cache(name)
+    }
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        unreachable!("a backup doesn't make {name}")
+    }
+    fn rename(&self, from: &str, _: &str) -> io::Result<()> {
+        unreachable!("a backup doesn't rename {from}")
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        unreachable!("a backup doesn't remove {name}")
+    }
+    fn sync_directory(&self) -> io::Result<()> {
+        unreachable!("a backup doesn't sync its source")
+    }
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.disk.path(name)
+    }
+}
+
+impl Meddling {
+    fn step(&self) {
+        let mut steps = self.steps.lock().unwrap();
+        *steps += 1;
+        (self.meddle)(&self.disk, *steps);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_is_published_meanwhile_makes_the_copy_begin_again() {
+    for moment in 1..=8 {
+        // The directory goes from a log without to one with a checkpoint at every moment in turn.
+        static MOMENT: std::sync::Mutex<u32> = std::sync::Mutex::new(0);
+        *MOMENT.lock().unwrap() = moment;
+        let (disk, _log) = served();
+        let meddle = |disk: &SimStorage, step: u32| {
+            if step == *MOMENT.lock().unwrap() {
+                let (later, _) = with_checkpoint();
+                for name in ["table.ckpt", "table.txn.00000001"] {
+                    disk.overwrite(name, later.contents(name));
+                }
+            }
+        };
+        let storage = Meddling { disk, steps: 0.into(), meddle };
+        let copy = SimStorage::new();
+        let report = BackupSource::open(&storage).unwrap().copy(&mut StorageSink::new(&copy), &mut |_| {}).unwrap();
+        assert_eq!(report.revision, 13, "at {moment}");
+        restore(&copy).unwrap();
+    }
 }

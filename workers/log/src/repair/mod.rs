@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::entropy::{Entropy, random_u64};
 use crate::error::LogError;
-use crate::format::{MARK_FILE, SegmentHeader, SegmentReason, segment_name};
+use crate::format::{MARK_FILE, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason, segment_name};
 use crate::log::SyncMode;
 use crate::reader::Chain;
 use crate::report::Cut;
@@ -114,7 +114,8 @@ impl RepairPlan {
     /// # Errors
     /// I/O errors; the repair can then be begun again.
     pub fn apply(&self, storage: &dyn Storage, entropy: &mut dyn Entropy) -> Result<(), LogError> {
-        let mut random = || random_u64(entropy).map_err(|source| LogError::io("draw random numbers for", storage.path(""), source));
+        let mut random =
+            || random_u64(entropy).map_err(|source| LogError::io("draw random numbers for", storage.path(""), source));
         match &self.action {
             Action::EndLog { uuid, number, chain, later } => {
                 let header = SegmentHeader {
@@ -129,6 +130,8 @@ impl RepairPlan {
                     reason: SegmentReason::Repaired as u8,
                     mode: SyncMode::ALWAYS_BYTE,
                 };
+                // A power failure can leave one file under both names of a rename: it must not be written over.
+                remove(storage, SEGMENT_TEMPORARY)?;
                 create_segment(storage, &header, None)?;
                 for number in later.iter().rev() {
                     remove(storage, &segment_name(*number))?;

@@ -1,1 +1,208 @@
 #![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::batch::BatchBuilder;
+use crate::entropy::SeededEntropy;
+use crate::file_log::{FileLog, LogOptions};
+use crate::log::{Log, SyncMode};
+use crate::payload::{Cause, GroupRef};
+use crate::report::RecoveryReport;
+use crate::sim::{CrashChoice, SimStorage};
+
+fn options(seed: u64) -> LogOptions {
+    let mut options = LogOptions::new(SyncMode::Always);
+    options.segment_bytes = 5200;
+    options.allocate_bytes = 512;
+    options.entropy = Box::new(SeededEntropy::new(seed));
+    options
+}
+
+type Groups = Vec<(u64, Vec<u8>)>;
+
+fn open(disk: &SimStorage, seed: u64) -> Result<(FileLog, Groups, RecoveryReport), LogError> {
+    let mut groups = Vec::new();
+    let (log, report) = FileLog::open(Arc::new(disk.clone()), options(seed), &mut |group: GroupRef<'_>| {
+        groups.push((group.revision, format!("{:?}", group.records().collect::<Vec<_>>()).into_bytes()));
+        Ok(())
+    })?;
+    Ok((log, groups, report))
+}
+
+fn append(log: &mut FileLog, revisions: std::ops::RangeInclusive<u64>) {
+    let mut batch = BatchBuilder::new();
+    for revision in revisions {
+        batch.begin(500 + revision);
+        batch.group(revision, Cause::Request, None);
+        batch.put(format!("key{revision}").as_bytes(), &[0xA5; 90]);
+        log.append(&mut batch).unwrap();
+    }
+}
+
+/// Three segments, thirteen groups, killed.
+fn small_log() -> (SimStorage, u64) {
+    let disk = SimStorage::new();
+    let (mut log, ..) = open(&disk, 1).unwrap();
+    append(&mut log, 1..=13);
+    (disk, log.epoch())
+}
+
+fn find(disk: &SimStorage) -> Result<Verdict, RepairError> {
+    examine(disk, &mut |_| {})
+}
+
+/// Repairs until nothing is left to repair; gives the plans.
+fn repair(disk: &SimStorage) -> Result<Vec<RepairPlan>, RepairError> {
+    let mut plans = Vec::new();
+    while let Verdict::Damaged(plan) = find(disk)? {
+        plan.apply(disk, &mut SeededEntropy::new(40 + plans.len() as u64))?;
+        plans.push(*plan);
+        assert!(plans.len() < 10, "it goes on for ever: {plans:?}");
+    }
+    Ok(plans)
+}
+
+fn damages(good: &[u8], at: usize) -> Vec<Option<Vec<u8>>> {
+    let mut flipped = good.to_vec();
+    flipped[at] ^= 0x21;
+    let mut zeroed = good.to_vec();
+    zeroed[at..].fill(0);
+    let mut removed = good.to_vec();
+    removed.remove(at);
+    let mut damages = vec![Some(flipped), Some(zeroed), Some(good[..at].to_vec()), Some(removed)];
+    if at == 0 {
+        damages.push(None);
+    }
+    damages
+}
+
+#[test]
+fn damage_is_found_exactly_where_a_start_is_refused_and_then_a_start_works() {
+    let (disk, epoch) = small_log();
+    let (_, whole, _) = open(&disk.after_kill(), 2).unwrap();
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    for name in disk.list().unwrap() {
+        let good = disk.contents(&name).unwrap();
+        for at in 0..good.len() {
+            for contents in damages(&good, at) {
+                let damaged = disk.after_kill();
+                damaged.overwrite(&name, contents);
+                let place = format!("{name} at {at}");
+                let refused = open(&damaged.after_kill(), 2).err();
+                let operations = damaged.operations();
+                let verdict = find(&damaged);
+                assert_eq!(damaged.operations(), operations, "looking changes nothing");
+                let verdict = match (refused, verdict) {
+                    (None, Ok(Verdict::Sound { .. })) => "sound",
+                    (Some(_), Err(RepairError::Hopeless { .. })) => "hopeless",
+                    (Some(LogError::Damaged { file, .. }), Ok(Verdict::Damaged(plan))) => {
+                        let found = plan.damage.name.clone();
+                        assert!(file.ends_with(&found), "{place}: {} and {found}", file.display());
+                        let plans = repair(&damaged).unwrap();
+                        let (_, groups, report) = open(&damaged, 3).unwrap_or_else(|error| panic!("{place}: {error}"));
+                        let last = plans.last().unwrap();
+                        assert!(whole.starts_with(&groups), "{place}");
+                        if plans.iter().all(|plan| plan.remedy == Remedy::NewHeader) {
+                            assert_eq!((groups.len(), report.cut), (whole.len(), None), "{place}");
+                            "nothing lost"
+                        } else {
+                            assert_ne!(report.epoch, epoch, "{place}");
+                            assert_eq!(groups.len() as u64, last.kept_revision, "{place}");
+                            // What could be read behind the damage was told.
+                            let lost = whole.len() - groups.len();
+                            assert!(plans.iter().map(|plan| plan.loss.groups).sum::<u64>() <= lost as u64, "{place}");
+                            "given up"
+                        }
+                    }
+                    (refused, verdict) => panic!("{place}: {refused:?}, {verdict:?}"),
+                };
+                *counts.entry(verdict).or_default() += 1;
+            }
+        }
+    }
+    assert!(counts.len() == 4 && counts.values().all(|&count| count > 10), "{counts:?}");
+}
+
+/// The log with a flipped byte in the payload of batch 3, which is in the first of its segments.
+fn damaged_early() -> (SimStorage, u64) {
+    let (disk, epoch) = small_log();
+    let mut bytes = disk.contents("table.txn.00000001").unwrap();
+    bytes[4096 + 84 + 200 + 84 + 30] ^= 1;
+    disk.overwrite("table.txn.00000001", Some(bytes));
+    (disk, epoch)
+}
+
+#[test]
+fn what_would_be_lost_is_told_as_far_as_it_can_be_read() {
+    let (disk, _) = damaged_early();
+    let mut keys = Vec::new();
+    let verdict = examine(&disk, &mut |group| keys.push(group.revision)).unwrap();
+    let Verdict::Damaged(plan) = verdict else { panic!("it is damaged") };
+    assert_eq!((plan.damage.name.as_str(), plan.remedy), ("table.txn.00000001", Remedy::EndLog));
+    let kept = plan.kept_revision;
+    assert!((1..4).contains(&kept), "{kept}");
+    // One opening batch, then a batch for each group.
+    assert_eq!(plan.loss.batches, Some((kept + 2, 14)));
+    assert_eq!(plan.loss.readable_batches, 14 - (kept + 2));
+    assert_eq!((plan.loss.revisions, plan.loss.groups, plan.loss.records), (Some((kept + 1, 13)), 12 - kept, 12 - kept));
+    assert_eq!(plan.loss.stamps_ms, Some((500 + kept + 2, 513)));
+    assert_eq!(keys, (kept + 2..=13).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_repair_that_is_stopped_anywhere_can_be_done_again_and_nothing_in_between_is_served() {
+    let (disk, epoch) = damaged_early();
+    let Verdict::Damaged(plan) = find(&disk).unwrap() else { panic!("it is damaged") };
+    let done = disk.after_kill();
+    plan.apply(&done, &mut SeededEntropy::new(7)).unwrap();
+    let mut states = 0;
+    for operation in 0..done.operations() {
+        let stopped = disk.after_kill();
+        stopped.stop_at(operation);
+        assert!(plan.apply(&stopped, &mut SeededEntropy::new(7)).is_err());
+        let mut disks = vec![stopped.after_kill()];
+        let choices = stopped.crash_choices(crate::sim::TearDetail::Sectors);
+        disks.extend(choices.iter().map(|choice| stopped.after_power_failure(choice)));
+        for disk in disks {
+            states += 1;
+            match open(&disk.after_kill(), 8) {
+                // A start that is let in has the new epoch, and what it acknowledges stays.
+                Ok((mut log, groups, report)) => {
+                    assert_eq!(groups.len() as u64, plan.kept_revision);
+                    assert_ne!(report.epoch, epoch, "operation {operation}");
+                    let revision = plan.kept_revision + 1;
+                    append(&mut log, revision..=revision);
+                }
+                Err(LogError::Damaged { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            repair(&disk).unwrap();
+            let (mut log, groups, report) = open(&disk, 9).unwrap();
+            assert_eq!(groups.len() as u64, plan.kept_revision);
+            assert_ne!(report.epoch, epoch);
+            let revision = plan.kept_revision + 1;
+            append(&mut log, revision..=revision);
+            drop(log);
+            let disk = disk.after_power_failure(&CrashChoice::DropAll);
+            let (_, groups, again) = open(&disk, 10).unwrap();
+            assert_eq!((groups.len() as u64, again.epoch), (revision, report.epoch), "operation {operation}");
+        }
+    }
+    assert!(states > 20, "{states}");
+}
+
+#[test]
+fn a_sound_log_is_left_alone_also_with_a_torn_tail() {
+    let (disk, _) = small_log();
+    assert!(matches!(find(&disk), Ok(Verdict::Sound { revision: 13, torn: None })));
+    let name = "table.txn.00000003";
+    let mut bytes = disk.contents(name).unwrap();
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    bytes[end] ^= 1;
+    disk.overwrite(name, Some(bytes));
+    let Ok(Verdict::Sound { torn: Some(cut), .. }) = find(&disk) else { panic!("a start would cut it") };
+    assert_eq!(cut.offset + cut.bytes, end as u64 + 1);
+    assert!(matches!(find(&SimStorage::new()), Ok(Verdict::Sound { revision: 0, torn: None })));
+}
