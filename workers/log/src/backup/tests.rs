@@ -269,6 +269,7 @@ pub(crate) fn with_checkpoint() -> (SimStorage, FileLog) {
         .run()
         .unwrap();
     disk.remove(&segment_name(1)).unwrap();
+    disk.sync_directory().unwrap();
     (disk, log)
 }
 

@@ -2,13 +2,14 @@
 
 use uuid::Uuid;
 
-use super::{Action, Damage, Loss, Remedy, RepairError, RepairPlan, Verdict};
+use super::checkpoint::{self, Found, Remains};
+use super::{Action, Damage, Loss, Remedy, RepairError, RepairPlan, Verdict, repaired};
+use crate::checkpoint::{CHECKPOINT_FILE, Covers};
 use crate::error::LogError;
 use crate::format::{
     BATCH_HEADER_BYTES, BATCH_SALT_AT, BatchHeader, MARK_FILE, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentReason, segment_name,
     u64_at,
 };
-use crate::log::SyncMode;
 use crate::mark::{Mark, read_mark};
 use crate::payload::GroupRef;
 use crate::reader::{Chain, Stop, scan_tail};
@@ -18,7 +19,7 @@ use crate::storage::{Storage, StorageFile};
 use crate::walk::{Walked, misfit};
 
 /// A segment as it was found.
-struct Found {
+struct Segment {
     number: u64,
     /// None: its header can't be read, for this reason.
     header: Result<SegmentHeader, String>,
@@ -29,18 +30,61 @@ struct Found {
 /// # Errors
 /// `Log` when the files can't be read or are of a newer or another log, `Hopeless` when nothing could be kept.
 pub fn examine(storage: &dyn Storage, lost: &mut dyn FnMut(&GroupRef<'_>)) -> Result<Verdict, RepairError> {
-    let mark = read_mark(storage)?;
-    let found = find_segments(storage)?;
-    let uuid = one_uuid(storage, &found, mark.as_ref())?;
-    let examination = Examination { storage, mark, found, uuid };
-    examination.run(lost)
+    match checkpoint::find(storage)? {
+        Found::Absent => Examination::new(storage, None)?.run(lost),
+        Found::Whole(covers) => Examination::new(storage, Some(covers))?.run(lost),
+        Found::Damaged(damage, readable) => examine_behind(storage, damage, readable, lost),
+    }
 }
 
-/// Headers of all segments that should be there.
-fn find_segments(storage: &dyn Storage) -> Result<Vec<Found>, LogError> {
+/// Judges the log of a damaged checkpoint.
+fn examine_behind(
+    storage: &dyn Storage,
+    damage: Damage,
+    readable: Option<(Covers, Remains)>,
+    lost: &mut dyn FnMut(&GroupRef<'_>),
+) -> Result<Verdict, RepairError> {
+    let plan = |remedy, end: &Walked, checkpoint, action| {
+        Verdict::Damaged(Box::new(RepairPlan {
+            damage: damage.clone(),
+            remedy,
+            kept_revision: end.chain.last_revision,
+            kept_stamp_ms: end.chain.last_stamp_ms,
+            loss: Loss::default(),
+            checkpoint,
+            action,
+        }))
+    };
+    // Is all of the log still there? Then it says what the checkpoint said, and what may be wrong behind that is a matter of its own.
+    let (is_whole, end) = match Examination::new(storage, None)?.read(&mut |_| {}) {
+        Ok((verdict, end)) => (matches!(verdict, Verdict::Sound { .. }) && end.chain != Chain::START, end),
+        Err(RepairError::Hopeless { .. }) => (false, Walked::start(Chain::START)),
+        Err(error) => return Err(error),
+    };
+    let reaches = readable.as_ref().is_some_and(|(covers, _)| end.chain.next_sequence >= covers.next_sequence);
+    if is_whole || reaches {
+        return Ok(plan(Remedy::RemoveCheckpoint, &end, None, Action::RemoveCheckpoint));
+    }
+    let Some((covers, remains)) = readable else {
+        return Err(RepairError::Hopeless { file: storage.path(&damage.name), offset: damage.offset, what: damage.what });
+    };
+    let log = Examination::new(storage, Some(covers))?;
+    let number = log.found.last().map_or(covers.next_segment, |found| found.number + 1);
+    Ok(match log.read(lost)? {
+        (Verdict::Sound { .. }, end) => {
+            let action = Action::SalvageCheckpoint { uuid: covers.uuid, number, chain: end.chain };
+            plan(Remedy::SalvageCheckpoint, &end, Some(remains), action)
+        }
+        // First the log, then the checkpoint.
+        (damaged, _) => damaged,
+    })
+}
+
+/// Headers of all segments that should be there, from `first` on.
+fn find_segments(storage: &dyn Storage, first: u64) -> Result<Vec<Segment>, LogError> {
     let numbers = list_segments(storage)?;
     let mut found = Vec::new();
-    for number in 1..=numbers.last().copied().unwrap_or(0) {
+    for number in first..=numbers.last().copied().unwrap_or(0) {
         let header = if !numbers.contains(&number) {
             Err("the segment is missing".to_owned())
         } else {
@@ -50,29 +94,37 @@ fn find_segments(storage: &dyn Storage) -> Result<Vec<Found>, LogError> {
                 Err(error) => return Err(error),
             }
         };
-        found.push(Found { number, header });
+        found.push(Segment { number, header });
     }
     Ok(found)
 }
 
 /// The name of the log, if anything tells it. Files of two logs are not damage.
-fn one_uuid(storage: &dyn Storage, found: &[Found], mark: Option<&Mark>) -> Result<Option<Uuid>, LogError> {
+fn one_uuid(
+    storage: &dyn Storage,
+    found: &[Segment],
+    mark: Option<&Mark>,
+    covers: Option<&Covers>,
+) -> Result<Option<Uuid>, LogError> {
     let mut names = found.iter().filter_map(|found| Some((segment_name(found.number), found.header.as_ref().ok()?.uuid)));
     let first = names.next();
     let mark = mark.map(|mark| (MARK_FILE.to_owned(), mark.uuid));
-    for (name, uuid) in names.chain(mark.clone()) {
+    let checkpoint = covers.map(|covers| (CHECKPOINT_FILE.to_owned(), covers.uuid));
+    for (name, uuid) in names.chain(mark.clone()).chain(checkpoint.clone()) {
         if let Some((_, first)) = first.as_ref().filter(|(_, first)| *first != uuid) {
             let what = format!("it belongs to log {uuid}, the segments are of log {first}. Move what doesn't belong here away.");
             return Err(LogError::Foreign { path: storage.path(&name), what });
         }
     }
-    Ok(first.or(mark).map(|(_, uuid)| uuid))
+    Ok(first.or(checkpoint).or(mark).map(|(_, uuid)| uuid))
 }
 
 struct Examination<'s> {
     storage: &'s dyn Storage,
     mark: Option<Mark>,
-    found: Vec<Found>,
+    start: Chain,
+    has_checkpoint: bool,
+    found: Vec<Segment>,
     uuid: Option<Uuid>,
 }
 
@@ -84,9 +136,31 @@ struct End {
     number: u64,
 }
 
-impl Examination<'_> {
+impl<'s> Examination<'s> {
+    /// Of the log behind a checkpoint, or of all of it.
+    fn new(storage: &'s dyn Storage, covers: Option<Covers>) -> Result<Self, LogError> {
+        let mark = read_mark(storage)?;
+        let mut found = find_segments(storage, covers.map_or(1, |covers| covers.next_segment))?;
+        if let (Some(covers), true) = (covers, found.is_empty()) {
+            found.push(Segment { number: covers.next_segment, header: Err("the segment is missing".to_owned()) });
+        }
+        let uuid = one_uuid(storage, &found, mark.as_ref(), covers.as_ref())?;
+        let start = covers.map_or(Chain::START, |covers| covers.chain());
+        Ok(Self { storage, mark, start, has_checkpoint: covers.is_some(), found, uuid })
+    }
+
     fn run(&self, lost: &mut dyn FnMut(&GroupRef<'_>)) -> Result<Verdict, RepairError> {
-        let mut walked = Walked::start(Chain::START);
+        self.read(lost).map(|(verdict, _)| verdict)
+    }
+
+    /// The verdict, and how far the log can be read.
+    fn read(&self, lost: &mut dyn FnMut(&GroupRef<'_>)) -> Result<(Verdict, Walked), RepairError> {
+        let mut walked = Walked::start(self.start);
+        let verdict = self.walk(&mut walked, lost)?;
+        Ok((verdict, walked))
+    }
+
+    fn walk(&self, walked: &mut Walked, lost: &mut dyn FnMut(&GroupRef<'_>)) -> Result<Verdict, RepairError> {
         let mut torn = None;
         for (index, found) in self.found.iter().enumerate() {
             let name = segment_name(found.number);
@@ -101,16 +175,16 @@ impl Examination<'_> {
             let (file, _) = open_segment(self.storage, found.number)?;
             let limit = self.found.get(index + 1).and_then(|next| Some(next.header.as_ref().ok()?.first_sequence));
             let before = walked.chain;
-            walked = Walked::start(before);
+            *walked = Walked::start(before);
             walked.walk(&*file, header, limit, &|| self.storage.path(&name), &mut |_| Ok(()))?;
-            if let Some(damage) = self.fault(&*file, header, limit, &walked, &mut torn)? {
+            if let Some(damage) = self.fault(&*file, header, limit, walked, &mut torn)? {
                 return self.end_log(End { damage, chain: walked.chain, number: found.number + 1 }, lost);
             }
-            if let Some(damage) = self.fault_before_empty_end(index, &walked)? {
+            if let Some(damage) = self.fault_before_empty_end(index, walked)? {
                 return self.end_log(End { damage, chain: walked.chain, number: found.number + 1 }, lost);
             }
         }
-        if let Some(end) = self.fault_of_mark(&walked) {
+        if let Some(end) = self.fault_of_mark(walked) {
             return self.end_log(end, lost);
         }
         Ok(Verdict::Sound { revision: walked.chain.last_revision, torn })
@@ -192,23 +266,11 @@ impl Examination<'_> {
         let Some(salt) = self.salt_of_first_batch(number, &chain)? else {
             return self.end_log(End { damage, chain, number }, lost);
         };
-        let neighbour = |found: Option<&Found>| found.and_then(|found| found.header.as_ref().ok()).map(|header| header.epoch);
+        let neighbour = |found: Option<&Segment>| found.and_then(|found| found.header.as_ref().ok()).map(|header| header.epoch);
         let uuid = self.uuid.ok_or_else(|| self.hopeless(&damage))?;
-        let header = SegmentHeader {
-            uuid,
-            // Only the last segment's epoch counts, and that one gets a new one.
-            epoch: neighbour(self.found.get(index + 1))
-                .or(neighbour(index.checked_sub(1).and_then(|at| self.found.get(at))))
-                .unwrap_or(0),
-            salt,
-            number,
-            first_sequence: chain.next_sequence,
-            base_revision: chain.last_revision,
-            stamp_ms: chain.last_stamp_ms,
-            previous_crc: chain.previous_crc,
-            reason: SegmentReason::Repaired as u8,
-            mode: SyncMode::ALWAYS_BYTE,
-        };
+        // Only the last segment's epoch counts, and that one gets a new one.
+        let epoch = neighbour(self.found.get(index + 1)).or(neighbour(index.checked_sub(1).and_then(|at| self.found.get(at))));
+        let header = repaired(uuid, epoch.unwrap_or(0), salt, number, &chain);
         let is_last = index + 1 == self.found.len();
         Ok(Verdict::Damaged(Box::new(RepairPlan {
             damage,
@@ -216,6 +278,7 @@ impl Examination<'_> {
             kept_revision: chain.last_revision,
             kept_stamp_ms: chain.last_stamp_ms,
             loss: Loss::default(),
+            checkpoint: None,
             action: Action::NewHeader { header, is_last },
         })))
     }
@@ -243,7 +306,7 @@ impl Examination<'_> {
     fn end_log(&self, end: End, lost: &mut dyn FnMut(&GroupRef<'_>)) -> Result<Verdict, RepairError> {
         let End { damage, chain, number } = end;
         // Without its first segment a log has no beginning that the rest could be read from.
-        let uuid = self.uuid.filter(|_| number > 1).ok_or_else(|| self.hopeless(&damage))?;
+        let uuid = self.uuid.filter(|_| number > 1 || self.has_checkpoint).ok_or_else(|| self.hopeless(&damage))?;
         let mut loss = Loss::behind(&chain);
         for found in self.found.iter().filter(|found| found.number + 1 >= number) {
             let Ok(header) = &found.header else { continue };
@@ -260,6 +323,7 @@ impl Examination<'_> {
             kept_revision: chain.last_revision,
             kept_stamp_ms: chain.last_stamp_ms,
             loss,
+            checkpoint: None,
             action: Action::EndLog { uuid, number, chain, later },
         })))
     }

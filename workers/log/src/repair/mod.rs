@@ -11,17 +11,25 @@
 //! goes last: it may name batches that are given up, which is a reason to refuse, too. The other way round, a stop in the middle could leave
 //! a shorter log under its old epoch that looks well.
 //!
-//! Caveat: the directory must be locked, and copied aside, by the caller.
+//! A damaged checkpoint is the same the other way round: the segment with the new epoch comes first, since nothing is served before the
+//! checkpoint is whole again.
+//!
+//! Caveats: what a checkpoint lost may be the memory of a request whose effect is kept, so a retry of that request would be done again.
+//! The directory must be locked, and copied aside, by the caller.
 
+mod checkpoint;
 mod examine;
 mod loss;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+pub use checkpoint::{Gap, Remains};
 pub use examine::examine;
 pub use loss::Loss;
 use uuid::Uuid;
 
+use crate::checkpoint::{CHECKPOINT_FILE, remove_checkpoint_temporaries};
 use crate::entropy::{Entropy, random_u64};
 use crate::error::LogError;
 use crate::format::{MARK_FILE, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason, segment_name};
@@ -82,6 +90,10 @@ pub enum Remedy {
     EndLog,
     /// A segment's header is made anew from the batches behind it; nothing is lost.
     NewHeader,
+    /// The checkpoint is removed: the whole log is there, and says the same; nothing is lost.
+    RemoveCheckpoint,
+    /// The records of the checkpoint that can be read make a new one.
+    SalvageCheckpoint,
 }
 
 /// The damage nearest to the log's beginning, and what would become of it.
@@ -95,17 +107,34 @@ pub struct RepairPlan {
     pub kept_revision: u64,
     /// The highest stamp that would be kept, wall-clock ms.
     pub kept_stamp_ms: u64,
-    /// What would be lost.
+    /// What would be lost of the log.
     pub loss: Loss,
+    /// What is left of the checkpoint, if that is damaged.
+    pub checkpoint: Option<Remains>,
     action: Action,
 }
 
 #[derive(Clone, Debug)]
 enum Action {
     /// Begins segment `number` behind `chain`; those in `later` are removed.
-    EndLog { uuid: Uuid, number: u64, chain: Chain, later: Vec<u64> },
+    EndLog {
+        uuid: Uuid,
+        number: u64,
+        chain: Chain,
+        later: Vec<u64>,
+    },
     /// Writes the header over the damaged one.
-    NewHeader { header: SegmentHeader, is_last: bool },
+    NewHeader {
+        header: SegmentHeader,
+        is_last: bool,
+    },
+    RemoveCheckpoint,
+    /// Segment `number` behind `chain` only brings the new epoch.
+    SalvageCheckpoint {
+        uuid: Uuid,
+        number: u64,
+        chain: Chain,
+    },
 }
 
 impl RepairPlan {
@@ -113,30 +142,27 @@ impl RepairPlan {
     ///
     /// # Errors
     /// I/O errors; the repair can then be begun again.
-    pub fn apply(&self, storage: &dyn Storage, entropy: &mut dyn Entropy) -> Result<(), LogError> {
+    pub fn apply(&self, storage: &Arc<dyn Storage>, entropy: &mut dyn Entropy) -> Result<(), LogError> {
+        let shared = storage;
+        let storage = &**storage;
         let mut random =
             || random_u64(entropy).map_err(|source| LogError::io("draw random numbers for", storage.path(""), source));
+        // A power failure can leave one file under both names of a rename: it must not be written over.
+        remove(storage, SEGMENT_TEMPORARY)?;
+        remove_checkpoint_temporaries(storage)?;
         match &self.action {
             Action::EndLog { uuid, number, chain, later } => {
-                let header = SegmentHeader {
-                    uuid: *uuid,
-                    epoch: random()?,
-                    salt: random()?,
-                    number: *number,
-                    first_sequence: chain.next_sequence,
-                    base_revision: chain.last_revision,
-                    stamp_ms: chain.last_stamp_ms,
-                    previous_crc: chain.previous_crc,
-                    reason: SegmentReason::Repaired as u8,
-                    mode: SyncMode::ALWAYS_BYTE,
-                };
-                // A power failure can leave one file under both names of a rename: it must not be written over.
-                remove(storage, SEGMENT_TEMPORARY)?;
-                create_segment(storage, &header, None)?;
+                create_segment(storage, &repaired(*uuid, random()?, random()?, *number, chain), None)?;
                 for number in later.iter().rev() {
                     remove(storage, &segment_name(*number))?;
                 }
                 remove(storage, MARK_FILE)
+            }
+            Action::RemoveCheckpoint => remove(storage, CHECKPOINT_FILE),
+            Action::SalvageCheckpoint { uuid, number, chain } => {
+                // The epoch first: as long as the checkpoint is damaged, a start is refused.
+                create_segment(storage, &repaired(*uuid, random()?, random()?, *number, chain), None)?;
+                checkpoint::salvage(shared, random()?)
             }
             Action::NewHeader { header, is_last } => {
                 let mut header = header.clone();
@@ -152,6 +178,22 @@ impl RepairPlan {
                 file.sync().map_err(failed("sync"))
             }
         }
+    }
+}
+
+/// Header of a segment that goes on behind `chain` under a new epoch.
+fn repaired(uuid: Uuid, epoch: u64, salt: u64, number: u64, chain: &Chain) -> SegmentHeader {
+    SegmentHeader {
+        uuid,
+        epoch,
+        salt,
+        number,
+        first_sequence: chain.next_sequence,
+        base_revision: chain.last_revision,
+        stamp_ms: chain.last_stamp_ms,
+        previous_crc: chain.previous_crc,
+        reason: SegmentReason::Repaired as u8,
+        mode: SyncMode::ALWAYS_BYTE,
     }
 }
 

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
+use crate::backup::tests::with_checkpoint;
 use crate::batch::BatchBuilder;
+use crate::checkpoint::CHECKPOINT_FILE;
 use crate::entropy::SeededEntropy;
 use crate::file_log::{FileLog, LogOptions};
 use crate::log::{Log, SyncMode};
+use crate::payload::RecordRef;
 use crate::payload::{Cause, GroupRef};
-use crate::report::RecoveryReport;
+use crate::replay::{CheckpointRecord, Replay};
+use crate::report::{RecoveryReport, VisitError};
 use crate::sim::{CrashChoice, SimStorage};
 
 fn options(seed: u64) -> LogOptions {
@@ -49,6 +53,10 @@ fn small_log() -> (SimStorage, u64) {
     (disk, log.epoch())
 }
 
+fn shared(disk: &SimStorage) -> Arc<dyn Storage> {
+    Arc::new(disk.clone())
+}
+
 fn find(disk: &SimStorage) -> Result<Verdict, RepairError> {
     examine(disk, &mut |_| {})
 }
@@ -57,7 +65,7 @@ fn find(disk: &SimStorage) -> Result<Verdict, RepairError> {
 fn repair(disk: &SimStorage) -> Result<Vec<RepairPlan>, RepairError> {
     let mut plans = Vec::new();
     while let Verdict::Damaged(plan) = find(disk)? {
-        plan.apply(disk, &mut SeededEntropy::new(40 + plans.len() as u64))?;
+        plan.apply(&shared(disk), &mut SeededEntropy::new(40 + plans.len() as u64))?;
         plans.push(*plan);
         assert!(plans.len() < 10, "it goes on for ever: {plans:?}");
     }
@@ -156,12 +164,12 @@ fn a_repair_that_is_stopped_anywhere_can_be_done_again_and_nothing_in_between_is
     let (disk, epoch) = damaged_early();
     let Verdict::Damaged(plan) = find(&disk).unwrap() else { panic!("it is damaged") };
     let done = disk.after_kill();
-    plan.apply(&done, &mut SeededEntropy::new(7)).unwrap();
+    plan.apply(&shared(&done), &mut SeededEntropy::new(7)).unwrap();
     let mut states = 0;
     for operation in 0..done.operations() {
         let stopped = disk.after_kill();
         stopped.stop_at(operation);
-        assert!(plan.apply(&stopped, &mut SeededEntropy::new(7)).is_err());
+        assert!(plan.apply(&shared(&stopped), &mut SeededEntropy::new(7)).is_err());
         let mut disks = vec![stopped.after_kill()];
         let choices = stopped.crash_choices(crate::sim::TearDetail::Sectors);
         disks.extend(choices.iter().map(|choice| stopped.after_power_failure(choice)));
@@ -205,4 +213,138 @@ fn a_sound_log_is_left_alone_also_with_a_torn_tail() {
     let Ok(Verdict::Sound { torn: Some(cut), .. }) = find(&disk) else { panic!("a start would cut it") };
     assert_eq!(cut.offset + cut.bytes, end as u64 + 1);
     assert!(matches!(find(&SimStorage::new()), Ok(Verdict::Sound { revision: 0, torn: None })));
+}
+
+/// The keys of a log with a checkpoint.
+#[derive(Default)]
+struct Keys(BTreeMap<Vec<u8>, u64>);
+
+impl Replay for Keys {
+    fn record(&mut self, record: CheckpointRecord<'_>) -> Result<(), VisitError> {
+        self.0.insert(record.key.to_vec(), record.revision);
+        Ok(())
+    }
+    fn checkpoint_read(&mut self, _revision: u64) -> Result<(), VisitError> {
+        Ok(())
+    }
+    fn group(&mut self, group: GroupRef<'_>) -> Result<(), VisitError> {
+        for record in group.records() {
+            if let RecordRef::Put { key, .. } = record {
+                self.0.insert(key.to_vec(), group.revision);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_keys(disk: &SimStorage, seed: u64) -> Result<(BTreeMap<Vec<u8>, u64>, RecoveryReport), LogError> {
+    let mut keys = Keys::default();
+    let (_, report) = FileLog::open(Arc::new(disk.clone()), options(seed), &mut keys)?;
+    Ok((keys.0, report))
+}
+
+fn flipped(disk: &SimStorage, name: &str, at: usize) -> SimStorage {
+    let disk = disk.after_kill();
+    let mut bytes = disk.contents(name).unwrap();
+    bytes[at] ^= 0x11;
+    disk.overwrite(name, Some(bytes));
+    disk
+}
+
+#[test]
+fn of_a_damaged_checkpoint_the_readable_records_are_kept() {
+    let (disk, log) = with_checkpoint();
+    let (whole, _) = open_keys(&disk.after_kill(), 2).unwrap();
+    assert_eq!(whole.len(), 13);
+    for at in 0..disk.contents(CHECKPOINT_FILE).unwrap().len() {
+        let damaged = flipped(&disk, CHECKPOINT_FILE, at);
+        assert!(matches!(open_keys(&damaged.after_kill(), 2), Err(LogError::Damaged { .. })), "{at}");
+        if at < 4096 {
+            assert!(matches!(find(&damaged), Err(RepairError::Hopeless { .. })), "{at}");
+            continue;
+        }
+        let plans = repair(&damaged).unwrap();
+        let [plan] = &plans[..] else { panic!("{at}: {plans:?}") };
+        assert_eq!((plan.remedy, plan.damage.name.as_str()), (Remedy::SalvageCheckpoint, CHECKPOINT_FILE));
+        let remains = plan.checkpoint.as_ref().unwrap();
+        let gap = &remains.told[0];
+        assert!(remains.gaps == 1 && (gap.offset..gap.offset + gap.bytes).contains(&(at as u64)), "{at}: {gap:?}");
+        let (keys, report) = open_keys(&damaged, 3).unwrap();
+        assert_ne!(report.epoch, log.epoch());
+        assert_eq!(report.checkpoint.unwrap().records, remains.records);
+        // Every key that is gone lies in the gap.
+        for key in whole.keys().filter(|key| !keys.contains_key(*key)) {
+            assert!(gap.after.as_ref().is_none_or(|after| after < key) && gap.before.as_ref().is_none_or(|before| key < before));
+        }
+        assert!(keys.iter().all(|(key, revision)| whole[key] == *revision));
+    }
+}
+
+#[test]
+fn a_log_that_is_all_there_needs_no_checkpoint() {
+    let (disk, log) = with_checkpoint();
+    let first = small_log().0.contents("table.txn.00000001").unwrap();
+    disk.overwrite("table.txn.00000001", Some(first));
+    for at in [0, 50, 4100, 4200] {
+        let damaged = flipped(&disk, CHECKPOINT_FILE, at);
+        let plans = repair(&damaged).unwrap();
+        assert_eq!(plans.iter().map(|plan| plan.remedy).collect::<Vec<_>>(), [Remedy::RemoveCheckpoint]);
+        let (keys, report) = open_keys(&damaged, 3).unwrap();
+        assert_eq!((keys.len(), report.epoch, report.checkpoint), (13, log.epoch(), None));
+    }
+    // With a damaged log as well, one is repaired after the other.
+    let damaged = flipped(&flipped(&disk, CHECKPOINT_FILE, 4200), "table.txn.00000003", 4200);
+    let remedies: Vec<_> = repair(&damaged).unwrap().iter().map(|plan| plan.remedy).collect();
+    assert_eq!(remedies, [Remedy::RemoveCheckpoint, Remedy::EndLog]);
+    open_keys(&damaged, 3).unwrap();
+}
+
+#[test]
+fn damage_behind_a_checkpoint_is_found_where_a_start_is_refused() {
+    let (disk, _log) = with_checkpoint();
+    for name in ["table.txn.00000002", "table.txn.00000003", "table.mark"] {
+        let good = disk.contents(name).unwrap();
+        for at in 0..good.len() {
+            for contents in damages(&good, at) {
+                let damaged = disk.after_kill();
+                damaged.overwrite(name, contents);
+                match (open_keys(&damaged.after_kill(), 2), find(&damaged)) {
+                    (Ok(_), Ok(Verdict::Sound { .. })) => {}
+                    (Err(LogError::Damaged { .. }), Ok(Verdict::Damaged(_))) => {
+                        repair(&damaged).unwrap();
+                        open_keys(&damaged, 3).unwrap();
+                    }
+                    (start, verdict) => panic!("{name} at {at}: {:?}, {verdict:?}", start.err()),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_salvage_that_is_stopped_anywhere_can_be_done_again() {
+    let (disk, log) = with_checkpoint();
+    let disk = flipped(&disk, CHECKPOINT_FILE, 4500);
+    let Verdict::Damaged(plan) = find(&disk).unwrap() else { panic!("it is damaged") };
+    let done = disk.after_kill();
+    plan.apply(&shared(&done), &mut SeededEntropy::new(7)).unwrap();
+    let (kept, _) = open_keys(&done.after_kill(), 8).unwrap();
+    for operation in 0..done.operations() {
+        let stopped = disk.after_kill();
+        stopped.stop_at(operation);
+        assert!(plan.apply(&shared(&stopped), &mut SeededEntropy::new(7)).is_err());
+        let mut disks = vec![stopped.after_kill()];
+        let choices = stopped.crash_choices(crate::sim::TearDetail::Sectors);
+        disks.extend(choices.iter().map(|choice| stopped.after_power_failure(choice)));
+        for disk in disks {
+            match open_keys(&disk.after_kill(), 8) {
+                Ok((keys, report)) => assert!(keys == kept && report.epoch != log.epoch()),
+                Err(LogError::Damaged { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            repair(&disk).unwrap();
+            let (keys, report) = open_keys(&disk, 9).unwrap();
+            assert!(keys == kept && report.epoch != log.epoch());
+        }
+    }
 }

@@ -1,0 +1,131 @@
+//! What is left of a damaged checkpoint.
+
+use std::sync::Arc;
+
+use super::Damage;
+use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, CheckpointWriter, Covers};
+use crate::error::LogError;
+use crate::storage::Storage;
+
+/// Gaps that are told one by one; more are only counted.
+const GAPS_TOLD: usize = 64;
+/// The new checkpoint is synced each so many bytes.
+const SYNC_BYTES: u64 = 4 << 20;
+
+/// Blocks in a row that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Where the first of them starts, bytes from the start of the file.
+    pub offset: u64,
+    /// How many bytes can't be read.
+    pub bytes: u64,
+    /// Key of the last record before; `None`: there is none.
+    pub after: Option<Vec<u8>>,
+    /// Key of the first record behind; `None`: there is none.
+    pub before: Option<Vec<u8>>,
+}
+
+/// A checkpoint as far as it can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// Records that can be read.
+    pub records: u64,
+    /// How many gaps there are.
+    pub gaps: u64,
+    /// The first of them.
+    pub told: Vec<Gap>,
+}
+
+/// What a checkpoint turned out to be.
+pub(super) enum Found {
+    Absent,
+    Whole(Covers),
+    /// With what its header says, if that can be read.
+    Damaged(Damage, Option<(Covers, Remains)>),
+}
+
+/// Reads the whole checkpoint.
+pub(super) fn find(storage: &dyn Storage) -> Result<Found, LogError> {
+    let mut reader = match CheckpointReader::open_if_there(storage, CHECKPOINT_FILE) {
+        Ok(Some(reader)) => reader,
+        Ok(None) => return Ok(Found::Absent),
+        Err(LogError::Damaged { offset, what, .. }) => return Ok(Found::Damaged(damage(offset, what), None)),
+        Err(error) => return Err(error),
+    };
+    let covers = *reader.covers();
+    let mut first = None;
+    let remains = read(storage, &mut reader, &mut first, &mut |_, _, _| Ok(()))?;
+    Ok(match first {
+        None => Found::Whole(covers),
+        Some(damage) => Found::Damaged(damage, Some((covers, remains))),
+    })
+}
+
+/// Makes a checkpoint of the records that can be read, and puts it in the place of the damaged one.
+pub(super) fn salvage(storage: &Arc<dyn Storage>, salt: u64) -> Result<(), LogError> {
+    let mut reader = CheckpointReader::open(&**storage, CHECKPOINT_FILE)?;
+    let covers = *reader.covers();
+    let mut writer = CheckpointWriter::create(Arc::clone(storage), salt, SYNC_BYTES)?;
+    read(&**storage, &mut reader, &mut None, &mut |key, value, revision| {
+        writer.put(crate::replay::CheckpointRecord { key, value, revision })
+    })?;
+    writer.finish(covers).run().map(|_| ())
+}
+
+fn damage(offset: u64, what: String) -> Damage {
+    Damage { name: CHECKPOINT_FILE.to_owned(), offset, what }
+}
+
+type Take<'t> = dyn FnMut(&[u8], &[u8], u64) -> Result<(), LogError> + 't;
+
+fn read(
+    storage: &dyn Storage,
+    reader: &mut CheckpointReader,
+    first: &mut Option<Damage>,
+    take: &mut Take<'_>,
+) -> Result<Remains, LogError> {
+    let mut remains = Remains { records: 0, gaps: 0, told: Vec::new() };
+    let mut last_key: Option<Vec<u8>> = None;
+    let mut open: Option<Gap> = None;
+    loop {
+        match reader.next_block() {
+            Ok(Some(block)) => {
+                for record in block.records() {
+                    if let Some(gap) = open.take() {
+                        remains.close(Gap { before: Some(record.key.to_vec()), ..gap });
+                    }
+                    take(record.key, record.value, record.revision)?;
+                    remains.records += 1;
+                    last_key = Some(record.key.to_vec());
+                }
+            }
+            Ok(None) => break,
+            Err(LogError::Damaged { offset, what, .. }) => {
+                first.get_or_insert_with(|| damage(offset, what));
+                let skipped = reader.skip_damage()?;
+                let gap = open.get_or_insert_with(|| Gap { offset, bytes: 0, after: last_key.clone(), before: None });
+                let Some(skipped) = skipped else {
+                    let failed = |source| LogError::io("read", storage.path(CHECKPOINT_FILE), source);
+                    let length = storage.open(CHECKPOINT_FILE).and_then(|file| file.length()).map_err(failed)?;
+                    gap.bytes += length.saturating_sub(offset);
+                    break;
+                };
+                gap.bytes += skipped;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(gap) = open.take() {
+        remains.close(gap);
+    }
+    Ok(remains)
+}
+
+impl Remains {
+    fn close(&mut self, gap: Gap) {
+        self.gaps += 1;
+        if self.told.len() < GAPS_TOLD {
+            self.told.push(gap);
+        }
+    }
+}
