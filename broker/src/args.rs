@@ -13,7 +13,11 @@ use kvbroker_core::SessionBounds;
 use kvbroker_log::SyncMode;
 use kvbroker_protocol::limits;
 
+use crate::size::{self, Size};
 use crate::tools::Verb;
+
+/// Smaller files and checkpoints cost more than they could ever save.
+const SMALL: Size = Size(64 << 10);
 
 /// Starts a durable key-value broker, found by name.
 #[derive(Debug, Parser)]
@@ -68,6 +72,9 @@ pub(crate) struct Args {
     /// When writes are on disk: `always` before they are acknowledged, every so many milliseconds, or `never`
     #[arg(long, value_name = "always|MS|never", default_value = "always", value_parser = parse_sync, env = "KVBROKER_SYNC")]
     sync: SyncMode,
+    /// A file of the log ends at this size
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::between(SMALL, Size(4 << 30)), env = "KVBROKER_SEGMENT_SIZE")]
+    segment_size: Size,
     /// Write the endpoints to this file (JSON) once the broker is ready
     #[arg(long, value_name = "FILE", env = "KVBROKER_READY_FILE")]
     ready_file: Option<PathBuf>,
@@ -114,6 +121,7 @@ pub(crate) struct Config {
     pub(crate) catalogs: CatalogList,
     pub(crate) owner: String,
     pub(crate) sync: SyncMode,
+    pub(crate) segment_size: Size,
     pub(crate) ready_file: Option<PathBuf>,
     pub(crate) grace: Duration,
     pub(crate) session_bounds: SessionBounds,
@@ -162,6 +170,7 @@ impl Args {
             catalogs,
             owner,
             sync: self.sync,
+            segment_size: self.segment_size,
             ready_file: self.ready_file,
             grace: self.grace,
             session_bounds: SessionBounds {
@@ -211,6 +220,7 @@ mod tests {
         assert_eq!((config.sync, config.port), (SyncMode::Every(Duration::from_millis(250)), Some(0)));
         assert_eq!(check(&["p"]).unwrap().sync, SyncMode::Always);
         assert_eq!(check(&["p", "--sync", "2s"]).unwrap().sync, SyncMode::Every(Duration::from_secs(2)));
+        assert_eq!(check(&["p"]).unwrap().segment_size, Size(64 << 20));
         for (words, part) in [
             (&[][..], "which project"),
             (&["a/b"], "'/'"),
@@ -222,6 +232,8 @@ mod tests {
             (&["p", "--owner", "a\nb"], "--owner"),
             (&["paths"], "kvbroker PROJECT paths"),
             (&["p", "--bogus"], "--bogus"),
+            (&["p", "--segment-size", "1KiB"], "64KiB to 4GiB"),
+            (&["p", "--segment-size", "64MB"], "MiB"),
         ] {
             let error = check(words).unwrap_err();
             assert!(error.contains(part), "{words:?}: {error}");

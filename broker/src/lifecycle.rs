@@ -23,6 +23,7 @@ use kvbroker_log::{RecoveryReport, SyncMode};
 
 use crate::args::Config;
 use crate::failure::Failure;
+use crate::loading::Took;
 use crate::open::{Opened, open};
 use crate::ports::Ports;
 use crate::ready::{Ready, kvclient_command};
@@ -193,13 +194,19 @@ fn record(config: &Config, endpoint: &Endpoint) -> CatalogRecord {
 /// What the ready block tells of the opened data, kept when the data itself has gone to the worker.
 struct ReadyParts {
     report: RecoveryReport,
+    took: Took,
     keys: usize,
     clock_remark: Option<String>,
 }
 
 impl ReadyParts {
     fn of(opened: &Opened) -> ReadyParts {
-        ReadyParts { report: opened.report.clone(), keys: opened.state.keys(), clock_remark: opened.clock_remark.clone() }
+        ReadyParts {
+            report: opened.report.clone(),
+            took: opened.took,
+            keys: opened.state.keys(),
+            clock_remark: opened.clock_remark.clone(),
+        }
     }
 }
 
@@ -219,6 +226,7 @@ fn tell_ready(
             catalogs: &announcer.wait_settled(CATALOG_WAIT),
             data,
             report: &parts.report,
+            took: parts.took,
             keys: parts.keys,
             sync: config.sync,
             clock_remark: parts.clock_remark.as_deref(),

@@ -12,6 +12,7 @@ mod failure;
 mod front_end;
 mod inbound;
 mod lifecycle;
+mod loading;
 mod open;
 mod ports;
 mod process;
@@ -19,6 +20,7 @@ mod publisher;
 mod ready;
 mod running;
 mod signals;
+mod size;
 mod sockets;
 mod tools;
 

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvbroker::exit::Exit;
 use kvbroker_core::State;
 use kvbroker_log::{
-    DirLock, DiskStorage, FileLog, GroupRef, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport, Storage,
+    CHECKPOINT_FILE, DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport, Storage,
 };
-use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock, replay_into};
+use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock};
 
 use crate::args::Config;
 use crate::failure::Failure;
+use crate::loading::{Loading, Took};
 
 /// An open data directory.
 pub(crate) struct Opened {
@@ -25,13 +26,12 @@ pub(crate) struct Opened {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) state: State,
     pub(crate) report: RecoveryReport,
+    /// How long reading it took.
+    pub(crate) took: Took,
     pub(crate) stamper: Stamper,
     /// What is worth saying about the clock.
     pub(crate) clock_remark: Option<String>,
 }
-
-/// How often a long recovery says how far it is.
-const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Locks and recovers the data directory; None if a stop was asked for meanwhile.
 ///
@@ -46,16 +46,11 @@ pub(crate) fn open(
     let storage = DiskStorage::open(&directory).map_err(|error| cannot_use(&directory, &error))?;
     let storage: Arc<dyn Storage> = Arc::new(storage);
     let lock = lock(&directory, config, instance)?;
-    let mut state = State::new();
-    let mut progress = Progress::start(&directory);
-    let options = LogOptions::new(config.sync);
-    let opened = FileLog::open(Arc::clone(&storage), options, &mut |group: GroupRef<'_>| {
-        if stop.load(Ordering::Relaxed) {
-            return Err("a stop was asked for".into());
-        }
-        progress.group(group.revision);
-        Ok(replay_into(&mut state, &group)?)
-    });
+    let checkpoint_bytes = std::fs::metadata(storage.path(CHECKPOINT_FILE)).map_or(0, |file| file.len());
+    let mut loading = Loading::new(&directory, checkpoint_bytes, stop);
+    let mut options = LogOptions::new(config.sync);
+    options.segment_bytes = config.segment_size.0;
+    let opened = FileLog::open(Arc::clone(&storage), options, &mut loading);
     let (log, report) = match opened {
         // Reading has changed nothing: the next start begins again.
         Err(LogError::Refused { .. }) if stop.load(Ordering::Relaxed) => return Ok(None),
@@ -69,9 +64,13 @@ pub(crate) fn open(
             cut.offset
         );
     }
+    for (file, what) in &report.history.unreadable {
+        tracing::warn!("{} can't be read ({what}): no history before it; the table does not depend on it", file.display());
+    }
+    let (state, took) = loading.finish();
     let (stamper, verdict) = Stamper::start(report.last_stamp_ms, SystemClock.now());
     let clock_remark = clock_remark(verdict, config.accept_clock)?;
-    Ok(Some(Opened { directory, lock, log, storage, state, report, stamper, clock_remark }))
+    Ok(Some(Opened { directory, lock, log, storage, state, report, took, stamper, clock_remark }))
 }
 
 /// A full or failing disk is the disk's fault; a directory that can't be made or entered is what was asked for.
@@ -120,26 +119,4 @@ fn clock_remark(verdict: ClockVerdict, accepted: bool) -> Result<Option<String>,
             return Err(Failure::new(Exit::Usage, sentence));
         }
     })
-}
-
-/// Says how far a long recovery is.
-struct Progress {
-    next: Instant,
-    groups: u64,
-    directory: String,
-}
-
-impl Progress {
-    fn start(directory: &Path) -> Progress {
-        Progress { next: Instant::now() + PROGRESS, groups: 0, directory: directory.display().to_string() }
-    }
-
-    fn group(&mut self, revision: u64) {
-        self.groups += 1;
-        // The clock is asked once in a while only: replay does a million groups a second.
-        if self.groups.is_multiple_of(16_384) && Instant::now() >= self.next {
-            self.next = Instant::now() + PROGRESS;
-            tracing::info!(revision, "reading the log in {}", self.directory);
-        }
-    }
 }

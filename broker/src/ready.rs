@@ -3,10 +3,13 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use kvbroker::endpoint::{Endpoint, TcpEndpoint};
 use kvbroker_discovery::CatalogStatus;
 use kvbroker_log::{EpochReason, RecoveryReport, SyncMode};
+
+use crate::loading::Took;
 
 /// What the ready block tells.
 pub(crate) struct Ready<'a> {
@@ -14,6 +17,8 @@ pub(crate) struct Ready<'a> {
     pub(crate) catalogs: &'a [CatalogStatus],
     pub(crate) data: &'a Path,
     pub(crate) report: &'a RecoveryReport,
+    /// How long reading it took.
+    pub(crate) took: Took,
     pub(crate) keys: usize,
     pub(crate) sync: SyncMode,
     pub(crate) clock_remark: Option<&'a str>,
@@ -43,6 +48,19 @@ impl Ready<'_> {
             }
         }
         line("data", format!("{} at revision {}, {} keys", self.data.display(), self.report.last_revision, self.keys));
+        if let (Some(checkpoint), Some(checkpoint_took)) = (&self.report.checkpoint, self.took.checkpoint) {
+            let log_took = self.took.all.saturating_sub(checkpoint_took);
+            let (checkpoint_bytes, log_bytes) = (about(checkpoint.bytes), about(self.report.bytes));
+            let revision = checkpoint.revision;
+            line(
+                "",
+                format!(
+                    "read from the checkpoint at revision {revision} ({checkpoint_bytes} in {}) and the log behind it ({log_bytes} in {})",
+                    seconds(checkpoint_took),
+                    seconds(log_took)
+                ),
+            );
+        }
         if let Some(cut) = &self.report.cut {
             line("", format!("a torn tail of {} bytes was cut off: the last stop was sudden (new epoch)", cut.bytes));
         }
@@ -72,6 +90,20 @@ fn addresses(socket: &Path, tcp: Option<&TcpEndpoint>, port: fn(&TcpEndpoint) ->
     text
 }
 
+/// Bytes for people.
+fn about(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_024_000 => format!("{:.1} KiB", bytes as f64 / 1_024.0),
+        1_024_000..1_048_576_000 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+fn seconds(took: Duration) -> String {
+    format!("{:.2} s", took.as_secs_f64())
+}
+
 /// How to call kvclient: by its name if the shell finds it, else by its path beside this program.
 pub(crate) fn kvclient_command() -> String {
     const NAME: &str = "kvclient";
@@ -86,5 +118,16 @@ pub(crate) fn kvclient_command() -> String {
             path.strip_prefix(here).unwrap_or(&path).display().to_string()
         }
         None => NAME.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_with_few_digits() {
+        let shown = [999, 1_000, 64 << 10, 1_023_999, 1_024_000, 64 << 20, 4 << 30].map(about);
+        assert_eq!(shown, ["999 B", "1.0 KiB", "64.0 KiB", "1000.0 KiB", "1.0 MiB", "64.0 MiB", "4.0 GiB"]);
     }
 }

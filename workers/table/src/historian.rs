@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kvbroker_core::{Space, split_table_record};
-use kvbroker_log::{Cause, GroupRef, LogError, LogReader, Persisted, RecordRef, Storage};
+use kvbroker_log::{Cause, GroupRef, LogError, LogReader, Persisted, ReadEnd, RecordRef, Storage};
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Stored, Version, VersionKind, limits};
 
 use crate::histories::{Histories, Proved};
@@ -123,10 +123,14 @@ impl Historian {
     fn search(&self, searches: &mut Vec<Search>) -> Result<(), Ended> {
         let starts = LogReader::starts(&*self.storage).map_err(Ended::Failed)?;
         // Before the first batch there is no segment.
-        let oldest = starts.first().map_or(1, |start| start + 1);
+        let mut oldest = starts.first().map_or(1, |start| start + 1);
         let mut end = u64::MAX;
         for start in starts.into_iter().rev() {
-            self.segment(start, end, searches).map_err(Ended::Failed)?;
+            if !self.segment(start, end, searches).map_err(Ended::Failed)? {
+                // It was deleted meanwhile, and with it all before it.
+                oldest = end.saturating_add(1);
+                break;
+            }
             if self.calls.is_closed() {
                 return Err(Ended::Stopping);
             }
@@ -142,21 +146,23 @@ impl Historian {
         Ok(())
     }
 
-    /// Reads the revisions behind `start` up to `end`, as far as anybody asks for them.
-    fn segment(&self, start: u64, end: u64, searches: &mut Vec<Search>) -> Result<(), LogError> {
+    /// Reads the revisions behind `start` up to `end`, as far as anybody asks for them; false if they are in the log no more.
+    fn segment(&self, start: u64, end: u64, searches: &mut Vec<Search>) -> Result<bool, LogError> {
         let end = end.min(searches.iter().map(Search::through).max().unwrap_or_default());
-        let Some(proof) = searches.iter().map(|search| search.call.proof).max_by_key(Persisted::revision) else { return Ok(()) };
+        let Some(proof) = searches.iter().map(|search| search.call.proof).max_by_key(Persisted::revision) else {
+            return Ok(true);
+        };
         if end <= start {
-            return Ok(());
+            return Ok(true);
         }
-        let Some(mut reader) = LogReader::after(Arc::clone(&self.storage), start)? else { return Ok(()) };
+        let Some(mut reader) = LogReader::after(Arc::clone(&self.storage), start)? else { return Ok(false) };
         let mut by_key: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
         for (at, search) in searches.iter().enumerate() {
             by_key.entry(search.call.call.key.clone()).or_default().push(at);
         }
         let mut deferred: Vec<usize> = Vec::new();
         let mut bytes: usize = searches.iter().map(|search| search.bytes).sum();
-        reader.read(&proof, &mut |group| {
+        let read = reader.read(&proof, &mut |group| {
             for (key, value) in table_records(&group) {
                 for &at in by_key.get(key).into_iter().flatten() {
                     let search = &mut searches[at];
@@ -182,7 +188,7 @@ impl Historian {
         for at in deferred.into_iter().rev() {
             self.calls.put_back(searches.remove(at).call);
         }
-        Ok(())
+        Ok(read != ReadEnd::Gone)
     }
 
     fn answer_found(&self, search: Search, oldest: u64) {
