@@ -22,6 +22,7 @@ mod file_log;
 mod format;
 mod history;
 pub mod inspect;
+mod load;
 mod lock;
 mod log;
 mod mark;

@@ -27,6 +27,7 @@ use crate::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchKind, MARK_FILE, SEGMENT_HEADER_BYTES, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason,
     segment_name,
 };
+use crate::load::read_records;
 use crate::log::SyncMode;
 use crate::mark::{Mark, read_mark};
 use crate::past::{Past, read_past};
@@ -204,14 +205,13 @@ impl<'s> Recovery<'s> {
     }
 
     /// Gives the checkpoint's records to `replay`.
-    fn read_checkpoint(&mut self, mut reader: CheckpointReader, replay: &mut dyn Replay) -> Result<(), LogError> {
+    fn read_checkpoint(&mut self, reader: CheckpointReader, replay: &mut dyn Replay) -> Result<(), LogError> {
         let storage = self.storage;
         let refused = |offset, source| LogError::Refused { file: storage.path(CHECKPOINT_FILE), offset, source };
-        while let Some(block) = reader.next_block()? {
-            for record in block.records() {
-                replay.record(record).map_err(|source| refused(block.offset, source))?;
-            }
-        }
+        let length = storage.open(CHECKPOINT_FILE).and_then(|file| file.length());
+        let length = length.map_err(|source| LogError::io("read the length of", storage.path(CHECKPOINT_FILE), source))?;
+        let reader =
+            read_records(reader, length, &mut |record, offset| replay.record(record).map_err(|source| refused(offset, source)))?;
         let covers = *reader.covers();
         replay.checkpoint_read(covers.revision).map_err(|source| refused(0, source))?;
         self.report.checkpoint = Some(CheckpointInfo {

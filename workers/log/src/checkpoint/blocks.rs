@@ -185,6 +185,13 @@ pub struct BlockRecords<'a> {
     rest: &'a [u8],
 }
 
+impl<'a> BlockRecords<'a> {
+    /// The records of a block's payload, which was checked when it was read.
+    pub(crate) fn over(payload: &'a [u8]) -> Self {
+        Self { rest: payload }
+    }
+}
+
 impl<'a> Iterator for BlockRecords<'a> {
     type Item = CheckpointRecord<'a>;
 

@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kvbroker_log::{
-    CrashChoice, EpochReason, FileLog, GroupRef, Log, LogError, LogReader, ReadEnd, SimStorage, Storage, SyncMode,
+    CheckpointRecord, CrashChoice, EpochReason, FileLog, GroupRef, Log, LogError, LogReader, ReadEnd, Replay, SimStorage,
+    Storage, SyncMode, VisitError,
 };
 
-use crate::bench::{Model, covers, log_with_checkpoint, open, open_as, options, publish, segment};
+use crate::bench::{Model, Table, covers, log_with_checkpoint, open, open_as, options, publish, segment};
 
 fn refusal(disk: &SimStorage) -> LogError {
     open_as(disk, SyncMode::Always).unwrap_err()
@@ -223,4 +224,41 @@ fn a_reader_tells_removed_segments_from_missing_ones() {
     assert!(matches!(end, Ok(ReadEnd::Gone)) && seen.len() == 10, "{end:?}");
     assert_eq!(LogReader::starts(&*storage).unwrap(), [30, 40]);
     assert!(LogReader::after(storage, 0).unwrap().is_none());
+}
+
+#[test]
+fn a_large_checkpoint_is_read_whole_and_damage_or_a_refusal_in_it_ends_the_start() {
+    let disk = SimStorage::new();
+    let (mut log, ..) = open(&disk);
+    let mut model = Model::default();
+    model.append_many(&mut log, 3);
+    log.seal().unwrap();
+    drop(log);
+    // Long enough for a thread of its own.
+    let table: Table = (0..3000u32).map(|number| (format!("t{number:06}").into_bytes(), (vec![number as u8; 1000], 1))).collect();
+    publish(&disk, &table, covers(&disk, 2));
+    assert_eq!(open(&disk.after_kill()).2.table, table);
+    let bytes = disk.contents("table.ckpt").unwrap();
+    for at in [5000, bytes.len() / 2, bytes.len() - 2000, bytes.len() - 10] {
+        let copy = disk.after_kill();
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        copy.overwrite("table.ckpt", Some(bytes));
+        assert!(matches!(refusal(&copy), LogError::Damaged { file, .. } if file.ends_with("table.ckpt")));
+    }
+    struct Refuses(u32);
+    impl Replay for Refuses {
+        fn record(&mut self, _record: CheckpointRecord<'_>) -> Result<(), VisitError> {
+            self.0 += 1;
+            if self.0 == 700 { Err("enough".into()) } else { Ok(()) }
+        }
+        fn checkpoint_read(&mut self, _revision: u64) -> Result<(), VisitError> {
+            panic!("it was refused before")
+        }
+        fn group(&mut self, _group: GroupRef<'_>) -> Result<(), VisitError> {
+            panic!("it was refused before")
+        }
+    }
+    let error = FileLog::open(Arc::new(disk.clone()), options(SyncMode::Always, 1), &mut Refuses(0)).unwrap_err();
+    assert!(matches!(&error, LogError::Refused { offset, .. } if *offset > 600_000), "{error}");
 }
