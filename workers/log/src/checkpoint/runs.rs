@@ -29,10 +29,12 @@ pub(super) struct Piece {
     records: Vec<u8>,
     entries: Vec<Entry>,
     bytes_max: usize,
+    /// How many bytes all keys begin with alike.
+    common: usize,
 }
 
 struct Entry {
-    /// The first bytes of the key: decides most comparisons without a look at the record.
+    /// Once sorted: the key's bytes behind those that all keys share. Decides most comparisons without a look at the record.
     prefix: u64,
     /// Where the record starts.
     start: u32,
@@ -41,7 +43,7 @@ struct Entry {
 impl Piece {
     /// An empty piece that is full at about `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Self {
-        Self { records: Vec::new(), entries: Vec::new(), bytes_max: bytes_max.min(PIECE_BYTES_MAX) }
+        Self { records: Vec::new(), entries: Vec::new(), bytes_max: bytes_max.min(PIECE_BYTES_MAX), common: 0 }
     }
 
     /// Adds a record; false if there is no room for it. The first one always finds room.
@@ -51,16 +53,16 @@ impl Piece {
         if held + bytes + size_of::<Entry>() > self.bytes_max && !self.entries.is_empty() {
             return false;
         }
-        if self.entries.is_empty() {
+        if let Some(first) = self.get(0) {
+            self.common = common_bytes(first.key, &key[..key.len().min(self.common)]);
+        } else {
+            self.common = key.len();
             // Taken once, instead of by doubling: what is not written to costs no memory.
             self.records.reserve_exact(self.bytes_max.max(bytes));
             self.entries.reserve_exact(self.bytes_max / size_of::<Entry>() + 1);
         }
-        let mut prefix = [0; 8];
-        let common = key.len().min(prefix.len());
-        prefix[..common].copy_from_slice(&key[..common]);
         let start = u32::try_from(self.records.len()).expect("a piece has at most PIECE_BYTES_MAX bytes");
-        self.entries.push(Entry { prefix: u64::from_be_bytes(prefix), start });
+        self.entries.push(Entry { prefix: 0, start });
         push_record(&mut self.records, key, value, revision);
         true
     }
@@ -71,7 +73,14 @@ impl Piece {
 
     /// Puts the records in order and drops all but the newest of each key.
     pub fn sort(&mut self) {
-        let records = &self.records;
+        let (records, common) = (&self.records, self.common);
+        for entry in &mut self.entries {
+            let different = &record_at(records, entry).key[common..];
+            let mut prefix = [0; 8];
+            let count = different.len().min(prefix.len());
+            prefix[..count].copy_from_slice(&different[..count]);
+            entry.prefix = u64::from_be_bytes(prefix);
+        }
         let key = |entry: &Entry| record_at(records, entry).key;
         // The newest first among equal keys. In place: a stable sort would need half as much memory again.
         self.entries.sort_unstable_by(|one, other| {
@@ -87,6 +96,11 @@ impl Piece {
     pub fn get(&self, index: usize) -> Option<RunRecord<'_>> {
         self.entries.get(index).map(|entry| record_at(&self.records, entry))
     }
+}
+
+/// How many bytes the two begin with alike.
+fn common_bytes(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 fn record_at<'a>(records: &'a [u8], entry: &Entry) -> RunRecord<'a> {
