@@ -26,7 +26,7 @@ use crate::storage::Storage;
 /// When checkpoints are made, and how much history is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointPolicy {
-    /// Sealed log up to so many bytes is never worth a checkpoint. Not less than a segment's size: what is not sealed can't be taken in.
+    /// Sealed log up to so many bytes is never worth a checkpoint.
     pub floor_bytes: u64,
     /// Memory for sorting, bytes.
     pub memory_bytes: usize,
@@ -46,9 +46,10 @@ impl Default for CheckpointPolicy {
 }
 
 impl CheckpointPolicy {
-    /// How much of the log makes a checkpoint due: half of the one in force, but at least the floor. In bytes.
+    /// How much of the log makes a checkpoint due: half of the one in force, but at least the floor, and at least a segment: what is not
+    /// sealed can't be taken in, so writers must never wait for that. In bytes.
     pub fn due_bytes(&self, segments: &Segments) -> u64 {
-        self.floor_bytes.max(segments.checkpoint().map_or(0, |checkpoint| checkpoint.bytes / 2))
+        self.floor_bytes.max(segments.segment_bytes()).max(segments.checkpoint().map_or(0, |checkpoint| checkpoint.bytes / 2))
     }
 
     /// How long the log behind the checkpoint may get before its writers must wait: four times what makes one due. In bytes.

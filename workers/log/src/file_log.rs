@@ -139,7 +139,7 @@ impl FileLog {
             last_sync_ms: None,
             marked_ms: 0,
             out_of_service: None,
-            segments: Arc::new(Segments::new(report.checkpoint, leftovers, segments)),
+            segments: Arc::new(Segments::new(options.segment_bytes, report.checkpoint, leftovers, segments)),
             stats: LogStats::default(),
             scratch: BatchBuilder::new(),
             options,

@@ -67,6 +67,7 @@ pub struct CheckpointInfo {
 /// The checkpoint and segments of a log in service.
 #[derive(Debug)]
 pub struct Segments {
+    segment_bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -102,15 +103,25 @@ impl State {
 }
 
 impl Segments {
-    pub(crate) fn new(checkpoint: Option<CheckpointInfo>, leftovers: Vec<Leftover>, segments: Vec<SegmentInfo>) -> Self {
+    pub(crate) fn new(
+        segment_bytes: u64,
+        checkpoint: Option<CheckpointInfo>,
+        leftovers: Vec<Leftover>,
+        segments: Vec<SegmentInfo>,
+    ) -> Self {
         let mut state = State { checkpoint, leftovers: leftovers.into(), segments: segments.into(), ..State::default() };
         state.count();
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { segment_bytes, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The size at which segments are sealed, bytes.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
     }
 
     /// The checkpoint in force, if there is one.

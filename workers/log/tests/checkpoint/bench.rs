@@ -51,7 +51,7 @@ impl Replay for Taken {
 
 pub fn options(mode: SyncMode, seed: u64) -> LogOptions {
     let mut options = LogOptions::new(mode);
-    options.segment_bytes = 64 << 10;
+    options.segment_bytes = 16 << 10;
     options.allocate_bytes = 512;
     options.entropy = Box::new(SeededEntropy::new(seed));
     options

@@ -111,7 +111,7 @@ fn a_log_lives_with_checkpoints_and_restarts() {
             model.append_many(&mut log, 6 + life);
             log.seal().unwrap();
             if maker.is_due() {
-                assert!(log.segments().sealed_bytes() > 2000);
+                assert!(log.segments().sealed_bytes() > 16 << 10, "a segment");
                 let before = model.revision;
                 let mut merging = maker.begin().unwrap();
                 // The log goes on meanwhile, and more is sealed.
@@ -363,12 +363,18 @@ fn a_base_that_has_nothing_yet_is_waited_for_and_one_that_is_given_up_leaves_not
 
 #[test]
 fn the_log_may_grow_to_four_times_what_makes_a_checkpoint_due() {
-    let (_disk, log, _, maker) = ready();
-    let (segments, policy) = (log.segments(), CheckpointPolicy { floor_bytes: 10, ..policy() });
-    let checkpoint = segments.checkpoint().unwrap();
-    assert_eq!(policy.due_bytes(&segments), checkpoint.bytes / 2);
-    assert_eq!(policy.log_bytes_max(&segments), checkpoint.bytes / 2 * 4);
+    let (disk, log, _, maker) = ready();
+    let segments = log.segments();
+    // The floor, a segment, or half of the checkpoint, whichever is most.
     assert_eq!(CheckpointPolicy::default().due_bytes(&segments), 64 << 20);
+    assert_eq!(maker.policy().due_bytes(&segments), 16 << 10);
+    let mut options = LogOptions::new(SyncMode::Always);
+    options.segment_bytes = 4097;
+    let (small, _) = FileLog::open(Arc::new(disk.after_kill()), options, &mut Taken::default()).unwrap();
+    let checkpoint = segments.checkpoint().unwrap();
+    assert!(checkpoint.bytes > 10_000);
+    assert_eq!(maker.policy().due_bytes(&small.segments()), checkpoint.bytes / 2);
+    assert_eq!(maker.policy().log_bytes_max(&small.segments()), checkpoint.bytes / 2 * 4);
     assert_eq!(maker.log_bytes_max(), maker.policy().log_bytes_max(&segments));
     assert_eq!(segments.log_bytes(), segments.list().iter().skip(2).map(|segment| segment.bytes).sum::<u64>());
     assert_eq!(segments.sealed_bytes() + segments.list().last().unwrap().bytes, segments.log_bytes());
@@ -381,7 +387,9 @@ fn on_a_real_directory() {
     let mut model = Model::default();
     for life in 0..3 {
         let mut taken = Taken::default();
-        let (mut log, report) = FileLog::open(storage(), LogOptions::new(SyncMode::Always), &mut taken).unwrap();
+        let mut options = LogOptions::new(SyncMode::Always);
+        options.segment_bytes = 6000;
+        let (mut log, report) = FileLog::open(storage(), options, &mut taken).unwrap();
         assert_eq!((taken.table, report.last_revision), (model.table.clone(), model.revision));
         let mut maker = Checkpointer::new(storage(), log.segments(), policy(), Box::new(SeededEntropy::new(life)));
         for _ in 0..3 {

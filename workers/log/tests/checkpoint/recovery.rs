@@ -237,7 +237,7 @@ fn a_large_checkpoint_is_read_whole_and_damage_or_a_refusal_in_it_ends_the_start
     // Long enough for a thread of its own.
     let table: Table = (0..3000u32).map(|number| (format!("t{number:06}").into_bytes(), (vec![number as u8; 1000], 1))).collect();
     publish(&disk, &table, covers(&disk, 2));
-    assert_eq!(open(&disk.after_kill()).2.table, table);
+    assert!(open(&disk.after_kill()).2.table == table);
     let bytes = disk.contents("table.ckpt").unwrap();
     for at in [5000, bytes.len() / 2, bytes.len() - 2000, bytes.len() - 10] {
         let copy = disk.after_kill();
