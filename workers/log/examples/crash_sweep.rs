@@ -1,6 +1,6 @@
 //! Runs the crash sweep and prints its counts.
 //!
-//! `cargo run -p kvbroker-log --release --example crash_sweep -- --states 1000000 [--seed N] [--lives N] [--step BYTES] [--bugs]`
+//! `cargo run -p kvbroker-log --release --example crash_sweep -- --states 1000000 [--seed N] [--lives N] [--step BYTES] [--choices N] [--bugs]`
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,8 +22,9 @@ fn main() -> ExitCode {
             ("--seed", Some(value)) => config.seed = value,
             ("--lives", Some(value)) => config.random_lives = value,
             ("--step", Some(value)) => config.tear_step = value.max(1) as usize,
+            ("--choices", Some(value)) => config.choices_max = value as usize,
             _ => {
-                eprintln!("usage: crash_sweep [--states N] [--seed N] [--lives N] [--step BYTES] [--bugs]");
+                eprintln!("usage: crash_sweep [--states N] [--seed N] [--lives N] [--step BYTES] [--choices N] [--bugs]");
                 return ExitCode::from(2);
             }
         }
@@ -33,7 +34,10 @@ fn main() -> ExitCode {
     let mut good = report.violations == 0;
     if bugs {
         for bug in PlantedBug::ALL {
-            let report = run(&format!("planted: {bug:?}"), &SweepConfig { bug: Some(bug), states: 0, ..config.clone() });
+            let report = run(
+                &format!("planted: {bug:?}"),
+                &SweepConfig { bug: Some(bug), states: 0, violations_max: 3, ..config.clone() },
+            );
             good &= report.violations > 0;
         }
     }
@@ -45,6 +49,7 @@ fn run(what: &str, config: &SweepConfig) -> SweepReport {
     let report = sweep(config);
     println!(
         "{what}: {} states ({} of them first crashes) of {} lives with {} operations in {:.1} s; {} cuts; \
+         {} with a checkpoint; {} refused for damage that was done; \
          silent losses {}; broken rules {}",
         report.states,
         report.outer_states,
@@ -52,6 +57,8 @@ fn run(what: &str, config: &SweepConfig) -> SweepReport {
         report.operations,
         started.elapsed().as_secs_f64(),
         report.cuts,
+        report.checkpoints,
+        report.refusals,
         report.silent_losses,
         report.violations
     );

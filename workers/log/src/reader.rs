@@ -148,6 +148,26 @@ impl<F: Deref<Target: StorageFile>> BatchReader<F> {
         None
     }
 
+    /// Used only by the crash sweep, to show that it notices: goes on with the next valid batch, whatever is missing before it. False
+    /// if there is none.
+    pub fn pass_hole(&mut self) -> bool {
+        let length = self.file.length().unwrap_or(0);
+        for offset in self.offset + 1..length {
+            let mut bytes = [0; BATCH_HEADER_BYTES];
+            let read = self.file.read_at(&mut bytes, offset).unwrap_or(0);
+            if let Some(header) = BatchHeader::decode(&bytes[..read], self.salt, offset) {
+                self.chain.next_sequence = header.sequence;
+                self.chain.previous_crc = header.previous_crc;
+                self.chain.last_revision = header.first_revision.wrapping_sub(1);
+                self.chain.writer = Some(header.writer);
+                (self.offset, self.buffer_offset) = (offset, offset);
+                self.buffer.clear();
+                return true;
+            }
+        }
+        false
+    }
+
     /// The bytes from the reader's offset on: at least `want`, or all that are left in the file.
     fn fill(&mut self, want: usize) -> io::Result<&[u8]> {
         let mut start = usize::try_from(self.offset - self.buffer_offset).expect("the offset is within the buffer or at its end");

@@ -49,6 +49,8 @@ struct State {
     stop_at: Option<u64>,
     stopped: bool,
     fault: Option<(u64, Fault)>,
+    /// The next sync of the file of this name loses a write and doesn't say so.
+    lie: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -202,9 +204,18 @@ impl State {
             return Err(stopped());
         }
         let fault = self.take_fault(|fault| fault != Fault::Full);
+        let lies = inode.is_some() && self.lie.as_ref().is_some_and(|name| self.names.get(name).copied() == inode);
+        let is_lost = |operation: &Pending| lies && matches!(operation, Pending::Write { .. }) && operation.inode() == inode;
+        let lost = self.pending.iter().position(is_lost);
+        if lost.is_some() {
+            self.lie = None;
+        }
         let all = std::mem::take(&mut self.pending);
-        for operation in all {
-            if operation.inode() != inode {
+        for (index, operation) in all.into_iter().enumerate() {
+            if Some(index) == lost {
+                // The file is as long as if it had been written.
+                operation.length().iter().for_each(|length| self.apply(length));
+            } else if operation.inode() != inode {
                 self.pending.push(operation);
             } else if fault != Some(Fault::SyncFails) {
                 self.apply(&operation);
@@ -310,6 +321,7 @@ impl SimStorage {
         state.stop_at = None;
         state.stopped = false;
         state.fault = None;
+        state.lie = None;
         state.operations = 0;
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -325,6 +337,33 @@ impl SimStorage {
         let mut state = self.state();
         let (operations, stop_at, fault) = (state.operations, state.stop_at, state.fault);
         *state = State { operations, stop_at, fault, ..std::mem::take(&mut *state).crashed(choice) };
+    }
+
+    /// A disk that lies: the next sync of the file `name` that has a write to make durable succeeds, but the first of these writes
+    /// never reaches the disk.
+    pub fn lose_a_write_of(&self, name: &str) {
+        self.state().lie = Some(name.to_owned());
+    }
+
+    /// True while [`SimStorage::lose_a_write_of`] has not struck.
+    pub fn lie_is_waiting(&self) -> bool {
+        self.state().lie.is_some()
+    }
+
+    /// Flips bits of one byte of a file, in the cache and on the disk: damage done from outside, not an operation. False if the file
+    /// has no such byte.
+    pub fn damage(&self, name: &str, offset: usize, mask: u8) -> bool {
+        let mut state = self.state();
+        let Some(&inode) = state.names.get(name) else { return false };
+        let inode = &mut state.inodes[inode];
+        let mut is_there = false;
+        for image in [&mut inode.cache, &mut inode.durable] {
+            if let Some(byte) = Arc::make_mut(image).get_mut(offset) {
+                *byte ^= mask;
+                is_there = true;
+            }
+        }
+        is_there
     }
 
     /// [`SimStorage::inject`] from now on, unless another fault is waiting.

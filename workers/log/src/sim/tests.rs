@@ -276,3 +276,33 @@ fn reading_past_the_cache_shows_what_the_disk_has() {
     assert_eq!(past.write_at(b"x", 0).unwrap_err().kind(), io::ErrorKind::Unsupported);
     assert_eq!(past.length().unwrap(), 6);
 }
+
+#[test]
+fn a_disk_that_lies_loses_one_write_and_the_cache_does_not_show_it() {
+    let disk = SimStorage::new();
+    let file = disk.create("a").unwrap();
+    disk.sync_directory().unwrap();
+    disk.lose_a_write_of("a");
+    disk.create("b").unwrap().sync().unwrap();
+    assert!(disk.lie_is_waiting(), "it is about another file");
+    file.write_at(b"one", 0).unwrap();
+    file.write_at(b"two", 3).unwrap();
+    file.sync().unwrap();
+    assert!(!disk.lie_is_waiting());
+    assert_eq!(disk.contents("a").unwrap(), b"onetwo");
+    let mut bytes = [9; 6];
+    assert_eq!(disk.open_past_cache("a").unwrap().read_at(&mut bytes, 0).unwrap(), 6);
+    assert_eq!(&bytes, b"\0\0\0two");
+    assert_eq!(disk.after_power_failure(&CrashChoice::KeepAll).contents("a").unwrap(), b"\0\0\0two");
+}
+
+#[test]
+fn damage_is_seen_by_everybody() {
+    let disk = SimStorage::new();
+    write(&disk, "a", b"abc");
+    disk.open("a").unwrap().sync().unwrap();
+    assert!(disk.damage("a", 1, 0xff) && !disk.damage("a", 3, 1) && !disk.damage("b", 0, 1));
+    assert_eq!(disk.contents("a").unwrap(), [b'a', !b'b', b'c']);
+    disk.sync_directory().unwrap();
+    assert_eq!(disk.after_power_failure(&CrashChoice::DropAll).contents("a").unwrap(), [b'a', !b'b', b'c']);
+}
