@@ -35,6 +35,7 @@ mod repair;
 mod replay;
 mod report;
 mod restore;
+mod rewrite;
 mod segment;
 mod segments;
 mod sim;

@@ -23,10 +23,7 @@ use uuid::Uuid;
 
 use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, remove_checkpoint_temporaries};
 use crate::error::LogError;
-use crate::format::{
-    BATCH_HEADER_BYTES, BatchHeader, BatchKind, MARK_FILE, SEGMENT_HEADER_BYTES, SEGMENT_TEMPORARY, SegmentHeader, SegmentReason,
-    segment_name,
-};
+use crate::format::{BatchKind, MARK_FILE, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentReason, segment_name};
 use crate::load::read_records;
 use crate::log::SyncMode;
 use crate::mark::{Mark, read_mark};
@@ -34,7 +31,8 @@ use crate::past::{Past, read_past};
 use crate::reader::{BatchReader, Chain, Stop, scan_tail};
 use crate::replay::Replay;
 use crate::report::{Cut, EpochReason, HistoryReport, RecoveryReport};
-use crate::segment::{foreign_segment, list_segments, open_segment};
+use crate::rewrite::rewrite;
+use crate::segment::{foreign_segment, is_empty_segment, list_segments, open_segment, remove_temporary};
 use crate::segments::{CheckpointInfo, Leftover, SegmentInfo};
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
@@ -66,8 +64,11 @@ pub(crate) fn recover(storage: &dyn Storage, bug: Option<PlantedBug>, replay: &m
     remove_temporary(storage)?;
     remove_checkpoint_temporaries(storage)?;
     if let Some(last) = &found.last {
-        found.report.rewritten_bytes =
-            if bug == Some(PlantedBug::NoRewrite) { 0 } else { rewrite(storage, last, &found.unvouched, found.end)? };
+        found.report.rewritten_bytes = if bug == Some(PlantedBug::NoRewrite) {
+            0
+        } else {
+            rewrite(storage, &*last.file, &last.header, &found.unvouched, found.end)?
+        };
         if found.report.rewritten_bytes > 0 || bug == Some(PlantedBug::NoRewrite) {
             let path = || storage.path(&segment_name(last.header.number));
             last.file.sync().map_err(|source| LogError::io("sync", path(), source))?;
@@ -405,53 +406,4 @@ fn read_headers(
         headers.push(header);
     }
     Ok(headers)
-}
-
-/// True if nothing but zeros follows the header.
-fn is_empty_segment(storage: &dyn Storage, header: &SegmentHeader) -> Result<bool, LogError> {
-    let (file, _) = open_segment(storage, header.number)?;
-    let failed = |source| LogError::io("read", storage.path(&segment_name(header.number)), source);
-    let mut start = [0; BATCH_HEADER_BYTES];
-    file.read_at(&mut start, SEGMENT_HEADER_BYTES as u64).map_err(failed)?;
-    if start.iter().any(|&byte| byte != 0) {
-        return Ok(false);
-    }
-    Ok(scan_tail(&*file, header.salt, SEGMENT_HEADER_BYTES as u64).map_err(failed)?.written_end.is_none())
-}
-
-/// Writes the batches that nothing vouches for again, the same bytes at the same place; returns how many bytes.
-fn rewrite(storage: &dyn Storage, last: &Open, unvouched: &VecDeque<(u64, u64)>, end: u64) -> Result<u64, LogError> {
-    let path = || storage.path(&segment_name(last.header.number));
-    let failed = |action| move |source| LogError::io(action, path(), source);
-    let mut buffer = Vec::new();
-    let mut written = 0;
-    for (index, &(_, offset)) in unvouched.iter().enumerate() {
-        let next = unvouched.get(index + 1).map_or(end, |&(_, offset)| offset);
-        buffer.resize(usize::try_from(next - offset).expect("a batch that was replayed fits memory"), 0);
-        let read = last.file.read_at(&mut buffer, offset).map_err(failed("read"))?;
-        // Read anew, so checked anew: what is written here becomes the truth.
-        let intact = read == buffer.len()
-            && BatchHeader::decode(&buffer, last.header.salt, offset).is_some_and(|header| {
-                header.end() == next && crc32c::crc32c(&buffer[BATCH_HEADER_BYTES..]) == header.payload_crc
-            });
-        if !intact {
-            return Err(LogError::Damaged {
-                file: path(),
-                offset,
-                what: "a second read gave other bytes than the first".to_owned(),
-            });
-        }
-        last.file.write_at(&buffer, offset).map_err(failed("write"))?;
-        written += buffer.len() as u64;
-    }
-    Ok(written)
-}
-
-/// Removes the remains of a segment that was never finished.
-fn remove_temporary(storage: &dyn Storage) -> Result<(), LogError> {
-    let names = storage.list().map_err(|source| LogError::io("list", storage.path(""), source))?;
-    if names.iter().any(|name| name == SEGMENT_TEMPORARY) {
-        storage.remove(SEGMENT_TEMPORARY).map_err(|source| LogError::io("remove", storage.path(SEGMENT_TEMPORARY), source))?;
-    }
-    Ok(())
 }

@@ -8,8 +8,10 @@ use uuid::Uuid;
 
 use crate::error::LogError;
 use crate::format::{
-    SEGMENT_HEADER_BYTES, SEGMENT_PREFIX, SEGMENT_TEMPORARY, SegmentFault, SegmentHeader, segment_name, segment_number, versions,
+    BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_PREFIX, SEGMENT_TEMPORARY, SegmentFault, SegmentHeader, segment_name,
+    segment_number, versions,
 };
+use crate::reader::scan_tail;
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
 
@@ -57,6 +59,27 @@ pub(crate) fn open_segment(storage: &dyn Storage, number: u64) -> Result<(Box<dy
         Err(SegmentFault::Checksum) => Err(damaged("the checksum of the segment header is wrong")),
         Err(SegmentFault::Field(what)) => Err(damaged(what)),
     }
+}
+
+/// True if nothing but zeros follows the header.
+pub(crate) fn is_empty_segment(storage: &dyn Storage, header: &SegmentHeader) -> Result<bool, LogError> {
+    let (file, _) = open_segment(storage, header.number)?;
+    let failed = |source| LogError::io("read", storage.path(&segment_name(header.number)), source);
+    let mut start = [0; BATCH_HEADER_BYTES];
+    file.read_at(&mut start, SEGMENT_HEADER_BYTES as u64).map_err(failed)?;
+    if start.iter().any(|&byte| byte != 0) {
+        return Ok(false);
+    }
+    Ok(scan_tail(&*file, header.salt, SEGMENT_HEADER_BYTES as u64).map_err(failed)?.written_end.is_none())
+}
+
+/// Removes the remains of a segment that was never finished.
+pub(crate) fn remove_temporary(storage: &dyn Storage) -> Result<(), LogError> {
+    let names = storage.list().map_err(|source| LogError::io("list", storage.path(""), source))?;
+    if names.iter().any(|name| name == SEGMENT_TEMPORARY) {
+        storage.remove(SEGMENT_TEMPORARY).map_err(|source| LogError::io("remove", storage.path(SEGMENT_TEMPORARY), source))?;
+    }
+    Ok(())
 }
 
 /// A segment of another log than `uuid`.
