@@ -47,7 +47,7 @@ pub use reply_kept::{decode_kept_outcome, encode_kept_outcome};
 pub use reply_named::decode_outcome;
 pub use request_hash::request_hash;
 pub use txn::{Compare, Txn};
-pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text};
+pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text, key_to_line_text};
 
 /// Version of the wire protocol: the first element of a compact message and what Hello reports.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -161,6 +161,13 @@ pub fn key_to_json_text(out: &mut Vec<u8>, key: &[u8]) {
     }
 }
 
+/// A key for a line of text: as it is where that is plain, otherwise as JSON.
+pub fn key_to_line_text(out: &mut Vec<u8>, key: &[u8]) {
+    let plain = std::str::from_utf8(key)
+        .is_ok_and(|text| !text.is_empty() && !text.chars().any(char::is_control) && !text.starts_with(['"', '{']));
+    if plain { out.extend_from_slice(key) } else { key_to_json_text(out, key) }
+}
+
 /// A key from its JSON text: a string, or `{"$bytes":"base64"}`.
 pub fn key_from_json(text: &str) -> Result<Key, Failure> {
     let wrong = || Failure::invalid("a key is a string or {\"$bytes\":\"base64\"}");

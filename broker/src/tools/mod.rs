@@ -7,9 +7,12 @@
 //!
 //! The work on files is `kvbroker_log::inspect`'s; here is what it looks like.
 
+mod dump;
 mod inquiry;
+mod json_line;
 mod out;
 mod place;
+mod show;
 mod stats;
 
 use std::ffi::OsString;
@@ -39,6 +42,8 @@ pub(crate) enum Verb {
     Link(inquiry::LinkArgs),
     /// Print where data, keys and sockets of the project are
     Paths(Common),
+    /// Print the checkpoint and the log, readable, record by record
+    Dump(dump::DumpArgs),
     /// Print what is in the data directory; nothing is started
     Stats(stats::StatsArgs),
 }
@@ -80,6 +85,7 @@ pub(crate) fn run(verb: &Verb, config: &Config) -> Result<Exit, End> {
     match verb {
         Verb::Link(args) => inquiry::link(args, config),
         Verb::Paths(common) => inquiry::paths(common, config),
+        Verb::Dump(args) => dump::run(args, config),
         Verb::Stats(args) => stats::run(args, config),
     }
 }

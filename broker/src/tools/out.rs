@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
 use kvbroker::exit::Exit;
 use serde::Serialize;
@@ -53,6 +54,14 @@ impl<W: Write> Out<W> {
         self.out.write_all(b"\n").map_err(lost)
     }
 
+    /// A line that is bytes already.
+    ///
+    /// # Errors
+    /// When stdout can't be written.
+    pub(crate) fn bytes(&mut self, line: &[u8]) -> Result<(), End> {
+        self.out.write_all(line).and_then(|()| self.out.write_all(b"\n")).map_err(lost)
+    }
+
     /// Hands over what is buffered.
     ///
     /// # Errors
@@ -69,6 +78,21 @@ fn lost(error: io::Error) -> End {
     End::Failed(Failure::new(Exit::DiskFailed, format!("cannot write to stdout: {error}")))
 }
 
+/// A sentence on stderr that ends nothing.
+pub(crate) fn remark(sentence: impl Display) {
+    // Where stderr can't be written nobody reads it.
+    let _ = writeln!(io::stderr(), "kvbroker: {sentence}");
+}
+
+/// A stamp as RFC 3339 in UTC; one beyond the year 9999, which only a broken clock makes, in milliseconds.
+pub(crate) fn rfc3339(time_ms: u64) -> String {
+    const YEAR_10000_MS: u64 = 253_402_300_800_000;
+    if time_ms >= YEAR_10000_MS {
+        return format!("{time_ms} ms");
+    }
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(time_ms)).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -82,5 +106,11 @@ mod tests {
         assert_eq!(out.out, b"a\n{\"b\":1}\n");
         assert!(matches!(lost(io::ErrorKind::BrokenPipe.into()), End::ReaderGone));
         assert!(matches!(lost(io::ErrorKind::StorageFull.into()), End::Failed(failure) if failure.exit == Exit::DiskFailed));
+    }
+
+    #[test]
+    fn stamps_are_readable() {
+        assert_eq!(rfc3339(1_800_000_000_123), "2027-01-15T08:00:00.123Z");
+        assert_eq!(rfc3339(u64::MAX), format!("{} ms", u64::MAX));
     }
 }

@@ -6,6 +6,7 @@ use kvbroker::exit::Exit;
 use kvbroker::paths::Dirs;
 use kvbroker::project::ProjectName;
 use kvbroker_log::DiskStorage;
+use kvbroker_log::inspect::{self, LockState};
 
 use crate::args::Config;
 use crate::failure::Failure;
@@ -48,6 +49,16 @@ impl Place {
                 Failure::new(Exit::Usage, format!("cannot read {directory}: {error}"))
             }
             _ => Failure::new(Exit::DiskFailed, format!("cannot read {directory}: {error}")),
+        })
+    }
+
+    /// Who uses the directory.
+    ///
+    /// # Errors
+    /// Exit code 12: the lock file can't be read.
+    pub(crate) fn lock_state(&self) -> Result<LockState, Failure> {
+        inspect::lock_state(&self.directory).map_err(|error| {
+            Failure::new(Exit::DiskFailed, format!("cannot read the lock of {}: {error}", self.directory.display()))
         })
     }
 }

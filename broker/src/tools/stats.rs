@@ -49,11 +49,10 @@ struct File {
 pub(crate) fn run(args: &StatsArgs, config: &Config) -> Result<Exit, End> {
     let place = Place::of(&args.common, config)?;
     let storage = place.read_only()?;
-    let unreadable = |error| Failure::new(Exit::DiskFailed, format!("cannot read {}: {error}", place.directory.display()));
     let files = inspect::list_files(&storage).map_err(|error| Failure::of_log(&error))?;
     let told = Told {
         directory: place.directory.display().to_string(),
-        lock: Lock::of(&inspect::lock_state(&place.directory).map_err(unreadable)?),
+        lock: Lock::of(&place.lock_state()?),
         files: files.into_iter().map(File::of).collect(),
     };
     let mut out = Out::stdout();

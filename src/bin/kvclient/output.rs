@@ -11,7 +11,7 @@ use kvbroker::client::{ClientError, WatchEvent};
 use kvbroker::lookup::LookupError;
 use kvbroker_protocol::{
     Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Row, StatValue, Stored, VersionKind, encode_reply,
-    key_to_json_text,
+    key_to_json_text, key_to_line_text,
 };
 use serde_json::json;
 
@@ -88,7 +88,7 @@ impl<W: Write> Output<W> {
                     key_to_json_text(&mut line, key);
                 } else {
                     write!(line, "{name}\t{revision}\t")?;
-                    line_key(&mut line, key);
+                    key_to_line_text(&mut line, key);
                 }
                 if let VersionKind::Put(value) = kind {
                     line.extend_from_slice(if self.json { b",\"value\":" } else { b"\t" });
@@ -161,7 +161,7 @@ impl Print for Row {
             self.value.write_json(line);
             line.extend_from_slice(format!(",\"modified\":{}}}", self.modified).as_bytes());
         } else {
-            line_key(line, &self.key);
+            key_to_line_text(line, &self.key);
             line.push(b'\t');
             self.value.write_json(line);
         }
@@ -175,7 +175,7 @@ impl Print for Key {
             key_to_json_text(line, self);
             line.push(b'}');
         } else {
-            line_key(line, self);
+            key_to_line_text(line, self);
         }
     }
 }
@@ -193,16 +193,9 @@ impl Print for Name {
             key_to_json_text(line, &self.name);
             line.extend_from_slice(format!(",\"group\":{}}}", self.is_group).as_bytes());
         } else {
-            line_key(line, &self.name);
+            key_to_line_text(line, &self.name);
         }
     }
-}
-
-/// A key that keeps a line a line: as it is where that is plain, otherwise as JSON.
-fn line_key(out: &mut Vec<u8>, key: &[u8]) {
-    let plain = std::str::from_utf8(key)
-        .is_ok_and(|text| !text.is_empty() && !text.chars().any(char::is_control) && !text.starts_with(['"', '{']));
-    if plain { out.extend_from_slice(key) } else { key_to_json_text(out, key) }
 }
 
 /// What a broker says, without control characters: it may be a stranger's.

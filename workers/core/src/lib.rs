@@ -22,6 +22,7 @@ mod snapshots;
 mod state;
 mod table;
 mod txn;
+mod view;
 
 pub use change::{Change, ChangeError, Space};
 pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, result_of};
@@ -31,3 +32,4 @@ pub use sessions::{Numbered, SessionBounds};
 pub use slice::{Slice, StateRecord};
 pub use snapshots::{SnapshotBounds, Snapshots};
 pub use state::State;
+pub use view::{RecordName, RecordView, view_record};

@@ -23,8 +23,8 @@ use kvbroker_protocol::{Fate, Operation, Outcome, SessionId, limits, request_has
 pub use admit::Numbered;
 pub(crate) use admit::{Admission, admit, end, fate, remember};
 use owners::Owners;
-pub(crate) use record::is_record;
-use record::{Reply, SessionRecord, WindowRecord};
+use record::Reply;
+pub(crate) use record::{SessionRecord, WindowRecord, is_record, session_of, window_session_of};
 
 /// The bounds of what is remembered; a broker may be told others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

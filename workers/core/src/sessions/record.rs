@@ -20,15 +20,15 @@ const REPLY_OUTCOME: u8 = 2;
 
 /// A session record's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SessionRecord<'a> {
-    pub(super) ended: bool,
-    pub(super) used_ms: u64,
-    pub(super) highest: u64,
-    pub(super) owner: &'a [u8],
+pub(crate) struct SessionRecord<'a> {
+    pub(crate) ended: bool,
+    pub(crate) used_ms: u64,
+    pub(crate) highest: u64,
+    pub(crate) owner: &'a [u8],
 }
 
 impl<'a> SessionRecord<'a> {
-    pub(super) fn read(value: &'a [u8]) -> Option<Self> {
+    pub(crate) fn read(value: &'a [u8]) -> Option<Self> {
         let (&state, rest) = value.split_first()?;
         let (used_ms, rest) = rest.split_first_chunk()?;
         let (highest, owner) = rest.split_first_chunk()?;
@@ -65,12 +65,12 @@ pub(super) fn raise_floor(owner: &[u8], born_ms: u64) -> Change {
 }
 
 /// The session of a session record's key.
-pub(super) fn session_of(key: &[u8]) -> Option<SessionId> {
+pub(crate) fn session_of(key: &[u8]) -> Option<SessionId> {
     Some(SessionId(key.try_into().ok()?))
 }
 
 /// The session of a window record's key.
-pub(super) fn window_session_of(key: &[u8]) -> Option<SessionId> {
+pub(crate) fn window_session_of(key: &[u8]) -> Option<SessionId> {
     let (id, place) = key.split_first_chunk()?;
     (place.len() == 2).then_some(SessionId(*id))
 }
@@ -83,7 +83,7 @@ pub(super) fn window_key(id: SessionId, seq: u64) -> Vec<u8> {
 
 /// What an operation was answered, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Done, with the group's revision.
     Done,
     /// This integer, with the group's revision.
@@ -106,7 +106,7 @@ impl Reply {
         }
     }
 
-    pub(super) fn outcome(&self, revision: u64) -> Outcome {
+    pub(crate) fn outcome(&self, revision: u64) -> Outcome {
         match self {
             Reply::Done => Outcome { revision: Some(revision), result: Ok(Answer::Done) },
             Reply::Integer(integer) => Outcome { revision: Some(revision), result: Ok(Answer::Integer(*integer)) },
@@ -150,16 +150,16 @@ impl Reply {
 
 /// A window record's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WindowRecord {
-    pub(super) seq: u64,
-    pub(super) hash: u64,
-    pub(super) acked: u64,
-    pub(super) used_ms: u64,
-    pub(super) reply: Reply,
+pub(crate) struct WindowRecord {
+    pub(crate) seq: u64,
+    pub(crate) hash: u64,
+    pub(crate) acked: u64,
+    pub(crate) used_ms: u64,
+    pub(crate) reply: Reply,
 }
 
 impl WindowRecord {
-    pub(super) fn read(value: &[u8]) -> Option<WindowRecord> {
+    pub(crate) fn read(value: &[u8]) -> Option<WindowRecord> {
         let (seq, rest) = value.split_first_chunk()?;
         let (hash, rest) = rest.split_first_chunk()?;
         let (behind, rest) = rest.split_first_chunk()?;

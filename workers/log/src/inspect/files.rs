@@ -56,6 +56,16 @@ pub struct DataFile {
     pub bytes: Option<u64>,
 }
 
+impl DataFile {
+    /// The segment's number, if it is one.
+    pub fn number(&self) -> Option<u64> {
+        match self.kind {
+            FileKind::Segment(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
 /// All files, the checkpoint first, then the segments by number, then the rest by name. A file that goes away meanwhile (a broker
 /// that runs removes old segments) is left out.
 ///

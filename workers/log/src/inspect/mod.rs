@@ -6,6 +6,8 @@
 
 mod files;
 mod holder;
+mod segment;
 
 pub use files::{DataFile, FileKind, list_files};
 pub use holder::{LockState, lock_state};
+pub use segment::{BatchPurpose, BatchView, Found, SegmentEnd, SegmentFacts, SegmentRead, read_segment};
