@@ -36,6 +36,7 @@ const SMALL: Size = Size(64 << 10);
   kvbroker NETID-a5 link                 print the address of the running broker, for kvclient or a script
   kvbroker NETID-a5 paths                print where its data, keys and sockets are
   kvbroker NETID-a5 stats                print what is in its data directory
+  kvbroker NETID-a5 dump --key greeting  print every change of a key that its log still has
 
 It stops cleanly at Ctrl-C or SIGTERM; a second one ends it at once.
 Exit codes: 0 stopped cleanly, 2 wrong usage, 4 stopped with requests unfinished, 5 no port or
@@ -45,7 +46,7 @@ than this program."
 pub(crate) struct Args {
     /// Name of the project: 1 to 48 of A-Z a-z 0-9 . _ -
     pub(crate) project: Option<String>,
-    /// Instead of starting: link, paths, stats, … (`kvbroker PROJECT help` tells them all)
+    /// Instead of starting: link, paths, dump, stats, … (`kvbroker PROJECT help` tells them all)
     #[arg(value_name = "VERB", trailing_var_arg = true)]
     words: Vec<OsString>,
     /// `--` stands before the project: it is one even if it looks like a verb.

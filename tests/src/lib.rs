@@ -21,6 +21,7 @@ mod peers;
 mod raw;
 mod recorders;
 pub mod vectors;
+mod verb;
 mod wait;
 
 pub use binaries::program;
@@ -31,4 +32,5 @@ pub use numbered::{NumberedClient, NumberedError};
 pub use peers::{left_out, peer, peers_are_required, python};
 pub use raw::{RawClient, RawSubscriber, json, pack, unpack};
 pub use recorders::{Depth, Lane, Line, Recorder, Task, all_have_ended, recorded_table};
+pub use verb::{verb, verb_command};
 pub use wait::{PATIENCE, free_port, wait_until};

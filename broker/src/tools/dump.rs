@@ -22,17 +22,15 @@ use crate::tools::{Common, End, Out, Place};
 
 /// Flags of `dump`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(
-    after_help = "Reads only, also while a broker runs. What can't be read is named with file, offset and reason; the rest is
-shown all the same, and the exit code is 11 (13 where a newer program wrote it).
+#[command(after_help = "Reads only, also while a broker runs. What can't be read is named with file, offset and reason;
+the rest is shown all the same, and the exit code is 11 (13: a newer program wrote it).
 
 Examples:
   kvbroker NETID-a5 dump | less
-  kvbroker NETID-a5 dump --key greeting                  every change of a key, as far back as the log goes
-  kvbroker NETID-a5 dump --log --from 1200 --to 1210     these revisions
-  kvbroker NETID-a5 dump --checkpoint --json | jq -c 'select(.space==\"table\")|[.key,.value]'
-  kvbroker NETID-a5 dump --data /backup/a5 --file table.txn.00000003"
-)]
+  kvbroker NETID-a5 dump --key greeting               every change of a key that is left
+  kvbroker NETID-a5 dump --log --from 1200 --to 1210  these revisions
+  kvbroker NETID-a5 dump --checkpoint --json          every record, one a line
+  kvbroker p dump --data /backup/a5 --file table.txn.00000003")]
 pub(crate) struct DumpArgs {
     #[command(flatten)]
     common: Common,
@@ -314,13 +312,13 @@ impl Dump<'_> {
     }
 
     fn segment_header(&mut self, name: &str, facts: &SegmentFacts) -> Result<(), End> {
-        let stamp = rfc3339(facts.stamp_ms);
         self.print(
             || {
+                let stamp = if facts.stamp_ms == 0 { String::new() } else { format!(" of {}", rfc3339(facts.stamp_ms)) };
                 let version =
                     if facts.version == FORMAT_VERSION { String::new() } else { format!(" in format {}", facts.version) };
                 format!(
-                    "{name}: segment {}{version} of log {}, epoch {:016x}, from batch {} on, behind revision {} of {stamp} ({})",
+                    "{name}: segment {}{version} of log {}, epoch {:016x}, from batch {} on, behind revision {}{stamp} ({})",
                     facts.number, facts.uuid, facts.epoch, facts.first_sequence, facts.base_revision, facts.reason
                 )
             },
