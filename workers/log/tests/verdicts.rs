@@ -1,14 +1,21 @@
-//! Every byte of a small log flipped, the files cut and zeroed at every byte, removed and swapped: refused, reported, or harmless.
+//! Every byte of a small log, with and without a checkpoint, flipped, the files cut and zeroed at every byte, removed and swapped:
+//! refused, reported, or harmless.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kvbroker_log::{
-    BatchBuilder, Cause, FileLog, GroupRef, Log, LogError, LogOptions, SeededEntropy, SimStorage, Storage, SyncMode,
+    BatchBuilder, Cause, CheckpointPolicy, CheckpointRecord, Checkpointer, FileLog, GroupRef, Log, LogError, LogOptions,
+    MergeState, RecordRef, RecoveryReport, Replay, SeededEntropy, SimStorage, Storage, SyncMode, VisitError,
 };
 
 const MARK: &str = "table.mark";
+const CHECKPOINT: &str = "table.ckpt";
+/// Covered by the checkpoint, and kept.
+const HISTORY: [&str; 2] = ["table.txn.00000002", "table.txn.00000003"];
+/// Behind the checkpoint; where the log was closed another one follows.
+const BEHIND: &str = "table.txn.00000004";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
@@ -16,6 +23,8 @@ enum Verdict {
     Refused,
     /// A cut was reported; what is left is a prefix.
     Cut,
+    /// Everything is there; that something of the history can't be read was reported.
+    Noted,
     /// Everything is there.
     Intact,
     /// Something is missing and nothing says so.
@@ -30,18 +39,54 @@ fn options(seed: u64) -> LogOptions {
     options
 }
 
-type Groups = Vec<(u64, Vec<u8>)>;
+/// Record key to value and revision.
+type Table = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 
-fn open(disk: &SimStorage) -> Result<(FileLog, Groups, bool), LogError> {
-    let mut groups = Vec::new();
-    let (log, report) = FileLog::open(Arc::new(disk.clone()), options(2), &mut |group: GroupRef<'_>| {
-        groups.push((group.revision, format!("{:?}", group.records().collect::<Vec<_>>()).into_bytes()));
+/// What a start gives.
+#[derive(Default)]
+struct Given(Table);
+
+impl Replay for Given {
+    fn record(&mut self, record: CheckpointRecord<'_>) -> Result<(), VisitError> {
+        self.0.insert(record.key.to_vec(), (record.value.to_vec(), record.revision));
         Ok(())
-    })?;
+    }
+
+    fn checkpoint_read(&mut self, _revision: u64) -> Result<(), VisitError> {
+        Ok(())
+    }
+
+    fn group(&mut self, group: GroupRef<'_>) -> Result<(), VisitError> {
+        for record in group.records() {
+            match record {
+                RecordRef::Put { key, value } => drop(self.0.insert(key.to_vec(), (value.to_vec(), group.revision))),
+                RecordRef::Delete { key } => drop(self.0.remove(key)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(disk: &SimStorage) -> Result<(FileLog, Table, RecoveryReport), LogError> {
+    let mut given = Given::default();
+    let (log, report) = FileLog::open(Arc::new(disk.clone()), options(2), &mut given)?;
     if let Some(cut) = &report.cut {
         assert!(cut.bytes > 0 && cut.offset >= 4096 && cut.file.to_string_lossy().contains("table.txn."));
     }
-    Ok((log, groups, report.cut.is_some()))
+    Ok((log, given.0, report))
+}
+
+/// What the log says at each revision, from 0 on.
+fn states(disk: &SimStorage) -> Vec<Table> {
+    let mut given = Given::default();
+    let mut states = vec![Table::new()];
+    let keep = &mut |group: GroupRef<'_>| {
+        given.group(group)?;
+        states.push(given.0.clone());
+        Ok(())
+    };
+    FileLog::open(Arc::new(disk.after_kill()), options(2), keep).unwrap();
+    states
 }
 
 /// Three segments, thirteen groups. The stamps stand still, so that no mark is written beside those of open, seal and close.
@@ -60,9 +105,56 @@ fn small_log() -> (SimStorage, FileLog) {
     (disk, log)
 }
 
-/// Damages a copy of each file in every way; `at` limits it to the places that matter.
-fn table(disk: &SimStorage, what: &str) -> BTreeMap<(String, &'static str, Verdict), Vec<usize>> {
-    let (_, whole, _) = open(&disk.after_kill()).unwrap();
+/// Four segments, of which the checkpoint covers three: the first is gone, two are history. Every record of it was put or deleted before and
+/// may be again behind it. With what the log says at each revision.
+fn small_log_with_checkpoint() -> (SimStorage, FileLog, Vec<Table>) {
+    let disk = SimStorage::new();
+    let (mut log, _) = FileLog::open(Arc::new(disk.clone()), options(1), &mut |_: GroupRef<'_>| Ok(())).unwrap();
+    let mut all = Vec::new();
+    let mut batch = BatchBuilder::new();
+    for revision in 1..=16u64 {
+        batch.begin(500 + revision);
+        batch.group(revision, Cause::Request, None);
+        batch.put(format!("key{}", revision % 5).as_bytes(), &[revision as u8; 90]);
+        if revision % 3 == 0 {
+            batch.delete(format!("key{}", (revision + 2) % 5).as_bytes());
+        }
+        log.append(&mut batch).unwrap();
+        if revision == 11 {
+            log.seal().unwrap();
+            all = states(&disk);
+            let policy = CheckpointPolicy { history_ms: 5, ..CheckpointPolicy::default() };
+            let entropy = Box::new(SeededEntropy::new(3));
+            let mut maker = Checkpointer::new(Arc::new(disk.clone()), log.segments(), policy, entropy);
+            let mut merging = maker.begin().unwrap();
+            while maker.advance(&mut merging, 1 << 20).unwrap().state != MergeState::Done {}
+            assert_eq!(maker.trim(511).unwrap(), 1);
+        }
+    }
+    // The rest as the groups behind the checkpoint say.
+    let mut given = Given(all.last().unwrap().clone());
+    struct Behind<'a>(&'a mut Given, &'a mut Vec<Table>);
+    impl Replay for Behind<'_> {
+        fn record(&mut self, _record: CheckpointRecord<'_>) -> Result<(), VisitError> {
+            Ok(())
+        }
+        fn checkpoint_read(&mut self, _revision: u64) -> Result<(), VisitError> {
+            Ok(())
+        }
+        fn group(&mut self, group: GroupRef<'_>) -> Result<(), VisitError> {
+            self.0.group(group)?;
+            self.1.push(self.0.0.clone());
+            Ok(())
+        }
+    }
+    FileLog::open(Arc::new(disk.after_kill()), options(2), &mut Behind(&mut given, &mut all)).unwrap();
+    assert_eq!(disk.list().unwrap(), [CHECKPOINT, MARK, HISTORY[0], HISTORY[1], BEHIND]);
+    assert_eq!((all.len(), log.stats().segments), (17, 3));
+    (disk, log, all)
+}
+
+/// Damages a copy of each file in every way. `states` is what the log says at each revision.
+fn table(disk: &SimStorage, states: &[Table], what: &str) -> BTreeMap<(String, &'static str, Verdict), Vec<usize>> {
     let mut table = BTreeMap::new();
     for name in disk.list().unwrap() {
         let good = disk.contents(&name).unwrap();
@@ -91,10 +183,12 @@ fn table(disk: &SimStorage, what: &str) -> BTreeMap<(String, &'static str, Verdi
                         Verdict::Refused
                     }
                     Err(error) => panic!("{name} {damage} at {at}: {error}"),
-                    Ok((_, groups, cut)) => {
-                        assert_eq!(groups, whole[..groups.len()], "{name} {damage} at {at}");
-                        match (groups.len() == whole.len(), cut) {
+                    Ok((_, found, report)) => {
+                        let revision = report.last_revision as usize;
+                        assert_eq!(found, states[revision], "{name} {damage} at {at}");
+                        match (revision + 1 == states.len(), report.cut.is_some()) {
                             (_, true) => Verdict::Cut,
+                            (true, false) if !report.history.unreadable.is_empty() => Verdict::Noted,
                             (true, false) => Verdict::Intact,
                             (false, false) => Verdict::SilentLoss,
                         }
@@ -104,7 +198,16 @@ fn table(disk: &SimStorage, what: &str) -> BTreeMap<(String, &'static str, Verdi
             }
         }
     }
-    println!("{what}");
+    let total =
+        |verdict| table.iter().filter(|((_, _, each), _)| *each == verdict).map(|(_, places)| places.len()).sum::<usize>();
+    println!(
+        "{what}: {} refused, {} cut and reported, {} noted, {} harmless, {} unnoticed (the residue)",
+        total(Verdict::Refused),
+        total(Verdict::Cut),
+        total(Verdict::Noted),
+        total(Verdict::Intact),
+        total(Verdict::SilentLoss)
+    );
     for ((name, damage, verdict), places) in &table {
         println!(
             "  {name:20} {damage:17} {verdict:?}: {} (first {}, last {})",
@@ -122,7 +225,7 @@ fn damage_to_a_log_that_was_closed_is_always_refused_or_harmless() {
     log.close(500).unwrap();
     drop(log);
     let end = disk.contents("table.txn.00000003").unwrap().iter().rposition(|&byte| byte != 0).unwrap();
-    for ((name, damage, verdict), places) in table(&disk, "closed cleanly") {
+    for ((name, damage, verdict), places) in table(&disk, &states(&disk), "closed cleanly") {
         match verdict {
             Verdict::Refused => assert_ne!(name, MARK),
             Verdict::SilentLoss => panic!("{name} {damage}: {places:?}"),
@@ -135,8 +238,84 @@ fn damage_to_a_log_that_was_closed_is_always_refused_or_harmless() {
                 name == MARK || name == "table.txn.00000003" && places.iter().all(|&at| at > end),
                 "{name} {damage}: {places:?}"
             ),
+            Verdict::Noted => panic!("there is no history"),
         }
     }
+}
+
+/// What damage to a log with a checkpoint may come to, wherever it is; `residue` says what is forgiven in the last segment.
+fn judge(disk: &SimStorage, states: &[Table], what: &str, residue: impl Fn(&str, Verdict, &[usize]) -> bool) {
+    for ((name, damage, verdict), places) in table(disk, states, what) {
+        let right = match name.as_str() {
+            // Each byte of a checkpoint is vouched for, and so is each of a segment that another one follows.
+            CHECKPOINT => verdict == Verdict::Refused,
+            BEHIND if disk.list().unwrap().last().is_some_and(|last| last != BEHIND) => verdict == Verdict::Refused,
+            // The start needs nothing of it: its header is looked at, its batches by whoever asks for history.
+            name if HISTORY.contains(&name) => match verdict {
+                Verdict::Noted => places.iter().all(|&at| at < 4096),
+                Verdict::Intact => places.iter().all(|&at| at >= 4096),
+                _ => false,
+            },
+            MARK => verdict == Verdict::Intact,
+            _ => match verdict {
+                Verdict::Refused => true,
+                verdict => residue(damage, verdict, &places),
+            },
+        };
+        assert!(right, "{name} {damage}: {verdict:?} at {places:?}");
+    }
+}
+
+#[test]
+fn damage_to_a_log_with_a_checkpoint_that_was_closed_is_always_refused_or_harmless() {
+    let (disk, mut log, states) = small_log_with_checkpoint();
+    log.close(600).unwrap();
+    drop(log);
+    let end = disk.contents("table.txn.00000005").unwrap().iter().rposition(|&byte| byte != 0).unwrap();
+    judge(&disk, &states, "with a checkpoint, closed cleanly", |_, verdict, places| {
+        verdict != Verdict::SilentLoss && places.iter().all(|&at| at > end)
+    });
+}
+
+#[test]
+fn damage_to_a_log_with_a_checkpoint_that_was_not_closed_is_refused_or_reported_but_for_the_residue() {
+    let (disk, log, states) = small_log_with_checkpoint();
+    drop(log);
+    judge(&disk, &states, "with a checkpoint, not closed", |damage, verdict, places| match verdict {
+        Verdict::Cut | Verdict::Intact => places.iter().all(|&at| at >= 4096),
+        // Where a batch that nothing vouches for began, nothing is left that could tell.
+        Verdict::SilentLoss => matches!(damage, "truncated" | "zeroed from"),
+        Verdict::Refused | Verdict::Noted => false,
+    });
+}
+
+#[test]
+fn a_log_without_its_checkpoint_or_with_an_older_one_is_refused() {
+    let (disk, log, _) = small_log_with_checkpoint();
+    drop(log);
+    let copy = disk.after_kill();
+    copy.overwrite(CHECKPOINT, None);
+    assert!(matches!(open(&copy), Err(LogError::Damaged { .. })));
+    // Nothing is needed of the history.
+    let copy = disk.after_kill();
+    copy.overwrite(HISTORY[1], None);
+    open(&copy).unwrap();
+    copy.overwrite(HISTORY[0], None);
+    open(&copy).unwrap();
+    copy.overwrite(BEHIND, None);
+    assert!(matches!(open(&copy), Err(LogError::Damaged { .. })));
+    // An older checkpoint, whose log is not there any more in whole.
+    let (mut log, _, _) = open(&disk).unwrap();
+    let older = disk.contents(CHECKPOINT);
+    log.seal().unwrap();
+    let policy = CheckpointPolicy { history_ms: 0, ..CheckpointPolicy::default() };
+    let mut maker = Checkpointer::new(Arc::new(disk.clone()), log.segments(), policy, Box::new(SeededEntropy::new(4)));
+    let mut merging = maker.begin().unwrap();
+    while maker.advance(&mut merging, 1 << 20).unwrap().state != MergeState::Done {}
+    assert!(maker.trim(1000).unwrap() > 0);
+    drop(log);
+    disk.overwrite(CHECKPOINT, older);
+    assert!(matches!(open(&disk), Err(LogError::Damaged { .. })));
 }
 
 #[test]
@@ -146,7 +325,7 @@ fn damage_to_the_batch_that_nothing_vouches_for_is_cut_and_reported() {
     let end = disk.contents("table.txn.00000003").unwrap().iter().rposition(|&byte| byte != 0).unwrap() + 1;
     // One batch: header, group header, put, delete.
     let last_batch = end - (84 + 20 + (9 + 5 + 90) + (5 + 4));
-    for ((name, damage, verdict), places) in table(&disk, "not closed") {
+    for ((name, damage, verdict), places) in table(&disk, &states(&disk), "not closed") {
         match verdict {
             Verdict::Cut => assert!(name == "table.txn.00000003" && places.iter().all(|&at| at >= 4096), "{name} {damage}"),
             Verdict::SilentLoss => {
@@ -156,6 +335,7 @@ fn damage_to_the_batch_that_nothing_vouches_for_is_cut_and_reported() {
                     "{name} {damage}: {places:?}"
                 );
             }
+            Verdict::Noted => panic!("there is no history"),
             Verdict::Refused | Verdict::Intact => {}
         }
         if damage == "flipped" && name == "table.txn.00000003" && verdict == Verdict::Cut {
