@@ -56,13 +56,15 @@ pub enum PlantedBug {
     RemovedBeforeVerified,
     /// A checkpoint is read back from the page cache, which shows what the disk never got.
     VerifiedInCache,
+    /// Segments are removed behind a checkpoint that was found at the start, whose name the disk may never have got.
+    FoundCheckpointTrusted,
     /// A sorted run that an earlier merge left is taken for one's own.
     StaleRunTaken,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ReplyBeforeSync,
         Self::NoDirectorySync,
         Self::RenameBeforeSync,
@@ -75,6 +77,7 @@ impl PlantedBug {
         Self::CheckpointNameNotSynced,
         Self::RemovedBeforeVerified,
         Self::VerifiedInCache,
+        Self::FoundCheckpointTrusted,
         Self::StaleRunTaken,
     ];
 
@@ -86,6 +89,7 @@ impl PlantedBug {
                 | Self::CheckpointNameNotSynced
                 | Self::RemovedBeforeVerified
                 | Self::VerifiedInCache
+                | Self::FoundCheckpointTrusted
                 | Self::StaleRunTaken
         )
     }

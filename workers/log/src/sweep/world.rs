@@ -390,7 +390,10 @@ impl World {
             Some(PlantedBug::StaleRunTaken) => Box::new(SameSalts),
             _ => Box::new(SeededEntropy::new(!seed)),
         };
-        let maker = Checkpointer::new(with_bug(disk, self.bug), log.segments(), policy, entropy);
+        let mut maker = Checkpointer::new(with_bug(disk, self.bug), log.segments(), policy, entropy);
+        if self.bug == Some(PlantedBug::FoundCheckpointTrusted) {
+            maker.trust_found();
+        }
         Ok(Some((Process { log, maker, merging: None }, report)))
     }
 
@@ -423,6 +426,8 @@ impl World {
         if second.cut.is_some() {
             return Err(Violation::NotAFixedPoint("another cut"));
         }
+        // Nothing may go yet that only the checkpoint of the process before stands for.
+        self.act(disk, &mut process, &Memory::default(), &Step::Trim)?;
         // The log goes on, and what it acknowledges now survives.
         for bytes in [40, 1300] {
             self.append(&mut process.log, 1, bytes, bytes == 40).map_err(Violation::Failed)?;
