@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{Loader, State};
+use kvbroker_core::{History, Loader, State};
 use kvbroker_log::{CheckpointRecord, GroupRef, Replay, VisitError};
 use kvbroker_table::replay_into;
 
@@ -18,11 +18,12 @@ const LOOK_EVERY: u64 = 16_384;
 /// A record's lengths and revision in a checkpoint.
 const RECORD_HEADER_BYTES: u64 = 16;
 
-/// Makes the state of what it is given.
+/// Makes the state of what it is given, and the history of the groups.
 pub(crate) struct Loading<'a> {
     stop: &'a AtomicBool,
     loader: Option<Loader>,
     state: State,
+    history: History,
     directory: String,
     checkpoint_bytes: u64,
     started: Instant,
@@ -49,6 +50,7 @@ impl<'a> Loading<'a> {
             stop,
             loader: None,
             state: State::new(),
+            history: History::default(),
             directory: directory.display().to_string(),
             checkpoint_bytes,
             started,
@@ -60,9 +62,9 @@ impl<'a> Loading<'a> {
         }
     }
 
-    /// The state, once all was read.
-    pub(crate) fn finish(self) -> (State, Took) {
-        (self.state, Took { checkpoint: self.checkpoint_took, all: self.started.elapsed() })
+    /// The state and its history, once all was read.
+    pub(crate) fn finish(self) -> (State, History, Took) {
+        (self.state, self.history, Took { checkpoint: self.checkpoint_took, all: self.started.elapsed() })
     }
 
     fn check_stop(&self) -> Result<(), VisitError> {
@@ -102,7 +104,7 @@ impl Replay for Loading<'_> {
         if self.is_time(self.groups) {
             tracing::info!(revision = group.revision, "reading the log in {}", self.directory);
         }
-        Ok(replay_into(&mut self.state, &group)?)
+        Ok(replay_into(&mut self.state, &mut self.history, &group)?)
     }
 }
 
@@ -132,7 +134,8 @@ mod tests {
         }
         expected.apply(Change { space: Space::Table, key: b"none".to_vec(), value: None }, 9);
         loading.checkpoint_read(9).unwrap();
-        let (state, took) = loading.finish();
+        let (state, history, took) = loading.finish();
+        assert_eq!(history.oldest_revision(&state), state.revision() + 1, "nobody knows what was before a checkpoint");
         assert!(state == expected && took.checkpoint.is_some_and(|checkpoint| checkpoint <= took.all));
         // One without a record says only how far it goes.
         let mut loading = Loading::new(Path::new("data"), 1_000, &stop);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kvbroker::exit::Exit;
-use kvbroker_core::State;
+use kvbroker_core::{History, State};
 use kvbroker_log::{
     CHECKPOINT_FILE, DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport, Storage,
 };
@@ -25,6 +25,7 @@ pub(crate) struct Opened {
     /// For whoever reads the log beside the worker.
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) state: State,
+    pub(crate) history: History,
     pub(crate) report: RecoveryReport,
     /// How long reading it took.
     pub(crate) took: Took,
@@ -67,10 +68,10 @@ pub(crate) fn open(
     for (file, what) in &report.history.unreadable {
         tracing::warn!("{} can't be read ({what}): no history before it; the table does not depend on it", file.display());
     }
-    let (state, took) = loading.finish();
+    let (state, history, took) = loading.finish();
     let (stamper, verdict) = Stamper::start(report.last_stamp_ms, SystemClock.now());
     let clock_remark = clock_remark(verdict, config.accept_clock)?;
-    Ok(Some(Opened { directory, lock, log, storage, state, report, took, stamper, clock_remark }))
+    Ok(Some(Opened { directory, lock, log, storage, state, history, report, took, stamper, clock_remark }))
 }
 
 /// A full or failing disk is the disk's fault; a directory that can't be made or entered is what was asked for.

@@ -107,6 +107,7 @@ impl Running {
         let historian = Historian { storage: opened.storage, calls: histories.clone(), replies: replies.clone() };
         let worker = Worker {
             state: opened.state,
+            history: opened.history,
             snapshots: Snapshots::default(),
             histories: histories.clone(),
             log: opened.log,

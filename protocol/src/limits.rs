@@ -90,6 +90,8 @@ pub const HISTORY_VERSIONS_MAX: usize = 1_000;
 pub const HISTORY_VERSIONS_DEFAULT: usize = 100;
 /// Most bytes of versions that one pass over the log collects, all requests together; who does not fit waits for the next pass.
 pub const HISTORY_PASS_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of the table's latest changes, with what they replaced, that are kept in memory. The log has the rest.
+pub const HISTORY_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Most `history` requests that wait for the log's reader.
 pub const HISTORY_CALLS_MAX: usize = 256;
 /// Longest delimiter of `ls`, bytes.
@@ -170,9 +172,10 @@ const _: () = {
     assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= TURN_LOG_BYTES_MAX, "the largest value can get a deadline");
     // What we hold ourselves at the worst moment; libzmq's own buffers come on top (docs/operations.md).
     assert!(INTAKE_BYTES_MAX + RELEASE_BYTES_MAX + PUBLISH_BYTES_MAX + BATCH_BYTES_MAX <= 640 << 20);
-    assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX + HISTORY_PASS_BYTES_MAX <= 448 << 20);
+    assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX + HISTORY_PASS_BYTES_MAX + HISTORY_MEMORY_BYTES_MAX <= 512 << 20);
     assert!(SNAPSHOT_LINGER_MS <= SNAPSHOT_IDLE_MS, "a snapshot that was read to its end is kept no longer than another");
     assert!(SNAPSHOT_BYTES_MAX >= 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end every snapshot");
+    assert!(HISTORY_MEMORY_BYTES_MAX >= 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end the history");
     assert!(HISTORY_VERSIONS_DEFAULT <= HISTORY_VERSIONS_MAX);
     assert!(HISTORY_PASS_BYTES_MAX >= PAGE_BYTES_MAX + VALUE_BYTES_MAX, "one request for the history always gets its answer");
 };

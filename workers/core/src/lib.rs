@@ -10,6 +10,7 @@ mod deadlines;
 mod decide;
 mod del_prefix;
 mod expire;
+mod history;
 mod list;
 mod loader;
 mod overlay;
@@ -26,6 +27,7 @@ mod view;
 
 pub use change::{Change, ChangeError, Space};
 pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, result_of};
+pub use history::{Before, Cause, History, Origin, PastChange, PastGroup, PastVersion, Versions};
 pub use loader::{LoadError, Loader};
 pub use record::{TableRecord, split_table_record};
 pub use sessions::{Numbered, SessionBounds};

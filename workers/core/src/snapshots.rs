@@ -1,7 +1,7 @@
 //! Snapshots: scans and queries whose pages are all as of one revision, while writes go on.
 //!
-//! - A snapshot is the revision at which it was opened. What the table replaces or removes later, and the snapshot still needs, is
-//!   moved out of the table to here instead of being dropped. While no snapshot is open, writes pay nothing.
+//! - A snapshot is the revision at which it was opened. Of what the table replaces or removes later, and the snapshot still needs, a
+//!   copy is kept here: the entry itself goes to the [`History`](crate::History). While no snapshot is open, writes pay nothing.
 //! - An old entry is kept once, however many snapshots need it: with the newest that does. That one holds for each key that was
 //!   changed since the entry as it was at its revision. When it is closed, entries that an older snapshot needs as well are passed
 //!   on to that one; the others are dropped. Both happen a slice at a time ([`Snapshots::tend`]), so that no turn is long.
@@ -22,7 +22,6 @@ use std::iter::Peekable;
 
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, limits};
 
-use crate::change::{Change, Space};
 use crate::decide::{Decision, Stamp, Turn};
 use crate::overlay::Seen;
 use crate::scan::{Entries, pages};
@@ -125,14 +124,10 @@ impl Snapshots {
         self.by_revision.len() > self.open
     }
 
-    /// Makes a change of the state, and keeps what it replaces for the snapshots that need it.
-    pub fn apply(&mut self, state: &mut State, change: Change, revision: u64) {
-        let Some(newest) = self.newest.filter(|_| change.space == Space::Table) else { return state.apply(change, revision) };
-        let key = change.key.clone();
-        if let Some(old) = state.replace(change, revision)
-            && old.modified <= newest
-        {
-            self.keep(newest, key.into_boxed_slice(), old);
+    /// An entry of the table was replaced or removed: keeps a copy of it if a snapshot needs it.
+    pub(crate) fn keep_replaced(&mut self, key: &[u8], old: &Entry) {
+        if let Some(newest) = self.newest.filter(|newest| old.modified <= *newest) {
+            self.keep(newest, key.into(), old.clone());
         }
     }
 

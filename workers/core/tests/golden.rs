@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 use goldenscript::{Command, Context};
 use kvbroker_core::{
-    Change, Decision, Numbered, SessionBounds, Snapshots, Space, Stamp, State, Turn, decide, decide_numbered, end_session,
-    result_of, split_table_record,
+    Change, Decision, History, Numbered, SessionBounds, Snapshots, Space, Stamp, State, Turn, decide, decide_numbered,
+    end_session, result_of, split_table_record,
 };
 use kvbroker_protocol::{
     Header, Operation, Operations, Outcome, Outcomes, Rejected, Reply, Stored, ValueKind, decode_request, encode_reply,
@@ -31,6 +31,7 @@ use kvbroker_protocol::{
 
 struct Runner {
     state: State,
+    history: History,
     snapshots: Snapshots,
     /// The time of all stamps; it stands still but for `wait`.
     time_ms: u64,
@@ -47,6 +48,7 @@ impl Default for Runner {
     fn default() -> Self {
         Runner {
             state: State::new(),
+            history: History::default(),
             snapshots: Snapshots::default(),
             time_ms: 0,
             changes: Vec::new(),
@@ -89,7 +91,7 @@ impl Runner {
         let revision = if decision.takes_revision { stamp.revision } else { self.state.revision() };
         for change in decision.changes {
             self.changes.push((revision, change.clone()));
-            self.snapshots.apply(&mut self.state, change, revision);
+            self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
         }
         decision.outcome
     }
@@ -129,7 +131,7 @@ impl Runner {
         for key in self.state.due(self.time_ms, usize::MAX) {
             let (revision, change) = (self.state.revision() + 1, Change { space: Space::Table, key, value: None });
             self.changes.push((revision, change.clone()));
-            self.snapshots.apply(&mut self.state, change, revision);
+            self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
         }
         self.log()
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kvbroker_core::{SnapshotBounds, Snapshots, Stamp, State, Turn, decide};
+use kvbroker_core::{History, SnapshotBounds, Snapshots, Stamp, State, Turn, decide};
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Operation, Pattern, Predicate, Row, Scalar, Scan, Stored, Txn, limits};
 
 /// splitmix64.
@@ -32,13 +32,20 @@ type Copy = BTreeMap<Key, (Stored, u64)>;
 struct World {
     state: State,
     snapshots: Snapshots,
+    history: History,
     plain: Copy,
     time_ms: u64,
 }
 
 impl World {
     fn new(bounds: SnapshotBounds) -> World {
-        World { state: State::new(), snapshots: Snapshots::with_bounds(bounds), plain: Copy::new(), time_ms: 1_000 }
+        World {
+            state: State::new(),
+            snapshots: Snapshots::with_bounds(bounds),
+            history: History::default(),
+            plain: Copy::new(),
+            time_ms: 1_000,
+        }
     }
 
     fn stamp(&self) -> Stamp {
@@ -55,7 +62,7 @@ impl World {
                 }
                 None => drop(self.plain.remove(&change.key)),
             }
-            self.snapshots.apply(&mut self.state, change, stamp.revision);
+            self.history.apply(&mut self.state, &mut self.snapshots, change, stamp.revision);
         }
     }
 

@@ -367,6 +367,10 @@ impl Log for FileLog {
         Ok(())
     }
 
+    fn oldest_revision(&self) -> u64 {
+        self.segments.oldest_revision()
+    }
+
     fn stats(&self) -> LogStats {
         let list = self.segments.list();
         LogStats { bytes: list.iter().map(|segment| segment.bytes).sum(), segments: list.len() as u64, ..self.stats }

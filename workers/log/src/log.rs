@@ -144,6 +144,9 @@ pub trait Log: Send {
     /// See [`LogError`]; final.
     fn close(&mut self, stamp_ms: u64) -> Result<(), LogError>;
 
+    /// The oldest revision that can be read back; the next one if there is none.
+    fn oldest_revision(&self) -> u64;
+
     /// Figures for `stats`.
     fn stats(&self) -> LogStats;
 }

@@ -136,6 +136,10 @@ impl Log for MemoryLog {
         Ok(())
     }
 
+    fn oldest_revision(&self) -> u64 {
+        1
+    }
+
     fn stats(&self) -> LogStats {
         self.stats
     }

@@ -139,6 +139,11 @@ impl Segments {
         self.state().segments.iter().copied().collect()
     }
 
+    /// The oldest revision that the segments of use hold; the next one if they hold none.
+    pub fn oldest_revision(&self) -> u64 {
+        self.state().segments.front().map_or(0, |segment| segment.base_revision) + 1
+    }
+
     /// Number of the segment that is being written.
     pub fn open_segment(&self) -> u64 {
         self.state().segments.back().map_or(0, |segment| segment.number)

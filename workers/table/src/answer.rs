@@ -17,6 +17,7 @@ use kvbroker_protocol::{
 
 use crate::call::{Call, ClientId};
 use crate::released::{Event, EventKind, ReplyOut};
+use crate::replay::origin;
 use crate::trace::Trace;
 use crate::worker::{Saying, Worker};
 
@@ -168,6 +169,7 @@ impl<L: Log> Worker<L> {
         }
         let revision = self.state.revision() + u64::from(cause.takes_revision());
         batch.group(revision, cause, name);
+        self.history.begin_group(&self.state, revision, origin(cause, batch.stamp_ms(), name));
         let wanted = self.events_wanted.load(Ordering::Relaxed);
         let mut record_key = Vec::new();
         for change in changes {
@@ -180,7 +182,7 @@ impl<L: Log> Worker<L> {
             if wanted {
                 events.extend(event_of(&change, cause, revision));
             }
-            self.snapshots.apply(&mut self.state, change, revision);
+            self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
         }
     }
 
@@ -194,6 +196,8 @@ impl<L: Log> Worker<L> {
             ("intake_calls", self.intake.len() as u64),
             ("events_dropped", load(&self.events_dropped)),
             ("history_calls", self.histories.len() as u64),
+            ("history_bytes", self.history.bytes() as u64),
+            ("history_oldest", self.history.oldest_revision(&self.state)),
             ("snapshots", self.snapshots.open() as u64),
             ("snapshot_bytes", self.snapshots.bytes() as u64),
         ];

@@ -25,6 +25,8 @@ pub(crate) struct HistoryCall {
     pub(crate) key: Key,
     /// Most versions.
     pub(crate) limit: usize,
+    /// Only versions older than this revision were asked for.
+    pub(crate) before: Option<u64>,
     /// The newest revision that is told of.
     pub(crate) through: u64,
     /// The revision of the table when the worker came to this call.
@@ -52,13 +54,14 @@ impl HistoryCall {
             request_bytes: bytes,
             key,
             limit: limit.unwrap_or(limits::HISTORY_VERSIONS_DEFAULT).min(limits::HISTORY_VERSIONS_MAX),
+            before,
             through: before.map_or(revision, |before| revision.min(before.saturating_sub(1))),
             revision,
             trace,
         })
     }
 
-    fn reply(self, result: Result<Answer, Failure>) -> ReplyOut {
+    pub(crate) fn reply(self, result: Result<Answer, Failure>) -> ReplyOut {
         let outcome = Outcome { revision: Some(self.revision), result };
         if let Some(trace) = self.trace {
             trace.finish(&outcome);

@@ -20,6 +20,7 @@ mod replay;
 mod sizes;
 mod stamper;
 mod trace;
+mod versions;
 mod work;
 mod worker;
 

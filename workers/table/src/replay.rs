@@ -1,19 +1,32 @@
 //! Recovery: the same changes as in live traffic, and no decision again.
 
-use kvbroker_core::{Change, ChangeError, State};
-use kvbroker_log::{GroupRef, RecordRef};
+use kvbroker_core::{Change, ChangeError, History, Origin, State};
+use kvbroker_log::{Cause, GroupRef, RecordRef, SessionRef};
+use kvbroker_protocol::SessionId;
 
-/// Applies one group of the log to the state: what recovery does with each.
+/// Applies one group of the log to the state, and takes it into the history of the table: what recovery does with each.
 ///
 /// # Errors
 /// [`ChangeError`] for records of a newer version.
-pub fn replay_into(state: &mut State, group: &GroupRef<'_>) -> Result<(), ChangeError> {
+pub fn replay_into(state: &mut State, history: &mut History, group: &GroupRef<'_>) -> Result<(), ChangeError> {
+    history.begin_group(state, group.revision, origin(group.cause, group.stamp_ms, group.session));
     for record in group.records() {
         let change = match record {
             RecordRef::Put { key, value } => Change::from_record(key, Some(value))?,
             RecordRef::Delete { key } => Change::from_record(key, None)?,
         };
-        state.apply(change, group.revision);
+        history.replay(state, change, group.revision);
     }
     Ok(())
+}
+
+/// Where a group comes from; None for bookkeeping.
+pub(crate) fn origin(cause: Cause, stamp_ms: u64, session: Option<SessionRef>) -> Option<Origin> {
+    let cause = match cause {
+        Cause::Request => kvbroker_core::Cause::Request,
+        Cause::Expiry => kvbroker_core::Cause::Expiry,
+        Cause::Internal => kvbroker_core::Cause::Internal,
+        Cause::Bookkeeping => return None,
+    };
+    Some(Origin { cause, stamp_ms, name: session.map(|session| (SessionId(session.id), session.sequence)) })
 }

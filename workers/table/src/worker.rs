@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{SessionBounds, Snapshots, State, Turn};
+use kvbroker_core::{History, SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
 use kvbroker_protocol::limits;
 
@@ -18,7 +18,7 @@ use crate::outbox::Outbox;
 use crate::released::{Event, Released, ReplyOut};
 use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes, reply_bytes};
 use crate::stamper::Stamper;
-use crate::work;
+use crate::{versions, work};
 
 /// Counters of the worker, readable by other threads.
 #[derive(Debug, Default)]
@@ -45,6 +45,8 @@ pub enum Stopped {
 pub struct Worker<L> {
     /// What the table knows.
     pub state: State,
+    /// What the table was before, as far back as memory goes.
+    pub history: History,
     /// Old entries that open snapshots still need.
     pub snapshots: Snapshots,
     /// Calls for the log's reader.
@@ -176,8 +178,24 @@ impl<L: Log> Worker<L> {
         while let Some(call) = agenda.take() {
             if HistoryCall::is_one(&call) {
                 self.counters.operations.fetch_add(1, Ordering::Relaxed);
-                agenda.spend(work::around(&[], 0));
-                saying.histories.extend(HistoryCall::of(call, self.state.revision()));
+                let Some(call) = HistoryCall::of(call, self.state.revision()) else { continue };
+                let (answer, spent) = versions::from_memory(&self.state, &self.history, &call, self.log.oldest_revision());
+                match answer {
+                    Some(answer) => {
+                        let reply = call.reply(Ok(answer));
+                        let bytes = reply_bytes(&reply);
+                        agenda.spend(spent + work::around(reply.reply.outcomes.as_slice(), bytes));
+                        saying.reply_bytes += bytes;
+                        saying.replies.push(reply);
+                    }
+                    None => {
+                        agenda.spend(spent + work::around(&[], 0));
+                        saying.histories.push(call);
+                    }
+                }
+                if saying.reply_bytes >= limits::BATCH_BYTES_MAX {
+                    break;
+                }
                 continue;
             }
             let batch_bytes = batch.bytes();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{SessionBounds, Snapshots, State};
+use kvbroker_core::{History, SessionBounds, Snapshots, State};
 use kvbroker_log::{FileLog, GroupRef, LogOptions, SeededEntropy, SimStorage, SyncMode};
 use kvbroker_protocol::{
     Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Version, VersionKind, limits,
@@ -33,20 +33,26 @@ struct Life {
 
 impl Life {
     fn begin(disk: &SimStorage, segment_bytes: u64) -> Life {
+        Life::begin_with(disk, segment_bytes, limits::HISTORY_MEMORY_BYTES_MAX)
+    }
+
+    fn begin_with(disk: &SimStorage, segment_bytes: u64, history_bytes_max: usize) -> Life {
         let mut options = LogOptions::new(SyncMode::Always);
         options.segment_bytes = segment_bytes;
         options.allocate_bytes = 512;
         options.entropy = Box::new(SeededEntropy::new(1));
-        let mut state = State::new();
-        let (log, report) =
-            FileLog::open(Arc::new(disk.clone()), options, &mut |group: GroupRef<'_>| Ok(replay_into(&mut state, &group)?))
-                .unwrap();
+        let (mut state, mut history) = (State::new(), History::with_bytes_max(history_bytes_max));
+        let (log, report) = FileLog::open(Arc::new(disk.clone()), options, &mut |group: GroupRef<'_>| {
+            Ok(replay_into(&mut state, &mut history, &group)?)
+        })
+        .unwrap();
         let clock = Arc::new(SimClock::new(WALL_MS * 1_000));
         let (stamper, _) = Stamper::start(report.last_stamp_ms, clock.now());
         let (intake, histories): (Arc<Intake>, Arc<Histories>) = Default::default();
         let replies = Arc::new(Outbox::new(limits::RELEASE_BYTES_MAX, Arc::new(NoDoorbell)));
         let worker = Worker {
             state,
+            history,
             snapshots: Snapshots::default(),
             histories: histories.clone(),
             log,

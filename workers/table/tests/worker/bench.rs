@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{SessionBounds, Snapshots, State};
+use kvbroker_core::{History, SessionBounds, Snapshots, State};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, LogStats, MemoryLog, Persisted, RecordRef};
 use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
@@ -141,6 +141,10 @@ impl Log for WatchedLog {
         self.shared.seen().log.close(stamp_ms)
     }
 
+    fn oldest_revision(&self) -> u64 {
+        self.shared.seen().log.oldest_revision()
+    }
+
     fn stats(&self) -> LogStats {
         self.shared.seen().log.stats()
     }
@@ -190,12 +194,14 @@ impl Bench {
         Bench { shared: self.shared.clone(), clock: self.clock.clone(), next_id: self.next_id, ..Bench::new() }
     }
 
-    fn worker(&self) -> Worker<WatchedLog> {
+    pub fn worker(&self) -> Worker<WatchedLog> {
         let mut logged_ms = 0;
         self.shared.seen().log.replay(&mut |group| logged_ms = group.stamp_ms);
         let (stamper, _) = Stamper::start(logged_ms, self.clock.now());
+        let (state, history) = self.recovered_with_history();
         Worker {
-            state: self.recovered(),
+            state,
+            history,
             snapshots: Snapshots::default(),
             histories: Arc::default(),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
@@ -284,9 +290,15 @@ impl Bench {
 
     /// The state that a recovery from the log gives.
     pub fn recovered(&self) -> State {
-        let mut state = State::new();
-        self.shared.seen().log.replay(&mut |group| kvbroker_table::replay_into(&mut state, &group).unwrap());
-        state
+        self.recovered_with_history().0
+    }
+
+    fn recovered_with_history(&self) -> (State, History) {
+        let (mut state, mut history) = (State::new(), History::default());
+        let mut replay =
+            |group: kvbroker_log::GroupRef<'_>| kvbroker_table::replay_into(&mut state, &mut history, &group).unwrap();
+        self.shared.seen().log.replay(&mut replay);
+        (state, history)
     }
 
     /// Revision, cause and record keys of every logged group behind a revision.

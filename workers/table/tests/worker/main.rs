@@ -9,12 +9,13 @@
 mod bench;
 mod expiry;
 mod snapshots;
+mod speed;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bench::{Bench, WALL_MS, del, get, is_value, key, put};
-use kvbroker_core::{ChangeError, Stamp, State, Turn, decide};
+use kvbroker_core::{ChangeError, History, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
     Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Scalar, Scan, SessionId,
@@ -515,6 +516,6 @@ fn a_record_of_a_newer_version_is_refused_at_recovery() {
     batch.put(b"?queue", b"x");
     log.append(&mut batch).unwrap();
     let mut results = Vec::new();
-    log.replay(&mut |group| results.push(replay_into(&mut State::new(), &group)));
+    log.replay(&mut |group| results.push(replay_into(&mut State::new(), &mut History::default(), &group)));
     assert_eq!(results, [Err(ChangeError::UnknownSpace(b'?'))]);
 }

@@ -1,0 +1,146 @@
+//! Reading the latest changes: group by group behind a revision, or one key's versions.
+
+use std::ops::Range;
+
+use super::{Cause, History, Origin, Past};
+use crate::record::{TableRecord, split_table_record};
+use crate::state::State;
+use crate::table::Entry;
+
+/// A group of changes that took a revision, whole.
+#[derive(Clone, Debug)]
+pub struct PastGroup<'h> {
+    history: &'h History,
+    state: &'h State,
+    places: Range<usize>,
+    /// Its revision.
+    pub revision: u64,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// A change of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastChange<'h> {
+    /// The key.
+    pub key: &'h [u8],
+    /// What it was then; None: it was removed.
+    pub new: Option<TableRecord<'h>>,
+    /// What it was before; None: there was no such key.
+    pub old: Option<Before<'h>>,
+}
+
+/// What a key was before a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before<'h> {
+    /// The record.
+    pub record: TableRecord<'h>,
+    /// The revision of the change that made it.
+    pub modified: u64,
+}
+
+/// A version of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastVersion<'h> {
+    /// Its revision.
+    pub revision: u64,
+    /// Where its group comes from.
+    pub origin: Origin,
+    /// What the key was then; None: it was removed.
+    pub record: Option<TableRecord<'h>>,
+}
+
+/// The versions of one key, the newest first, as far back as they are here.
+#[derive(Debug)]
+pub struct Versions<'h> {
+    history: &'h History,
+    state: &'h State,
+    key: &'h [u8],
+    /// The revision of the next one; 0 when there is none.
+    next: u64,
+}
+
+impl History {
+    /// The groups behind a revision, in order and without a hole; None if the first of them is not here any more.
+    pub fn groups_after<'h>(&'h self, state: &'h State, revision: u64) -> Option<impl Iterator<Item = PastGroup<'h>> + use<'h>> {
+        let first = revision.checked_add(1).filter(|first| *first >= self.oldest_revision(state))?;
+        let revisions = first..=state.revision();
+        Some(revisions.filter_map(move |revision| {
+            let (places, origin) = (self.places(revision)?, self.origin(revision)?);
+            Some(PastGroup { history: self, state, places, revision, origin })
+        }))
+    }
+
+    /// The versions of a key that are here, from the newest; with `before`, if the key has a version of just that revision, from the
+    /// one before it. Older ones than the last can be in the log, unless the log goes back no further than
+    /// [`History::oldest_revision`].
+    pub fn versions<'h>(&'h self, state: &'h State, key: &'h [u8], before: Option<u64>) -> Versions<'h> {
+        let mut versions = Versions { history: self, state, key, next: 0 };
+        if self.oldest_revision(state) <= state.revision() {
+            versions.next = match before.and_then(|revision| self.find(revision, key)) {
+                Some(place) => self.previous(&self.changes[place]),
+                None => match state.table.get(key) {
+                    Some(entry) => entry.modified,
+                    None => self.removed.get(key).copied().unwrap_or_default(),
+                },
+            };
+        }
+        versions
+    }
+
+    fn origin(&self, revision: u64) -> Option<Origin> {
+        let at = usize::try_from(revision.checked_sub(self.first_revision)?).ok()?;
+        Some(self.groups.get(at)?.origin)
+    }
+
+    /// The revision of the key's change before this one; 0 if none is known.
+    fn previous(&self, past: &Past) -> u64 {
+        past.old.as_ref().map_or(past.removed_at, |old| old.modified)
+    }
+
+    /// What a put made: it stands with the next change, or in the table.
+    fn new_of<'h>(&'h self, state: &'h State, past: &Past) -> Option<TableRecord<'h>> {
+        if !past.is_put {
+            return None;
+        }
+        let entry: Option<&Entry> = match past.next {
+            0 => state.table.get(&past.key),
+            next => self.find(next, &past.key).and_then(|place| self.changes[place].old.as_ref()),
+        };
+        entry.and_then(|entry| split_table_record(&entry.record))
+    }
+}
+
+impl<'h> PastGroup<'h> {
+    /// Its changes, in the order of their keys.
+    pub fn changes(&self) -> impl ExactSizeIterator<Item = PastChange<'h>> + use<'h> {
+        let (history, state) = (self.history, self.state);
+        history.changes.range(self.places.clone()).map(move |past| PastChange {
+            key: &past.key,
+            new: history.new_of(state, past),
+            old: past
+                .old
+                .as_ref()
+                .and_then(|old| Some(Before { record: split_table_record(&old.record)?, modified: old.modified })),
+        })
+    }
+}
+
+impl<'h> Iterator for Versions<'h> {
+    type Item = PastVersion<'h>;
+
+    fn next(&mut self) -> Option<PastVersion<'h>> {
+        let (history, revision) = (self.history, self.next);
+        let origin = history.origin(revision)?;
+        let past = &history.changes[history.find(revision, self.key)?];
+        self.next = history.previous(past);
+        Some(PastVersion { revision, origin, record: history.new_of(self.state, past) })
+    }
+}
+
+impl PastVersion<'_> {
+    /// True if a deadline ended the version before.
+    pub fn is_expiry(&self) -> bool {
+        self.record.is_none() && self.origin.cause == Cause::Expiry
+    }
+}
