@@ -102,9 +102,9 @@ pub enum Answer {
     History {
         /// The versions.
         versions: Vec<Version>,
-        /// There are older ones in the log: ask again with `before`.
+        /// There are older ones: ask again with `before`.
         more: bool,
-        /// The oldest revision that the log still has.
+        /// The oldest revision of which the broker still knows.
         oldest: u64,
     },
     /// A transaction was done.

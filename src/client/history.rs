@@ -1,4 +1,4 @@
-//! What a key was before: its versions, from the broker's log.
+//! What a key was before: its versions, as far back as the broker knows.
 
 use kvbroker_protocol::{Answer, Operation, Version};
 
@@ -9,11 +9,11 @@ use super::table::unexpected;
 /// Versions of a key, as far back as was asked and as the log goes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct History {
-    /// The versions, newest first; empty if the log has none.
+    /// The versions, newest first; empty if the broker knows of none.
     pub versions: Vec<Version>,
-    /// The log has older ones: ask again for those before the last one's revision.
+    /// There are older ones: ask again for those before the last one's revision.
     pub more: bool,
-    /// The oldest revision that the log still has.
+    /// The oldest revision of which the broker still knows: above 1, there may have been versions before it.
     pub oldest: u64,
     /// The revision of the table at which it was asked.
     pub revision: u64,
@@ -23,8 +23,8 @@ impl Client {
     /// Reads the newest versions of a key: what it was, when, and when it was removed. At most `limit` of them (None: as many as
     /// the broker gives by itself), and only those before the revision `before`, where that is given.
     ///
-    /// The broker reads them from its log, beside its other work: that may take long where the log is large and the key changes
-    /// rarely.
+    /// The broker has the latest ones in memory and reads others from its log, beside its other work: that may take long where the
+    /// log is large and the key changes rarely.
     ///
     /// ```no_run
     /// use kvbroker::client::Client;

@@ -1,4 +1,4 @@
-//! `history`: what a key was before, page by page from the broker's log.
+//! `history`: what a key was before, page by page, and where that begins.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,9 +8,9 @@ use kvbroker_protocol::limits::HISTORY_VERSIONS_MAX;
 use kvbroker_protocol::{Key, Version, VersionKind};
 
 use crate::output::{Output, Print};
-use crate::{Trouble, complain};
+use crate::{Global, Trouble, complain, remark};
 
-pub(crate) fn run(client: &Client, key: &Key, limit: Option<u64>, out: &mut Output) -> Result<Exit, Trouble> {
+pub(crate) fn run(global: &Global, client: &Client, key: &Key, limit: Option<u64>, out: &mut Output) -> Result<Exit, Trouble> {
     let mut left = limit.map_or(usize::MAX, |versions| usize::try_from(versions).unwrap_or(usize::MAX));
     let (mut before, mut any) = (None, false);
     loop {
@@ -25,10 +25,14 @@ pub(crate) fn run(client: &Client, key: &Key, limit: Option<u64>, out: &mut Outp
         before = page.versions.last().map(|version| version.revision);
         if !any {
             let key = crate::output::printable(&String::from_utf8_lossy(key));
-            complain(&format!("the log, which goes back to revision {}, has no version of {key:?}", page.oldest), None);
+            complain(&format!("the history, which goes back to revision {}, has no version of {key:?}", page.oldest), None);
             return Ok(Exit::NotFound);
         }
         if left == 0 || !page.more || before.is_none() {
+            // What was asked for is not all there, perhaps.
+            if left > 0 && page.oldest > 1 {
+                remark(global, &format!("the history goes back to revision {}; what was before is gone", page.oldest));
+            }
             return Ok(Exit::Ok);
         }
     }

@@ -47,7 +47,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
         }
         Asked::Rows { query: Some((field, value)), scan, limit } => rows(client.query(&field, value, scan), limit, &mut out)?,
         Asked::Names { wanted, limit } => names(&client, wanted, limit, &mut out)?,
-        Asked::History { key, limit } => history::run(&client, &key, limit, &mut out)?,
+        Asked::History { key, limit } => history::run(global, &client, &key, limit, &mut out)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
             out.hello(client.broker())?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use kvbroker_core::{History, SessionBounds, Snapshots, State};
 use kvbroker_log::{FileLog, GroupRef, LogOptions, SeededEntropy, SimStorage, SyncMode};
 use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Version, VersionKind, limits,
+    Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Txn, Version, VersionKind, limits,
 };
 use kvbroker_table::{
     Call, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper, Stopped, Worker,
@@ -32,11 +32,7 @@ struct Life {
 }
 
 impl Life {
-    fn begin(disk: &SimStorage, segment_bytes: u64) -> Life {
-        Life::begin_with(disk, segment_bytes, limits::HISTORY_MEMORY_BYTES_MAX)
-    }
-
-    fn begin_with(disk: &SimStorage, segment_bytes: u64, history_bytes_max: usize) -> Life {
+    fn begin(disk: &SimStorage, segment_bytes: u64, history_bytes_max: usize) -> Life {
         let mut options = LogOptions::new(SyncMode::Always);
         options.segment_bytes = segment_bytes;
         options.allocate_bytes = 512;
@@ -143,9 +139,13 @@ impl Life {
     }
 
     fn end(self, reader: JoinHandle<()>) {
+        self.end_with(Some(reader));
+    }
+
+    fn end_with(self, reader: Option<JoinHandle<()>>) {
         self.intake.close();
         self.worker.join().unwrap().unwrap();
-        reader.join().unwrap();
+        reader.into_iter().for_each(|reader| reader.join().unwrap());
         assert!(self.histories.is_empty());
     }
 }
@@ -166,9 +166,18 @@ fn code(outcome: &Outcome) -> ErrorCode {
     outcome.result.as_ref().unwrap_err().code
 }
 
+/// Memory for no change: every answer comes from the log.
+const NO_MEMORY: usize = 0;
+
 #[test]
 fn a_key_has_all_its_versions_newest_first_with_what_happened_and_when() {
-    let mut life = Life::begin(&SimStorage::new(), 64 << 20);
+    for history_bytes_max in [NO_MEMORY, limits::HISTORY_MEMORY_BYTES_MAX] {
+        a_key_has_all_its_versions(history_bytes_max);
+    }
+}
+
+fn a_key_has_all_its_versions(history_bytes_max: usize) {
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20, history_bytes_max);
     let reader = life.reader();
     assert_eq!(life.history(history("k", None, None)), (vec![], false, 1), "a log without a revision");
     life.done(put("k", "one", None));
@@ -197,12 +206,19 @@ fn a_key_has_all_its_versions_newest_first_with_what_happened_and_when() {
 
 #[test]
 fn pages_over_many_segments_and_lives_are_the_list_of_what_was_done() {
+    // From the log; from memory as far as it goes; and without a reader of the log from memory alone.
+    for (history_bytes_max, reads) in [(NO_MEMORY, true), (30_000, true), (limits::HISTORY_MEMORY_BYTES_MAX, false)] {
+        pages_are_the_list_of_what_was_done(history_bytes_max, reads);
+    }
+}
+
+fn pages_are_the_list_of_what_was_done(history_bytes_max: usize, reads: bool) {
     let disk = SimStorage::new();
     let mut done: BTreeMap<String, Vec<(u64, Option<String>)>> = BTreeMap::new();
     let mut revision = 0;
     for first in [0, 400, 800] {
-        let mut life = Life::begin(&disk, 6_000);
-        let reader = life.reader();
+        let mut life = Life::begin(&disk, 6_000, history_bytes_max);
+        let reader = reads.then(|| life.reader());
         for at in first..first + 400u64 {
             // Some keys change all the time, one every now and then, one only at the beginning.
             let key = match at {
@@ -256,13 +272,101 @@ fn pages_over_many_segments_and_lives_are_the_list_of_what_was_done() {
                 assert_eq!((version.revision, &version.kind), (*at, &kind));
             }
         }
-        life.end(reader);
+        life.end_with(reader);
+    }
+}
+
+/// splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// Something that changes keys: puts, some of them large or with a deadline, removals one by one and many at once, and transactions
+/// that change one key several times.
+fn change(dice: &mut Dice) -> Operation {
+    let key = format!("k{}", dice.below(12));
+    match dice.below(12) {
+        0..=4 => put(&key, &format!("{}", dice.below(1_000)), (dice.below(3) == 0).then(|| 1 + dice.below(5_000))),
+        5 => put(&format!("large{}", dice.below(2)), &"v".repeat(200_000), None),
+        6 | 7 => del(&key),
+        8 => Operation::DelPrefix { prefix: "k1".into(), limit: Some(2) },
+        9 => Operation::Expire { key: key.into(), ttl_ms: 1 + dice.below(3_000) },
+        10 => Operation::Persist { key: key.into() },
+        _ => {
+            let count = 1 + dice.below(5);
+            let one = |dice: &mut Dice| put(&format!("k{}", dice.below(4)), &format!("{}", dice.below(9)), None);
+            let then = (0..count).map(|_| one(dice)).collect();
+            Operation::Txn(Box::new(Txn { compares: vec![], then, otherwise: vec![] }))
+        }
+    }
+}
+
+#[test]
+fn memory_and_log_answer_the_same() {
+    for seed in 1..=3 {
+        let (disk, mut dice) = (SimStorage::new(), Dice(seed));
+        let keys: Vec<String> =
+            (0..12).map(|at| format!("k{at}")).chain(["large0".into(), "large1".into(), "none".into()]).collect();
+        let mut last = 0;
+        for _ in 0..3 {
+            let mut life = Life::begin(&disk, 100_000, limits::HISTORY_MEMORY_BYTES_MAX);
+            for _ in 0..200 {
+                life.clock.advance(dice.below(2_000_000));
+                last = life.done(change(&mut dice)).revision.unwrap();
+            }
+            life.end_with(None);
+        }
+        let mut asked = Vec::new();
+        for key in &keys {
+            for limit in [Some(1), Some(7), None, Some(1_000)] {
+                for before in [None, Some(last / 2), Some(last / 3), Some(3)] {
+                    asked.push(history(key, limit, before));
+                }
+            }
+        }
+        let answers = |history_bytes_max, reads: bool| {
+            let mut life = Life::begin(&disk, 100_000, history_bytes_max);
+            let reader = reads.then(|| life.reader());
+            let mut answers = Vec::new();
+            for question in &asked {
+                answers.push(life.done(question.clone()));
+                // On from where the page ended.
+                while let (Operation::History { key, limit, .. }, Ok(Answer::History { versions, more: true, .. })) =
+                    (question, &answers.last().unwrap().result)
+                {
+                    let before = versions.last().map(|version| version.revision);
+                    answers.push(life.done(Operation::History { key: key.clone(), limit: *limit, before }));
+                }
+            }
+            life.end_with(reader);
+            answers
+        };
+        let from_log = answers(NO_MEMORY, true);
+        assert!(from_log.len() > asked.len() + 100, "some answers go on");
+        let kinds = |wanted: fn(&VersionKind) -> bool| {
+            let versions = from_log.iter().filter_map(|outcome| match &outcome.result {
+                Ok(Answer::History { versions, .. }) => Some(versions),
+                _ => None,
+            });
+            versions.flatten().filter(|version| wanted(&version.kind)).count()
+        };
+        assert!(kinds(|kind| *kind == VersionKind::Expire) > 50 && kinds(|kind| *kind == VersionKind::Remove) > 50);
+        assert!(from_log == answers(limits::HISTORY_MEMORY_BYTES_MAX, false), "seed {seed}: from memory alone");
+        assert!(from_log == answers(400_000, true), "seed {seed}: from either");
     }
 }
 
 #[test]
 fn answers_and_passes_are_bounded_in_bytes_and_everybody_is_answered() {
-    let mut life = Life::begin(&SimStorage::new(), 16 << 20);
+    let mut life = Life::begin(&SimStorage::new(), 16 << 20, NO_MEMORY);
     let large = "v".repeat(1 << 20);
     for at in 0..10 {
         life.done(put("a", &format!("{at}{large}"), None));
@@ -291,7 +395,7 @@ fn answers_and_passes_are_bounded_in_bytes_and_everybody_is_answered() {
 
 #[test]
 fn more_calls_than_may_wait_are_busy_and_nobody_else_waits() {
-    let mut life = Life::begin(&SimStorage::new(), 64 << 20);
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20, NO_MEMORY);
     life.done(put("k", "v", None));
     // There is no reader yet.
     let waiting: Vec<u64> = (0..limits::HISTORY_CALLS_MAX).map(|_| life.ask(history("k", None, None))).collect();
@@ -310,7 +414,7 @@ fn more_calls_than_may_wait_are_busy_and_nobody_else_waits() {
 
 #[test]
 fn who_waits_at_a_stop_is_told_so() {
-    let mut life = Life::begin(&SimStorage::new(), 64 << 20);
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20, NO_MEMORY);
     life.done(put("k", "v", None));
     let waiting = [life.ask(history("k", None, None)), life.ask(history("k", None, None))];
     life.intake.close();
@@ -325,7 +429,7 @@ fn who_waits_at_a_stop_is_told_so() {
 #[test]
 fn what_cannot_be_read_back_fails_the_call_and_nothing_else() {
     let disk = SimStorage::new();
-    let mut life = Life::begin(&disk, 6_000);
+    let mut life = Life::begin(&disk, 6_000, NO_MEMORY);
     let reader = life.reader();
     for at in 0..100 {
         life.done(put("often", &format!("{at}{}", "v".repeat(100)), None));
