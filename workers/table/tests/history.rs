@@ -311,7 +311,7 @@ fn change(dice: &mut Dice) -> Operation {
 
 #[test]
 fn memory_and_log_answer_the_same() {
-    for seed in 1..=3 {
+    for seed in 1..=2 {
         let (disk, mut dice) = (SimStorage::new(), Dice(seed));
         let keys: Vec<String> =
             (0..12).map(|at| format!("k{at}")).chain(["large0".into(), "large1".into(), "none".into()]).collect();
