@@ -220,6 +220,8 @@ pub(super) struct BlockInput {
     /// Blocks were passed over: the chain and the totals prove nothing any more.
     gaps: bool,
     buffer: Vec<u8>,
+    /// How much of it was read. It is not cut to that: filling it with zeros each time would cost as much as the checksums.
+    filled: usize,
     /// File offset of `buffer[0]`.
     buffer_offset: u64,
     read_ahead: usize,
@@ -240,6 +242,7 @@ impl BlockInput {
             ended: None,
             gaps: false,
             buffer: Vec::new(),
+            filled: 0,
             buffer_offset: offset,
             read_ahead,
         }
@@ -363,7 +366,7 @@ impl BlockInput {
             }
             if scanned < 2 * BLOCK_HEADER_BYTES {
                 self.offset = bad;
-                self.buffer.clear();
+                self.filled = 0;
                 self.buffer_offset = bad;
                 return Ok(None);
             }
@@ -375,23 +378,28 @@ impl BlockInput {
     fn fill(&mut self, want: usize) -> Result<&[u8], LogError> {
         let failed = |source| LogError::io("read", self.path.clone(), source);
         let mut start = usize::try_from(self.offset - self.buffer_offset).expect("the offset is not before the buffer");
-        if self.buffer.len().saturating_sub(start) < want {
-            self.buffer.drain(..start.min(self.buffer.len()));
+        if self.filled.saturating_sub(start) < want {
+            self.buffer.copy_within(start.min(self.filled)..self.filled, 0);
+            self.filled = self.filled.saturating_sub(start);
             self.buffer_offset = self.offset;
             start = 0;
-            let have = self.buffer.len();
             // The length claimed by a header may be a lie: never hold room for bytes that the file doesn't have.
             let left = self.file.length().map_err(failed)?.saturating_sub(self.offset);
             let left = usize::try_from(left).unwrap_or(usize::MAX);
-            let target = want.max(self.read_ahead).min(left).max(have);
-            // Not a byte more than needed: a merge has many of these. The room that one huge record took is given back.
-            self.buffer.reserve_exact(target - have);
-            self.buffer.resize(target, 0);
-            self.buffer.shrink_to(self.read_ahead);
-            let read = self.file.read_at(&mut self.buffer[have..], self.buffer_offset + have as u64).map_err(failed)?;
-            self.buffer.truncate(have + read);
+            let target = want.max(self.read_ahead).min(left).max(self.filled);
+            if self.buffer.len() < target {
+                // Not a byte more than needed: a merge has many of these.
+                self.buffer.reserve_exact(target - self.buffer.len());
+                self.buffer.resize(target, 0);
+            } else if target <= self.read_ahead {
+                // The room that one huge record took is given back.
+                self.buffer.truncate(self.read_ahead);
+                self.buffer.shrink_to(self.read_ahead);
+            }
+            let at = self.buffer_offset + self.filled as u64;
+            self.filled += self.file.read_at(&mut self.buffer[self.filled..target], at).map_err(failed)?;
         }
-        Ok(&self.buffer[start..])
+        Ok(&self.buffer[start..self.filled])
     }
 }
 

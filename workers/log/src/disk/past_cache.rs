@@ -22,8 +22,8 @@ use crate::storage::StorageFile;
 
 /// What buffers, offsets and lengths of direct reads are multiples of, in bytes.
 const ALIGNMENT: usize = 4096;
-/// Most that is asked of the disk at once, in bytes.
-const DIRECT_BYTES: usize = 1 << 20;
+/// Most that is asked of the disk at once, in bytes: 1 MiB at any place, with what alignment adds at both ends.
+const DIRECT_BYTES: usize = (1 << 20) + 2 * ALIGNMENT;
 
 pub(super) fn open(path: &Path) -> io::Result<Box<dyn StorageFile>> {
     if let Some(file) = open_direct(path)? {
