@@ -284,3 +284,45 @@ impl Sources {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn runs_are_merged_together_only_as_memory_and_files_allow() {
+        let runs = |count, longest| -> Vec<Run> {
+            (0..count).map(|number| Run { name: format!("{number}"), salt: 0, longest }).collect()
+        };
+        assert_eq!(fan_in(&runs(10, 100), 32 << 20), 10);
+        assert_eq!(fan_in(&runs(1000, 100), 32 << 20), FAN_IN_MAX);
+        assert_eq!(fan_in(&runs(1000, 100), 10 * READ_AHEAD_MIN), 10);
+        // Records of 8 MiB: four of them are in memory at once, not one for each run.
+        assert_eq!(fan_in(&runs(1000, 8 << 20), 32 << 20), 4);
+        // Two are needed to come to an end at all.
+        assert_eq!(fan_in(&runs(1000, 8 << 20), 1), 2);
+        assert_eq!(fan_in(&runs(1, 8 << 20), 1), 1);
+    }
+
+    #[test]
+    fn a_piece_holds_what_its_memory_allows_and_gives_the_newest_of_each_key_in_order() {
+        let mut piece = Piece::new(1000);
+        // Keys that begin alike, some of them the beginning of others.
+        let keys = ["tkey000000002", "tkey0000000", "tkey000000002a", "tkey000000001", "t", "tkey000000002"];
+        for (revision, key) in (1..).zip(keys) {
+            assert!(piece.add(key.as_bytes(), (revision != 4).then_some(b"v"), revision));
+        }
+        piece.sort();
+        let sorted: Vec<_> = (0..).map_while(|at| piece.get(at)).map(|record| (record.key, record.revision)).collect();
+        let expected: [(&[u8], u64); 5] =
+            [(b"t", 5), (b"tkey0000000", 2), (b"tkey000000001", 4), (b"tkey000000002", 6), (b"tkey000000002a", 3)];
+        assert_eq!(sorted, expected);
+        let mut piece = Piece::new(1000);
+        let fitting = (0u32..).take_while(|number| piece.add(&number.to_be_bytes(), Some(&[0; 44]), 1)).count();
+        assert_eq!(fitting, 1000 / (16 + 4 + 44 + size_of::<Entry>()));
+        // One record always fits.
+        assert!(Piece::new(10).add(b"key", Some(&[0; 5000]), 1));
+    }
+}

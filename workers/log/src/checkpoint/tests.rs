@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::format::{BLOCK_HEADER_BYTES, CHECKPOINT_HEADER_BYTES, CHECKPOINT_VERSION_AT};
+use super::format::{
+    BLOCK_CRC_AT, BLOCK_HEADER_BYTES, BLOCK_PAYLOAD_BYTES_AT, BLOCK_PAYLOAD_CRC_AT, BLOCK_PREVIOUS_CRC_AT,
+    CHECKPOINT_HEADER_BYTES, CHECKPOINT_VERSION_AT,
+};
 use super::*;
 use crate::disk::DiskStorage;
 use crate::entropy::SeededEntropy;
-use crate::format::put_at;
+use crate::format::{put_at, u32_at};
 use crate::sim::{Fault, SimStorage, TearDetail};
 
 type Records = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
@@ -165,6 +168,68 @@ fn damage_everywhere(records: &Records, is_place: impl Fn(usize) -> bool) {
     println!("a checkpoint of {} bytes: {counts:?}", good.len());
     assert!(counts.keys().all(|(_, verdict)| *verdict == "refused"), "{counts:?}");
     assert!(counts.values().sum::<u64>() > 1000);
+}
+
+/// Gives a changed checkpoint new checksums everywhere, so that only its contents are wrong.
+fn seal_again(bytes: &mut [u8]) {
+    let crc = crc32c::crc32c(&bytes[..4092]);
+    put_at(bytes, 4092, &crc.to_le_bytes());
+    let (mut at, mut previous) = (CHECKPOINT_HEADER_BYTES, 0);
+    while at + BLOCK_HEADER_BYTES <= bytes.len() {
+        let end = at + BLOCK_HEADER_BYTES + u32_at(bytes, at + BLOCK_PAYLOAD_BYTES_AT) as usize;
+        let Some(payload) = bytes.get(at + BLOCK_HEADER_BYTES..end) else { return };
+        let payload_crc = crc32c::crc32c(payload);
+        put_at(bytes, at + BLOCK_PAYLOAD_CRC_AT, &payload_crc.to_le_bytes());
+        put_at(bytes, at + BLOCK_PREVIOUS_CRC_AT, &u32::to_le_bytes(previous));
+        previous = crc32c::crc32c(&bytes[at..at + BLOCK_CRC_AT]);
+        put_at(bytes, at + BLOCK_CRC_AT, &previous.to_le_bytes());
+        at = end;
+    }
+}
+
+#[test]
+fn contents_that_no_writer_makes_are_refused_although_every_checksum_is_right() {
+    let disk = SimStorage::new();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    let mut records = some_records(7, 12, 60);
+    records.insert(b"u".to_vec(), (vec![9; 66_000], 3));
+    write(&storage, &records, 9).unwrap();
+    let good = disk.contents(CHECKPOINT_FILE).unwrap();
+    let mut sealed = good.clone();
+    seal_again(&mut sealed);
+    assert_eq!(sealed, good);
+    let mut refused: BTreeMap<&str, u64> = BTreeMap::new();
+    for at in (CHECKPOINT_HEADER_BYTES..good.len()).filter(|&at| !(5500..70_000).contains(&at)) {
+        for value in [good[at] ^ 1, good[at] ^ 0x80, 0, 0xff] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            seal_again(&mut bytes);
+            if bytes == good {
+                continue;
+            }
+            disk.overwrite(CHECKPOINT_FILE, Some(bytes));
+            // Never a panic, and never another table: the digest is over every record.
+            let what = match read(&*storage) {
+                Err(LogError::Damaged { .. }) => "damaged",
+                Err(LogError::NewerFormat { .. }) => "newer",
+                other => panic!("byte {at} as {value}: {other:?}"),
+            };
+            *refused.entry(what).or_default() += 1;
+            // The rest of it can be looked through all the same.
+            let mut reader = CheckpointReader::open(&*storage, CHECKPOINT_FILE).unwrap();
+            let mut steps = 0;
+            loop {
+                steps += 1;
+                assert!(steps < 20, "it comes to an end");
+                let is_end = reader.next_block().map(|block| block.map(|block| block.records().count()).is_none());
+                if is_end.unwrap_or_else(|_| reader.skip_damage().unwrap().is_none()) {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{refused:?}");
+    assert!(refused["damaged"] > 1000 && refused["newer"] > 10);
 }
 
 #[test]
