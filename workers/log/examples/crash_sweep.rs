@@ -1,6 +1,6 @@
 //! Runs the crash sweep and prints its counts.
 //!
-//! `cargo run -p kvbroker-log --release --example crash_sweep -- --states 1000000 [--seed N] [--lives N] [--step BYTES] [--choices N] [--bugs]`
+//! `cargo run -p kvbroker-log --release --example crash_sweep -- --states 1500000 [--seed N] [--lives N] [--step BYTES] [--choices N] [--bugs]`
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -184,7 +184,7 @@ impl<'s> Examination<'s> {
                 return self.end_log(End { damage, chain: walked.chain, number: found.number + 1 }, lost);
             }
         }
-        if let Some(end) = self.fault_of_mark(walked) {
+        if let Some(end) = self.fault_of_mark(walked, torn.is_none()) {
             return self.end_log(end, lost);
         }
         Ok(Verdict::Sound { revision: walked.chain.last_revision, torn })
@@ -240,8 +240,9 @@ impl<'s> Examination<'s> {
         self.fault(&*file, header, None, &Walked { stop: None, ..walked.clone() }, &mut None)
     }
 
-    /// A log that ends before the batch that the mark names.
-    fn fault_of_mark(&self, walked: &Walked) -> Option<End> {
+    /// A log that ends before the batch that the mark names. A last segment in which nothing was written is made anew: a repair or a
+    /// recovery that was stopped may have left its name in the directory's cache only, and what is behind it must not rest on that.
+    fn fault_of_mark(&self, walked: &Walked, nothing_behind: bool) -> Option<End> {
         let mark = self.mark.filter(|mark| mark.sequence >= walked.chain.next_sequence)?;
         let sequence = walked.chain.next_sequence;
         let number = self.found.last().map_or(0, |found| found.number);
@@ -251,7 +252,9 @@ impl<'s> Examination<'s> {
             segment_name(mark.segment)
         );
         let name = segment_name(if number == 0 { mark.segment } else { number });
-        Some(End { damage: Damage { name, offset: walked.end, what }, chain: walked.chain, number: number + 1 })
+        let is_empty = nothing_behind && number > 0 && walked.end == SEGMENT_HEADER_BYTES as u64;
+        let next = if is_empty { number } else { number + 1 };
+        Some(End { damage: Damage { name, offset: walked.end, what }, chain: walked.chain, number: next })
     }
 
     /// A segment whose header can't be read is made whole from its first batch, if that is the one that belongs there.

@@ -44,6 +44,8 @@ pub(super) enum Step {
     LoseWrite,
     /// A byte of a sealed segment that a start needs goes bad.
     Damage,
+    /// The process is gone, and the log is repaired.
+    Repair,
 }
 
 /// How much history is kept.
@@ -179,8 +181,10 @@ pub(super) fn lives(seed: u64, random: u64) -> Vec<Life> {
 /// Lives with checkpoints, made in pieces beside appends.
 fn checkpoint_lives(seed: u64) -> Vec<Life> {
     use CrashChoice::{DropAll, Random};
-    use Step::{Advance, Begin, BeginFromMemory, Close, Damage, Finish, GiveUp, Kill, LoseWrite, PowerFailure, Seal, Tick, Trim};
-    let scripted: [(&str, History, usize, Vec<Step>); 9] = [
+    use Step::{
+        Advance, Begin, BeginFromMemory, Close, Damage, Finish, GiveUp, Kill, LoseWrite, PowerFailure, Repair, Seal, Tick, Trim,
+    };
+    let scripted: [(&str, History, usize, Vec<Step>); 11] = [
         (
             "checkpoint: made in pieces beside appends, everything before it goes",
             NO_HISTORY,
@@ -332,6 +336,57 @@ fn checkpoint_lives(seed: u64) -> Vec<Life> {
                 Trim,
                 small(1),
                 Kill,
+                ALWAYS,
+                small(1),
+            ],
+        ),
+        (
+            "repair: a segment goes bad, the log goes on before it",
+            NO_HISTORY,
+            ENOUGH_MEMORY,
+            vec![
+                ALWAYS,
+                small(3),
+                large(),
+                Seal,
+                small(2),
+                Seal,
+                large(),
+                Damage,
+                Kill,
+                ALWAYS,
+                Repair,
+                ALWAYS,
+                small(2),
+                Kill,
+                ALWAYS,
+                small(1),
+            ],
+        ),
+        (
+            "repair: behind a checkpoint, and the next checkpoint after it",
+            SOME_HISTORY,
+            ENOUGH_MEMORY,
+            vec![
+                ALWAYS,
+                small(3),
+                Seal,
+                Begin,
+                Finish,
+                Trim,
+                large(),
+                Seal,
+                small(2),
+                Damage,
+                Close,
+                Repair,
+                ALWAYS,
+                small(2),
+                Seal,
+                Begin,
+                Finish,
+                Trim,
+                PowerFailure(DropAll),
                 ALWAYS,
                 small(1),
             ],

@@ -15,8 +15,10 @@ use crate::error::LogError;
 use crate::file_log::{FileLog, LogOptions};
 use crate::format::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, segment_name};
 use crate::log::{Log, PersistLevel, Persisted, SyncMode};
+use crate::repair::{Remedy, RepairError, Verdict, examine};
 use crate::report::RecoveryReport;
 use crate::sim::{CrashChoice, Fault, SimStorage};
+use crate::storage::Storage;
 
 /// A broken rule.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub(super) enum Violation {
     Refused(LogError),
     Failed(LogError),
     RevisionReused { released: usize, found: usize },
+    Hopeless(String),
     CheckpointLost { next_segment: u64, found: u64 },
     NotAFixedPoint(&'static str),
 }
@@ -43,6 +46,7 @@ impl fmt::Display for Violation {
             Self::NotAPrefix { at } => write!(f, "the state from group {at} on is none that the appended groups lead to"),
             Self::Refused(error) => write!(f, "refused without damage: {error}"),
             Self::Failed(error) => write!(f, "failed without a cause: {error}"),
+            Self::Hopeless(what) => write!(f, "a repair gave up: {what}"),
             Self::RevisionReused { released, found } => {
                 write!(f, "{released} groups were released in this epoch, which goes on with {found}")
             }
@@ -71,7 +75,7 @@ impl From<LogError> for Trouble {
 }
 
 /// What a successful check tells.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Checked {
     pub operations: u64,
     pub cut: bool,
@@ -107,6 +111,8 @@ pub(super) struct World {
     next_segment: u64,
     /// Something that was durable is damaged: a start may be refused.
     damaged: bool,
+    /// A repair was begun that gives up what is behind this revision: a new epoch may go on there.
+    repaired: Option<u64>,
     /// A disk that lies was injected: a checkpoint may turn out to be bad before it is used.
     lied: bool,
 }
@@ -126,6 +132,7 @@ impl World {
             epoch: None,
             next_segment: 0,
             damaged: false,
+            repaired: None,
             lied: false,
         }
     }
@@ -154,6 +161,14 @@ impl World {
                 Step::FailSync => {
                     disk.inject_if_free(Fault::SyncFails);
                     true
+                }
+                Step::Repair => {
+                    process = None;
+                    match self.repair(disk) {
+                        Ok(()) => true,
+                        Err(Trouble::Error(error)) => self.excuse(disk, injected, error).map(|()| false)?,
+                        Err(Trouble::Broken(violation)) => return Err(violation),
+                    }
                 }
                 Step::LoseWrite => {
                     self.lied = true;
@@ -349,6 +364,28 @@ impl World {
         }
     }
 
+    /// Repairs until there is nothing to repair.
+    fn repair(&mut self, disk: &SimStorage) -> Result<(), Trouble> {
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        loop {
+            self.opens += 1;
+            match examine(disk, &mut |_| {}) {
+                Ok(Verdict::Damaged(plan)) if self.damaged => {
+                    if plan.remedy == Remedy::EndLog {
+                        self.repaired = Some(plan.kept_revision);
+                    }
+                    plan.apply(&storage, &mut SeededEntropy::new(self.seed ^ self.opens.wrapping_mul(0x9e37_79b9_7f4a_7c15)))?;
+                }
+                Ok(Verdict::Damaged(plan)) => return Err(Trouble::Broken(Violation::Hopeless(format!("{:?}", plan.damage)))),
+                Ok(Verdict::Sound { .. }) => break,
+                Err(RepairError::Log(error)) => return Err(Trouble::Error(error)),
+                Err(error) => return Err(Trouble::Broken(Violation::Hopeless(error.to_string()))),
+            }
+        }
+        self.damaged = false;
+        Ok(())
+    }
+
     /// Starts a process; `None` if the disk had a reason to end it.
     fn open(&mut self, disk: &SimStorage, mode: SyncMode) -> Result<Option<(Process, RecoveryReport)>, Violation> {
         self.opens += 1;
@@ -365,7 +402,9 @@ impl World {
             Err(error) => return self.excuse(disk, faulty, error).map(|()| None),
         };
         let found = given.prefix_of(&self.history).map_err(|at| Violation::NotAPrefix { at })?;
-        if found < self.acknowledged {
+        let given_up =
+            self.repaired.is_some_and(|kept| self.epoch != Some(report.epoch) && last_revision(&self.history[..found]) >= kept);
+        if found < self.acknowledged && !given_up {
             return Err(Violation::SilentLoss { acknowledged: self.acknowledged, found });
         }
         if self.epoch == Some(report.epoch) && found < self.released {
@@ -376,6 +415,10 @@ impl World {
             return Err(Violation::CheckpointLost { next_segment: self.next_segment, found: next_segment });
         }
         self.history.truncate(found);
+        if self.repaired.take().is_some() {
+            // What was bad is behind the end of the log now.
+            self.damaged &= !given_up;
+        }
         self.epoch = Some(report.epoch);
         // That it is there doesn't make it durable: a name may be in the directory's cache only.
         self.note(log.persisted());
@@ -405,16 +448,19 @@ impl World {
     /// Recovers from `disk`, on which nothing will fail, and checks every rule; with `checkpoint` also that one can be made then.
     pub fn check(mut self, disk: &SimStorage, checkpoint: bool) -> Result<Checked, Violation> {
         let before = disk.operations();
-        let Some((process, first)) = self.open(disk, SyncMode::Always)? else {
-            // Damage, and nothing else, is a reason.
-            return Ok(Checked { refused: true, ..Checked::default() });
-        };
-        let checked = Checked {
-            operations: disk.operations() - before,
-            cut: first.cut.is_some(),
-            refused: false,
-            checkpoint: first.checkpoint.is_some(),
-        };
+        let (mut opened, mut refused) = (self.open(disk, SyncMode::Always)?, false);
+        if opened.is_none() {
+            // Damage, and nothing else, is a reason; a repair finds it, too.
+            refused = true;
+            self.repair(disk).map_err(|trouble| match trouble {
+                Trouble::Error(error) => Violation::Failed(error),
+                Trouble::Broken(violation) => violation,
+            })?;
+            opened = self.open(disk, SyncMode::Always)?;
+        }
+        let (process, first) = opened.ok_or(Violation::NotAFixedPoint("refused after a repair"))?;
+        let operations = if refused { 0 } else { disk.operations() - before };
+        let checked = Checked { operations, cut: first.cut.is_some(), refused, checkpoint: first.checkpoint.is_some() };
         drop(process);
         let (mut process, second) = self.open(disk, SyncMode::Always)?.ok_or(Violation::NotAFixedPoint("refused"))?;
         if second.groups != first.groups || second.last_revision != first.last_revision || second.checkpoint != first.checkpoint {
