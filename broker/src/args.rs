@@ -10,7 +10,7 @@ use kvbroker::catalog::CatalogList;
 use kvbroker::logging::LogFormat;
 use kvbroker::project::ProjectName;
 use kvbroker_core::SessionBounds;
-use kvbroker_log::{CheckpointPolicy, SyncMode};
+use kvbroker_log::SyncMode;
 use kvbroker_protocol::limits;
 
 use crate::size::{self, Size};
@@ -36,6 +36,7 @@ const SMALL: Size = Size(64 << 10);
   kvbroker NETID-a5 link                 print the address of the running broker, for kvclient or a script
   kvbroker NETID-a5 paths                print where its data, keys and sockets are
   kvbroker NETID-a5 stats                print what is in its data directory
+  kvbroker NETID-a5 check                read and judge all of it
   kvbroker NETID-a5 dump --key greeting  print every change of a key that its log still has
 
 It stops cleanly at Ctrl-C or SIGTERM; a second one ends it at once.
@@ -46,7 +47,7 @@ than this program."
 pub(crate) struct Args {
     /// Name of the project: 1 to 48 of A-Z a-z 0-9 . _ -
     pub(crate) project: Option<String>,
-    /// Instead of starting: link, paths, dump, stats, … (`kvbroker PROJECT help` tells them all)
+    /// Instead of starting: link, paths, dump, check, stats, … (`kvbroker PROJECT help` tells them all)
     #[arg(value_name = "VERB", trailing_var_arg = true)]
     words: Vec<OsString>,
     /// `--` stands before the project: it is one even if it looks like a verb.
@@ -73,16 +74,7 @@ pub(crate) struct Args {
     /// When writes are on disk: `always` before they are acknowledged, every so many milliseconds, or `never`
     #[arg(long, value_name = "always|MS|never", default_value = "always", value_parser = parse_sync, env = "KVBROKER_SYNC")]
     sync: SyncMode,
-    /// How long a change can at least be read back with `history`, unless --history-size ends that earlier
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "KVBROKER_HISTORY_AGE")]
-    history_age: Duration,
-    /// Most room for the part of the log that is kept for `history` alone
-    #[arg(long, value_name = "SIZE", default_value = "4GiB", env = "KVBROKER_HISTORY_SIZE")]
-    history_size: Size,
-    /// A checkpoint is made once the log behind the last one is larger than this, and than half of that one
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::between(SMALL, Size(1 << 40)), env = "KVBROKER_CHECKPOINT_AFTER")]
-    checkpoint_after: Size,
-    /// A file of the log ends at this size, or at that of --checkpoint-after
+    /// A file of the log ends at this size
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::between(SMALL, Size(4 << 30)), env = "KVBROKER_SEGMENT_SIZE")]
     segment_size: Size,
     /// Write the endpoints to this file (JSON) once the broker is ready
@@ -103,6 +95,9 @@ pub(crate) struct Args {
     /// Believe a clock that is more than ten years ahead of the last write
     #[arg(long)]
     accept_clock: bool,
+    /// Keep the data on a file system in memory, such as tmpfs: gone when the machine restarts
+    #[arg(long, env = "KVBROKER_ACCEPT_FILESYSTEM", value_parser = clap::builder::FalseyValueParser::new())]
+    accept_filesystem: bool,
     /// Log a line per connection and batch (-v), or per request (-vv)
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
@@ -131,14 +126,13 @@ pub(crate) struct Config {
     pub(crate) catalogs: CatalogList,
     pub(crate) owner: String,
     pub(crate) sync: SyncMode,
-    /// Segments end at this size, bytes.
-    pub(crate) segment_bytes: u64,
-    pub(crate) checkpoints: CheckpointPolicy,
+    pub(crate) segment_size: Size,
     pub(crate) ready_file: Option<PathBuf>,
     pub(crate) grace: Duration,
     pub(crate) session_bounds: SessionBounds,
     pub(crate) take_over: bool,
     pub(crate) accept_clock: bool,
+    pub(crate) accept_filesystem: bool,
     pub(crate) verbose: u8,
     pub(crate) quiet: bool,
     pub(crate) log_format: LogFormat,
@@ -182,14 +176,7 @@ impl Args {
             catalogs,
             owner,
             sync: self.sync,
-            // Only what is sealed can be taken into a checkpoint.
-            segment_bytes: self.segment_size.0.min(self.checkpoint_after.0),
-            checkpoints: CheckpointPolicy {
-                floor_bytes: self.checkpoint_after.0,
-                history_ms: u64::try_from(self.history_age.as_millis()).unwrap_or(u64::MAX),
-                history_bytes: self.history_size.0,
-                ..CheckpointPolicy::default()
-            },
+            segment_size: self.segment_size,
             ready_file: self.ready_file,
             grace: self.grace,
             session_bounds: SessionBounds {
@@ -200,6 +187,7 @@ impl Args {
             },
             take_over: self.take_over,
             accept_clock: self.accept_clock,
+            accept_filesystem: self.accept_filesystem,
             verbose: self.verbose,
             quiet: self.quiet,
             log_format: self.log_format,
@@ -239,12 +227,7 @@ mod tests {
         assert_eq!((config.sync, config.port), (SyncMode::Every(Duration::from_millis(250)), Some(0)));
         assert_eq!(check(&["p"]).unwrap().sync, SyncMode::Always);
         assert_eq!(check(&["p", "--sync", "2s"]).unwrap().sync, SyncMode::Every(Duration::from_secs(2)));
-        let config = check(&["p"]).unwrap();
-        assert_eq!((config.segment_bytes, config.checkpoints), (64 << 20, CheckpointPolicy::default()));
-        let config = check(&["p", "--checkpoint-after", "128KiB", "--history-size", "0", "--history-age", "90s"]).unwrap();
-        let policy = config.checkpoints;
-        assert_eq!((policy.floor_bytes, policy.history_bytes, policy.history_ms), (128 << 10, 0, 90_000));
-        assert_eq!(config.segment_bytes, 128 << 10, "what is not sealed is in no checkpoint");
+        assert_eq!(check(&["p"]).unwrap().segment_size, Size(64 << 20));
         for (words, part) in [
             (&[][..], "which project"),
             (&["a/b"], "'/'"),
@@ -257,8 +240,7 @@ mod tests {
             (&["paths"], "kvbroker PROJECT paths"),
             (&["p", "--bogus"], "--bogus"),
             (&["p", "--segment-size", "1KiB"], "64KiB to 4GiB"),
-            (&["p", "--checkpoint-after", "64MB"], "MiB"),
-            (&["p", "--history-age", "long"], "long"),
+            (&["p", "--segment-size", "64MB"], "MiB"),
         ] {
             let error = check(words).unwrap_err();
             assert!(error.contains(part), "{words:?}: {error}");

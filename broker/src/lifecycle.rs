@@ -197,6 +197,7 @@ struct ReadyParts {
     took: Took,
     keys: usize,
     clock_remark: Option<String>,
+    ground_remark: Option<String>,
 }
 
 impl ReadyParts {
@@ -206,6 +207,7 @@ impl ReadyParts {
             took: opened.took,
             keys: opened.state.keys(),
             clock_remark: opened.clock_remark.clone(),
+            ground_remark: opened.ground.remark.clone(),
         }
     }
 }
@@ -230,6 +232,7 @@ fn tell_ready(
             keys: parts.keys,
             sync: config.sync,
             clock_remark: parts.clock_remark.as_deref(),
+            ground_remark: parts.ground_remark.as_deref(),
             kvclient: &kvclient_command(),
         };
         // Whoever closed stdout does not want to read it; the broker runs all the same.

@@ -13,6 +13,7 @@ mod front_end;
 mod inbound;
 mod lifecycle;
 mod loading;
+mod medium;
 mod open;
 mod ports;
 mod process;

@@ -15,6 +15,7 @@ use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock};
 use crate::args::Config;
 use crate::failure::Failure;
 use crate::loading::{Loading, Took};
+use crate::medium::{Ground, ground};
 
 /// An open data directory.
 pub(crate) struct Opened {
@@ -32,25 +33,29 @@ pub(crate) struct Opened {
     pub(crate) stamper: Stamper,
     /// What is worth saying about the clock.
     pub(crate) clock_remark: Option<String>,
+    /// What the directory is on.
+    pub(crate) ground: Ground,
 }
 
 /// Locks and recovers the data directory; None if a stop was asked for meanwhile.
 ///
 /// # Errors
-/// Exit codes 10 (locked), 11 (damaged), 12 (disk), 13 (newer), 2 (a clock that is not believed).
+/// Exit codes 10 (locked), 11 (damaged), 12 (disk), 13 (newer), 2 (a clock that is not believed, a directory in memory).
 pub(crate) fn open(
     config: &Config,
     directory: PathBuf,
     instance: uuid::Uuid,
     stop: &AtomicBool,
 ) -> Result<Option<Opened>, Failure> {
+    // Before the directory is made.
+    let ground = ground(&directory, config.accept_filesystem)?;
     let storage = DiskStorage::open(&directory).map_err(|error| cannot_use(&directory, &error))?;
     let storage: Arc<dyn Storage> = Arc::new(storage);
     let lock = lock(&directory, config, instance)?;
     let checkpoint_bytes = std::fs::metadata(storage.path(CHECKPOINT_FILE)).map_or(0, |file| file.len());
     let mut loading = Loading::new(&directory, checkpoint_bytes, stop);
     let mut options = LogOptions::new(config.sync);
-    options.segment_bytes = config.segment_bytes;
+    options.segment_bytes = config.segment_size.0;
     let opened = FileLog::open(Arc::clone(&storage), options, &mut loading);
     let (log, report) = match opened {
         // Reading has changed nothing: the next start begins again.
@@ -71,7 +76,7 @@ pub(crate) fn open(
     let (state, history, took) = loading.finish();
     let (stamper, verdict) = Stamper::start(report.last_stamp_ms, SystemClock.now());
     let clock_remark = clock_remark(verdict, config.accept_clock)?;
-    Ok(Some(Opened { directory, lock, log, storage, state, history, report, took, stamper, clock_remark }))
+    Ok(Some(Opened { directory, lock, log, storage, state, history, report, took, stamper, clock_remark, ground }))
 }
 
 /// A full or failing disk is the disk's fault; a directory that can't be made or entered is what was asked for.

@@ -22,6 +22,8 @@ pub(crate) struct Ready<'a> {
     pub(crate) keys: usize,
     pub(crate) sync: SyncMode,
     pub(crate) clock_remark: Option<&'a str>,
+    /// What is worth saying about the file system that the data is on.
+    pub(crate) ground_remark: Option<&'a str>,
     /// How to call kvclient from here.
     pub(crate) kvclient: &'a str,
 }
@@ -69,6 +71,9 @@ impl Ready<'_> {
                 "",
                 "the last run was not synced and did not stop cleanly: acknowledged writes may be lost (new epoch)".to_owned(),
             );
+        }
+        if let Some(remark) = self.ground_remark {
+            line("kept", remark.to_owned());
         }
         if let Some(remark) = self.clock_remark {
             line("clock", remark.to_owned());

@@ -410,6 +410,8 @@ fn spawn(options: &BrokerOptions, output: &Path, start: u32) -> Child {
             command.env_remove(name);
         }
     }
+    // Temporary files may be in memory.
+    command.env("KVBROKER_ACCEPT_FILESYSTEM", "1");
     command.env("KVBROKER_HOME", options.home.path()).envs(options.env.iter().cloned());
     command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr"));
     end_with_us(&mut command);

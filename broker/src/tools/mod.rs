@@ -7,6 +7,7 @@
 //!
 //! The work on files is `kvbroker_log::inspect`'s; here is what it looks like.
 
+mod check;
 mod dump;
 mod inquiry;
 mod json_line;
@@ -44,6 +45,8 @@ pub(crate) enum Verb {
     Paths(Common),
     /// Print the checkpoint and the log, readable, record by record
     Dump(dump::DumpArgs),
+    /// Read and judge everything in the data directory: exit code 0, 11 or 13
+    Check(check::CheckArgs),
     /// Print what is in the data directory; nothing is started
     Stats(stats::StatsArgs),
 }
@@ -86,6 +89,7 @@ pub(crate) fn run(verb: &Verb, config: &Config) -> Result<Exit, End> {
         Verb::Link(args) => inquiry::link(args, config),
         Verb::Paths(common) => inquiry::paths(common, config),
         Verb::Dump(args) => dump::run(args, config),
+        Verb::Check(args) => check::run(args, config),
         Verb::Stats(args) => stats::run(args, config),
     }
 }

@@ -8,7 +8,6 @@
 mod agenda;
 mod answer;
 mod call;
-mod checkpoints;
 mod clock;
 mod expiry;
 mod facts;
@@ -27,7 +26,6 @@ mod worker;
 
 pub use agenda::Agenda;
 pub use call::{Call, ClientId, Envelope};
-pub use checkpoints::{Behind, CheckpointThread, Checkpoints};
 pub use clock::{Clock, SimClock, SystemClock, Times};
 pub use facts::{Facts, StatSource};
 pub use historian::Historian;

@@ -4,10 +4,16 @@
 //! - A broker may run meanwhile. What it is writing just now is told from damage by who holds the lock, see [`lock_state`].
 //! - What can't be read is said with file, offset and reason, and does not keep the rest from being read.
 
+mod check;
 mod files;
 mod holder;
+mod overview;
+mod past_cache;
 mod segment;
 
+pub use check::{CheckReport, CheckedSegment, Examiner, Finding, Gravity, check};
 pub use files::{DataFile, FileKind, list_files};
 pub use holder::{LockState, lock_state};
+pub use overview::{CheckpointFacts, Overview};
+pub use past_cache::PastCache;
 pub use segment::{BatchPurpose, BatchView, Found, SegmentEnd, SegmentFacts, SegmentRead, read_segment};

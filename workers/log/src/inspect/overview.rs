@@ -1,0 +1,99 @@
+//! A quick look: headers, the end of the checkpoint, and the segment that was written last. Everything else is not read.
+
+use std::ops::ControlFlow;
+
+use crate::checkpoint::format::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, END_PAYLOAD_BYTES, Totals};
+use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, Covers};
+use crate::error::LogError;
+use crate::inspect::files::DataFile;
+use crate::inspect::segment::{SegmentFacts, SegmentRead, read_segment};
+use crate::mark::read_mark;
+use crate::storage::Storage;
+
+/// A checkpoint's header and, if its end is whole, its totals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointFacts {
+    /// What it holds.
+    pub covers: Covers,
+    /// Length of the file, bytes.
+    pub bytes: u64,
+    /// Records, bytes of all records, digest; `None` if the end block can't be read.
+    pub totals: Option<(u64, u64, u64)>,
+}
+
+/// What is in a data directory at a glance.
+#[derive(Clone, Debug, Default)]
+pub struct Overview {
+    /// The checkpoint, if there is one that can be read.
+    pub checkpoint: Option<CheckpointFacts>,
+    /// Segments whose header can be read, ascending.
+    pub segments: Vec<SegmentFacts>,
+    /// The last of them, read to its end.
+    pub last: Option<SegmentRead>,
+    /// True if something in the last segment can't be read.
+    pub last_is_damaged: bool,
+    /// The batch that the mark says is synced.
+    pub marked_sequence: Option<u64>,
+    /// What could not be read.
+    pub troubles: Vec<String>,
+}
+
+impl Overview {
+    /// Looks at the files of `storage`, listed before.
+    pub fn of(storage: &dyn Storage, files: &[DataFile]) -> Self {
+        let mut overview = Self::default();
+        match read_mark(storage) {
+            Ok(mark) => overview.marked_sequence = mark.map(|mark| mark.sequence),
+            Err(error) => overview.troubles.push(error.to_string()),
+        }
+        match checkpoint_facts(storage) {
+            Ok(facts) => overview.checkpoint = facts,
+            Err(error) => overview.troubles.push(error.to_string()),
+        }
+        for number in files.iter().filter_map(DataFile::number) {
+            match SegmentFacts::read(storage, number) {
+                Ok(facts) => overview.segments.push(facts),
+                Err(error) => overview.troubles.push(error.to_string()),
+            }
+        }
+        if let Some(last) = overview.segments.last() {
+            let read = read_segment(storage, last.number, None, &mut |_| ControlFlow::Continue(()));
+            match read {
+                Ok(read) => {
+                    overview.last_is_damaged = read.damages > 0;
+                    overview.last = Some(read);
+                }
+                Err(error) => overview.troubles.push(error.to_string()),
+            }
+        }
+        overview
+    }
+
+    /// The first segment that the checkpoint does not cover.
+    pub fn first_behind(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.covers.next_segment)
+    }
+
+    /// Last revision and highest stamp (wall-clock ms) that are known.
+    pub fn reached(&self) -> (u64, u64) {
+        let checkpoint = self.checkpoint.as_ref().map(|checkpoint| (checkpoint.covers.revision, checkpoint.covers.stamp_ms));
+        self.last.as_ref().map(|last| (last.last_revision, last.last_stamp_ms)).or(checkpoint).unwrap_or_default()
+    }
+}
+
+/// The checkpoint's header and totals, without reading its records.
+fn checkpoint_facts(storage: &dyn Storage) -> Result<Option<CheckpointFacts>, LogError> {
+    let Some(reader) = CheckpointReader::open_if_there(storage, CHECKPOINT_FILE)? else { return Ok(None) };
+    let failed = |source| LogError::io("read", storage.path(CHECKPOINT_FILE), source);
+    let file = storage.open(CHECKPOINT_FILE).map_err(failed)?;
+    let bytes = file.length().map_err(failed)?;
+    let mut end = [0; BLOCK_HEADER_BYTES + END_PAYLOAD_BYTES];
+    let offset = bytes.saturating_sub(end.len() as u64);
+    let read = file.read_at(&mut end, offset).map_err(failed)?;
+    let (header, payload) = end[..read].split_at(read.min(BLOCK_HEADER_BYTES));
+    let totals = BlockHeader::decode(header, reader.header().salt, offset)
+        .filter(|header| header.kind == BlockKind::End as u8 && crc32c::crc32c(payload) == header.payload_crc)
+        .and_then(|_| Totals::decode(payload));
+    let totals = totals.map(|totals| (totals.records, totals.bytes, totals.digest));
+    Ok(Some(CheckpointFacts { covers: *reader.covers(), bytes, totals }))
+}
