@@ -10,7 +10,7 @@ use kvbroker::catalog::CatalogList;
 use kvbroker::logging::LogFormat;
 use kvbroker::project::ProjectName;
 use kvbroker_core::SessionBounds;
-use kvbroker_log::SyncMode;
+use kvbroker_log::{CheckpointPolicy, SyncMode};
 use kvbroker_protocol::limits;
 
 use crate::size::{self, Size};
@@ -74,7 +74,16 @@ pub(crate) struct Args {
     /// When writes are on disk: `always` before they are acknowledged, every so many milliseconds, or `never`
     #[arg(long, value_name = "always|MS|never", default_value = "always", value_parser = parse_sync, env = "KVBROKER_SYNC")]
     sync: SyncMode,
-    /// A file of the log ends at this size
+    /// How long a change can at least be read back with `history`, unless --history-size ends that earlier
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "KVBROKER_HISTORY_AGE")]
+    history_age: Duration,
+    /// Most room for the part of the log that is kept for `history` alone
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", env = "KVBROKER_HISTORY_SIZE")]
+    history_size: Size,
+    /// A checkpoint is made once the log behind the last one is larger than this, and than half of that one
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::between(SMALL, Size(1 << 40)), env = "KVBROKER_CHECKPOINT_AFTER")]
+    checkpoint_after: Size,
+    /// A file of the log ends at this size, or at that of --checkpoint-after
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = size::between(SMALL, Size(4 << 30)), env = "KVBROKER_SEGMENT_SIZE")]
     segment_size: Size,
     /// Write the endpoints to this file (JSON) once the broker is ready
@@ -126,7 +135,9 @@ pub(crate) struct Config {
     pub(crate) catalogs: CatalogList,
     pub(crate) owner: String,
     pub(crate) sync: SyncMode,
-    pub(crate) segment_size: Size,
+    /// Segments end at this size, bytes.
+    pub(crate) segment_bytes: u64,
+    pub(crate) checkpoints: CheckpointPolicy,
     pub(crate) ready_file: Option<PathBuf>,
     pub(crate) grace: Duration,
     pub(crate) session_bounds: SessionBounds,
@@ -176,7 +187,14 @@ impl Args {
             catalogs,
             owner,
             sync: self.sync,
-            segment_size: self.segment_size,
+            // Only what is sealed can be taken into a checkpoint.
+            segment_bytes: self.segment_size.0.min(self.checkpoint_after.0),
+            checkpoints: CheckpointPolicy {
+                floor_bytes: self.checkpoint_after.0,
+                history_ms: u64::try_from(self.history_age.as_millis()).unwrap_or(u64::MAX),
+                history_bytes: self.history_size.0,
+                ..CheckpointPolicy::default()
+            },
             ready_file: self.ready_file,
             grace: self.grace,
             session_bounds: SessionBounds {
@@ -227,7 +245,12 @@ mod tests {
         assert_eq!((config.sync, config.port), (SyncMode::Every(Duration::from_millis(250)), Some(0)));
         assert_eq!(check(&["p"]).unwrap().sync, SyncMode::Always);
         assert_eq!(check(&["p", "--sync", "2s"]).unwrap().sync, SyncMode::Every(Duration::from_secs(2)));
-        assert_eq!(check(&["p"]).unwrap().segment_size, Size(64 << 20));
+        let config = check(&["p"]).unwrap();
+        assert_eq!((config.segment_bytes, config.checkpoints), (64 << 20, CheckpointPolicy::default()));
+        let config = check(&["p", "--checkpoint-after", "128KiB", "--history-size", "0", "--history-age", "90s"]).unwrap();
+        let policy = config.checkpoints;
+        assert_eq!((policy.floor_bytes, policy.history_bytes, policy.history_ms), (128 << 10, 0, 90_000));
+        assert_eq!(config.segment_bytes, 128 << 10, "what is not sealed is in no checkpoint");
         for (words, part) in [
             (&[][..], "which project"),
             (&["a/b"], "'/'"),
@@ -240,7 +263,8 @@ mod tests {
             (&["paths"], "kvbroker PROJECT paths"),
             (&["p", "--bogus"], "--bogus"),
             (&["p", "--segment-size", "1KiB"], "64KiB to 4GiB"),
-            (&["p", "--segment-size", "64MB"], "MiB"),
+            (&["p", "--checkpoint-after", "64MB"], "MiB"),
+            (&["p", "--history-age", "long"], "long"),
         ] {
             let error = check(words).unwrap_err();
             assert!(error.contains(part), "{words:?}: {error}");

@@ -55,7 +55,7 @@ pub(crate) fn open(
     let checkpoint_bytes = std::fs::metadata(storage.path(CHECKPOINT_FILE)).map_or(0, |file| file.len());
     let mut loading = Loading::new(&directory, checkpoint_bytes, stop);
     let mut options = LogOptions::new(config.sync);
-    options.segment_bytes = config.segment_size.0;
+    options.segment_bytes = config.segment_bytes;
     let opened = FileLog::open(Arc::clone(&storage), options, &mut loading);
     let (log, report) = match opened {
         // Reading has changed nothing: the next start begins again.

@@ -12,10 +12,11 @@ use kvbroker::exit::Exit;
 use kvbroker::zap::SecuredContext;
 use kvbroker_core::Snapshots;
 use kvbroker_discovery::Announcer;
-use kvbroker_log::SyncMode;
+use kvbroker_log::{LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
-    Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Stopped, SystemClock, Worker, WorkerCounters,
+    CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Stopped, SystemClock,
+    Worker, WorkerCounters,
 };
 
 use crate::args::Config;
@@ -33,6 +34,8 @@ pub(crate) enum Notice {
     Stop,
     /// The worker has ended.
     WorkerEnded(Result<(), Stopped>),
+    /// The disk failed under a checkpoint in a way that leaves nothing to rely on.
+    CheckpointFailed(LogError),
 }
 
 /// A worker with nothing to do closes its log in less, whatever patience was asked for.
@@ -53,6 +56,8 @@ pub(crate) struct Running {
     router_bell: Arc<EventFd>,
     publisher_stop: Arc<AtomicBool>,
     publisher_bell: Arc<EventFd>,
+    checkpoints: Arc<Checkpoints>,
+    checkpointer: JoinHandle<()>,
     historian: JoinHandle<()>,
     front_end: JoinHandle<()>,
     publisher: JoinHandle<()>,
@@ -103,6 +108,16 @@ impl Running {
             phase: phase.clone(),
             counters: counters.front_end.clone(),
         };
+        let segments = opened.log.segments();
+        let checkpoints = Arc::new(Checkpoints::new(intake.clone(), segments.clone(), config.checkpoints));
+        let checkpointer = CheckpointThread::new(
+            opened.storage.clone(),
+            segments,
+            config.checkpoints,
+            checkpoints.clone(),
+            Box::new(SystemClock),
+            opened.stamper.clone(),
+        );
         let histories = Arc::new(Histories::new());
         let historian = Historian { storage: opened.storage, calls: histories.clone(), replies: replies.clone() };
         let worker = Worker {
@@ -110,6 +125,7 @@ impl Running {
             history: opened.history,
             snapshots: Snapshots::default(),
             histories: histories.clone(),
+            checkpoints: checkpoints.clone(),
             log: opened.log,
             clock: Box::new(SystemClock),
             stamper: opened.stamper,
@@ -128,7 +144,7 @@ impl Running {
                 instance: BrokerId(*endpoint.instance.as_bytes()),
                 pub_port: endpoint.tcp.as_ref().map_or(0, |tcp| tcp.pub_port),
                 durability: durability(config.sync),
-                stats: counters.source(announcer, opened.ground.file_system, Instant::now()),
+                stats: counters.source(announcer, checkpoints.clone(), opened.ground.file_system, Instant::now()),
             },
             sync_interval: match config.sync {
                 SyncMode::Every(interval) => Some(interval),
@@ -138,9 +154,10 @@ impl Running {
             session_bounds: config.session_bounds,
             scratch: Vec::new(),
         };
+        let worker_notices = notices.clone();
         spawn_critical("worker", move || {
             // The main thread decides how the process ends; it may have ended waiting already.
-            let _ = notices.send(Notice::WorkerEnded(worker.run()));
+            let _ = worker_notices.send(Notice::WorkerEnded(worker.run()));
             LoopEnd::Asked
         })?;
         Ok(Running {
@@ -149,8 +166,15 @@ impl Running {
                 historian.run();
                 LoopEnd::Asked
             })?,
+            checkpointer: spawn_critical("checkpointer", move || {
+                if let Err(error) = checkpointer.run() {
+                    let _ = notices.send(Notice::CheckpointFailed(error));
+                }
+                LoopEnd::Asked
+            })?,
             front_end: spawn_critical("front end", move || loop_end(front_end.run()))?,
             intake,
+            checkpoints,
             phase,
             router_bell,
             publisher_stop,
@@ -165,6 +189,7 @@ impl Running {
         // The senders live as long as the threads: an error would mean that all of them are gone.
         match notices.recv().unwrap_or(Notice::Stop) {
             Notice::WorkerEnded(result) => self.ended(result),
+            Notice::CheckpointFailed(error) => Err(Failure::of_log(&error)),
             Notice::Stop => {
                 tracing::info!("stopping: requests taken so far are finished (again to end at once)");
                 self.stop(grace, notices)
@@ -176,6 +201,7 @@ impl Running {
     pub(crate) fn stop(self, grace: Duration, notices: &Receiver<Notice>) -> Result<(), Failure> {
         self.phase.stop_taking();
         self.router_bell.ring();
+        self.checkpoints.stop();
         self.intake.close();
         match worker_end(notices, grace.max(CLOSING)) {
             Some(result) => self.ended(result),
@@ -202,6 +228,8 @@ impl Running {
     fn finish(self) {
         // The worker has closed its queue; what is in it is answered now.
         await_end(&self.historian, Instant::now() + FLUSH);
+        // It removes what it has begun.
+        await_end(&self.checkpointer, Instant::now() + FLUSH);
         self.phase.finish();
         self.router_bell.ring();
         self.publisher_stop.store(true, Ordering::Release);
@@ -226,6 +254,7 @@ fn worker_end(notices: &Receiver<Notice>, grace: Duration) -> Option<Result<(), 
     loop {
         match notices.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Notice::WorkerEnded(result)) => return Some(result),
+            Ok(Notice::CheckpointFailed(error)) => return Some(Err(Stopped::Log(error))),
             Ok(Notice::Stop) => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
         }
@@ -256,9 +285,16 @@ struct Counters {
 }
 
 impl Counters {
-    fn source(&self, announcer: Arc<Announcer>, file_system: String, started: Instant) -> kvbroker_table::StatSource {
+    fn source(
+        &self,
+        announcer: Arc<Announcer>,
+        checkpoints: Arc<Checkpoints>,
+        file_system: String,
+        started: Instant,
+    ) -> kvbroker_table::StatSource {
         let (front_end, publisher) = (self.front_end.clone(), self.publisher.clone());
         Arc::new(move |stats| {
+            checkpoints.stats(SystemClock.now().wall_us / 1_000, stats);
             let counters = [
                 ("messages", &front_end.messages),
                 ("refused", &front_end.refused),

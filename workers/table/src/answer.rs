@@ -31,6 +31,8 @@ struct Asking {
     ack: u64,
     time_ms: u64,
     turn: Turn,
+    /// What mutations are refused with, if they are.
+    refusal: Option<Failure>,
 }
 
 impl Asking {
@@ -39,7 +41,8 @@ impl Asking {
             Operations::One(_) => Turn::one(),
             Operations::Many(_) => Turn::many(),
         };
-        Asking { client, user, session: header.session, next_seq: header.seq, ack: header.ack.unwrap_or_default(), time_ms, turn }
+        let ack = header.ack.unwrap_or_default();
+        Asking { client, user, session: header.session, next_seq: header.seq, ack, time_ms, turn, refusal: None }
     }
 
     /// The name of a mutation in its session, and the next one's number.
@@ -74,6 +77,7 @@ impl<L: Log> Worker<L> {
         let header = request.header;
         let mutations = request.operations.as_slice().iter().filter(|operation| operation.is_mutation()).count();
         let mut asking = Asking::new(client, user, &header, &request.operations, time_ms);
+        asking.refusal.clone_from(&saying.refusal);
         let outcomes = if let Err(failure) = check_header(&header, mutations) {
             Outcomes::One(self.observed(Err(failure)))
         } else {
@@ -101,6 +105,7 @@ impl<L: Log> Worker<L> {
         let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(asking.client, name, &operation));
         let stamp = Stamp { revision: self.state.revision() + 1, time_ms: asking.time_ms };
         let owner = asking.user.as_bytes();
+        let is_mutation = operation.is_mutation();
         let decision = match operation {
             Operation::Hello { project } => {
                 let session = SessionId::new(asking.time_ms, (self.entropy)());
@@ -119,6 +124,7 @@ impl<L: Log> Worker<L> {
             },
             operation => self.decide(operation, name, asking, stamp),
         };
+        let decision = if is_mutation { self.refused_if_busy(decision, asking) } else { decision };
         let cause = if decision.takes_revision { Cause::Request } else { Cause::Bookkeeping };
         self.take_in(decision.changes, cause, name, batch, events);
         if let Some(trace) = trace {
@@ -153,6 +159,18 @@ impl<L: Log> Worker<L> {
             let failure = Failure::new(ErrorCode::Internal, "the broker has a fault in this operation; nothing was changed");
             Decision::refused(&self.state, failure)
         })
+    }
+
+    /// While the log is too long nothing is added to it, and no number taken. It is decided all the same: a mutation that was done
+    /// before has its reply, which must not become a "failed"; and one that changes nothing has its own answer.
+    fn refused_if_busy(&self, decision: Decision, asking: &Asking) -> Decision {
+        match &asking.refusal {
+            Some(failure) if !decision.changes.is_empty() => {
+                self.counters.throttled.fetch_add(1, Ordering::Relaxed);
+                Decision::refused(&self.state, failure.clone())
+            }
+            _ => decision,
+        }
     }
 
     /// Puts changes that belong together into the batch, as one group, and into the state.
@@ -193,6 +211,7 @@ impl<L: Log> Worker<L> {
             ("expired", load(&self.counters.expired)),
             ("batches", load(&self.counters.batches)),
             ("internal_errors", load(&self.counters.internal_errors)),
+            ("throttled", load(&self.counters.throttled)),
             ("intake_calls", self.intake.len() as u64),
             ("events_dropped", load(&self.events_dropped)),
             ("history_calls", self.histories.len() as u64),

@@ -25,7 +25,7 @@ pub enum Refusal {
 pub enum Collected {
     /// At least one call.
     Calls,
-    /// Nothing until the time was up.
+    /// Nothing until the time was up, or a nudge came.
     Idle,
     /// Nothing, and nothing will come.
     Closed,
@@ -36,6 +36,8 @@ struct Inner {
     calls: VecDeque<Call>,
     closed: bool,
     worker_waits: bool,
+    /// The worker has something else to do.
+    nudged: bool,
 }
 
 /// The queue; shared by the front end and the worker.
@@ -98,6 +100,9 @@ impl Intake {
                 if inner.closed {
                     return Collected::Closed;
                 }
+                if std::mem::take(&mut inner.nudged) {
+                    return Collected::Idle;
+                }
                 let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
                     return Collected::Idle;
                 };
@@ -111,6 +116,17 @@ impl Intake {
         drop(inner);
         agenda.begin();
         Collected::Calls
+    }
+
+    /// Ends the worker's wait: something else than a call is there for it.
+    pub(crate) fn nudge(&self) {
+        let mut inner = self.lock();
+        inner.nudged = true;
+        let wake = inner.worker_waits;
+        drop(inner);
+        if wake {
+            self.ready.notify_one();
+        }
     }
 
     /// Takes no more calls; the worker still gets those that are in.
@@ -220,6 +236,21 @@ mod tests {
         };
         let inside = 500 * (size_of::<Compare>() + size_of::<Operation>()) + limits::ARRAY_OPERATIONS_MAX * size_of::<Vec<u8>>();
         assert!(weight(Operation::Txn(Box::new(txn))) >= inside);
+    }
+
+    #[test]
+    fn a_nudge_ends_one_wait() {
+        let intake = Arc::new(Intake::new());
+        let mut agenda = intake.agenda();
+        intake.nudge();
+        // It would wait for a day.
+        assert_eq!(intake.collect(&mut agenda, Duration::from_secs(86_400)), Collected::Idle);
+        let nudger = std::thread::spawn({
+            let intake = intake.clone();
+            move || intake.nudge()
+        });
+        assert_eq!(intake.collect(&mut agenda, Duration::from_secs(86_400)), Collected::Idle);
+        nudger.join().expect("it ends");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod agenda;
 mod answer;
 mod call;
+mod checkpoints;
 mod clock;
 mod expiry;
 mod facts;
@@ -26,6 +27,7 @@ mod worker;
 
 pub use agenda::Agenda;
 pub use call::{Call, ClientId, Envelope};
+pub use checkpoints::{Behind, CheckpointThread, Checkpoints};
 pub use clock::{Clock, SimClock, SystemClock, Times};
 pub use facts::{Facts, StatSource};
 pub use historian::Historian;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use kvbroker_core::{History, SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
-use kvbroker_protocol::limits;
+use kvbroker_protocol::{Failure, limits};
 
 use crate::agenda::Agenda;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::facts::Facts;
 use crate::histories::{Histories, HistoryCall};
@@ -31,6 +32,8 @@ pub struct WorkerCounters {
     pub expired: AtomicU64,
     /// Panics while deciding, answered `internal`.
     pub internal_errors: AtomicU64,
+    /// Mutations answered `busy` because the log was too far ahead of its checkpoint.
+    pub throttled: AtomicU64,
 }
 
 /// Why the worker ended.
@@ -51,6 +54,8 @@ pub struct Worker<L> {
     pub snapshots: Snapshots,
     /// Calls for the log's reader.
     pub histories: Arc<Histories>,
+    /// What is shared with the checkpointer.
+    pub checkpoints: Arc<Checkpoints>,
     /// The log.
     pub log: L,
     /// The time.
@@ -111,6 +116,8 @@ pub(crate) struct Saying {
     histories: Vec<HistoryCall>,
     /// What the last call cost the table.
     spent: usize,
+    /// What mutations are refused with in this turn, if they are.
+    pub(crate) refusal: Option<Failure>,
 }
 
 impl Saying {
@@ -143,6 +150,7 @@ impl<L: Log> Worker<L> {
             if has_work && self.turn(&mut agenda, &mut batch)? {
                 last_append = Instant::now();
             }
+            self.checkpoints.serve(&self.state, &mut self.log)?;
             // Not only when no call came: somebody may read all the time, and the last write still wants a voucher.
             if last_append.elapsed() >= IDLE && self.log.needs_marker() {
                 let stamp_ms = self.stamp_ms();
@@ -175,6 +183,7 @@ impl<L: Log> Worker<L> {
             appended |= self.persist(std::mem::take(&mut saying), batch)?;
             batch.begin(time_ms);
         }
+        saying.refusal = self.refusal()?;
         while let Some(call) = agenda.take() {
             if HistoryCall::is_one(&call) {
                 self.counters.operations.fetch_add(1, Ordering::Relaxed);
@@ -212,6 +221,19 @@ impl<L: Log> Worker<L> {
         }
         tracing::debug!(calls = saying.replies.len(), "collected a batch");
         Ok(self.persist(saying, batch)? || appended)
+    }
+
+    /// What mutations are refused with now: the log may be only so far ahead of its checkpoint.
+    fn refusal(&mut self) -> Result<Option<Failure>, Stopped> {
+        let behind = self.checkpoints.behind();
+        if !behind.is_too_long() {
+            return Ok(None);
+        }
+        // What is sealed may be too little for a checkpoint, and a log that nobody may write would never seal the rest.
+        if behind.sealed_bytes <= behind.due_bytes {
+            self.log.seal()?;
+        }
+        Ok(Some(self.checkpoints.busy(behind)))
     }
 
     /// Makes the batch durable and releases what it says; without changes the log's present proof is enough. True if there were some.

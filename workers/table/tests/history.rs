@@ -13,8 +13,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Txn, Version, VersionKind, limits,
 };
 use kvbroker_table::{
-    Call, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper, Stopped, Worker,
-    replay_into,
+    Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, ReplyOut, SimClock,
+    Stamper, Stopped, Worker, replay_into,
 };
 
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -51,6 +51,7 @@ impl Life {
             history,
             snapshots: Snapshots::default(),
             histories: histories.clone(),
+            checkpoints: Arc::new(Checkpoints::none(intake.clone(), Behind::default)),
             log,
             clock: Box::new(clock.clone()),
             stamper,

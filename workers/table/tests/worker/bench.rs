@@ -12,8 +12,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{
-    Call, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper, Stopped, Worker,
-    WorkerCounters,
+    Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper,
+    Stopped, Worker, WorkerCounters,
 };
 
 pub const WALL_MS: u64 = 1_700_000_000_000;
@@ -25,6 +25,7 @@ pub struct Seen {
     /// Stamp and last revision of each append that succeeded.
     pub appends: Vec<(u64, u64)>,
     pub marks: usize,
+    pub seals: usize,
     pub marker_questions: usize,
     pub ticks: usize,
     /// The worker waits inside of an append.
@@ -134,7 +135,9 @@ impl Log for WatchedLog {
     }
 
     fn seal(&mut self) -> Result<(), LogError> {
-        self.shared.seen().log.seal()
+        let mut seen = self.shared.seen();
+        seen.seals += 1;
+        seen.log.seal()
     }
 
     fn close(&mut self, stamp_ms: u64) -> Result<(), LogError> {
@@ -161,6 +164,8 @@ pub struct Bench {
     pub counters: Arc<WorkerCounters>,
     pub clock: Arc<SimClock>,
     pub sync_interval: Option<Duration>,
+    /// How long the log is, as the worker believes.
+    pub behind: Arc<Mutex<Behind>>,
     /// Who asks.
     pub client: ClientId,
     next_id: u64,
@@ -183,6 +188,7 @@ impl Bench {
             counters: Arc::default(),
             clock: Arc::new(SimClock::new(WALL_MS * 1_000)),
             sync_interval: None,
+            behind: Arc::default(),
             client: 1,
             next_id: 0,
         }
@@ -199,11 +205,13 @@ impl Bench {
         self.shared.seen().log.replay(&mut |group| logged_ms = group.stamp_ms);
         let (stamper, _) = Stamper::start(logged_ms, self.clock.now());
         let (state, history) = self.recovered_with_history();
+        let behind = self.behind.clone();
         Worker {
             state,
             history,
             snapshots: Snapshots::default(),
             histories: Arc::default(),
+            checkpoints: Arc::new(Checkpoints::none(self.intake.clone(), move || *behind.lock().unwrap())),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
             clock: Box::new(self.clock.clone()),
             stamper,

@@ -10,6 +10,7 @@ mod bench;
 mod expiry;
 mod snapshots;
 mod speed;
+mod throttle;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
