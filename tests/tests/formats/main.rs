@@ -14,7 +14,12 @@ mod life;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use kvbroker_log::{
+    CheckpointPolicy, CheckpointRecord, Checkpointer, DiskStorage, FileLog, GroupRef, Log, LogOptions, MergeState, OsEntropy,
+    Replay, Storage, SyncMode, VisitError,
+};
 use kvbroker_tests::{Broker, BrokerOptions, Home, PATIENCE, RawClient, wait_until};
 use life::{Exchange, new_session, ok};
 use serde::{Deserialize, Serialize};
@@ -94,7 +99,16 @@ fn kept() -> Vec<PathBuf> {
 fn every_released_format_is_opened_and_goes_on() {
     let kept = kept();
     let names: Vec<String> = kept.iter().map(|path| path.strip_prefix(data()).unwrap().to_string_lossy().into_owned()).collect();
-    for needed in ["format-1/clean", "format-1/killed", "format-1/weaker-sync"] {
+    let needed = [
+        "format-1/clean",
+        "format-1/killed",
+        "format-1/weaker-sync",
+        "format-2/checkpoint",
+        "format-2/clean",
+        "format-2/killed",
+        "format-2/weaker-sync",
+    ];
+    for needed in needed {
         assert!(names.iter().any(|name| name == needed), "there is no {needed} in {names:?}");
     }
     for (directory, name) in kept.iter().zip(&names) {
@@ -156,6 +170,13 @@ fn make_the_directories() {
         broker.restart();
         exchanges.extend(life::second_part(broker, "second"));
     });
+    // All of the first part is in the checkpoint, and the log begins behind it.
+    make(target, "checkpoint", "always", |broker, exchanges| {
+        broker.stop();
+        make_checkpoint(&broker.data_directory());
+        broker.restart();
+        exchanges.extend(life::second_part(broker, "second"));
+    });
     // Each start after an unclean end begins a new segment there.
     make(target, "weaker-sync", "20", |broker, exchanges| {
         for name in ["second", "third"] {
@@ -164,6 +185,36 @@ fn make_the_directories() {
             exchanges.extend(life::second_part(broker, name));
         }
     });
+}
+
+/// Takes whatever is there.
+struct Anything;
+
+impl Replay for Anything {
+    fn record(&mut self, _record: CheckpointRecord<'_>) -> Result<(), VisitError> {
+        Ok(())
+    }
+
+    fn checkpoint_read(&mut self, _revision: u64) -> Result<(), VisitError> {
+        Ok(())
+    }
+
+    fn group(&mut self, _group: GroupRef<'_>) -> Result<(), VisitError> {
+        Ok(())
+    }
+}
+
+/// Makes a checkpoint of all that is in a data directory, as a broker does when there is much more, and keeps no history.
+fn make_checkpoint(directory: &Path) {
+    let storage: Arc<dyn Storage> = Arc::new(DiskStorage::open(directory).unwrap());
+    let (mut log, report) = FileLog::open(storage.clone(), LogOptions::new(SyncMode::Always), &mut Anything).unwrap();
+    log.seal().unwrap();
+    let policy = CheckpointPolicy { history_ms: 0, ..CheckpointPolicy::default() };
+    let mut maker = Checkpointer::new(storage, log.segments(), policy, Box::new(OsEntropy));
+    let mut merging = maker.begin().unwrap();
+    while maker.advance(&mut merging, 1 << 20).unwrap().state != MergeState::Done {}
+    assert!(maker.trim(report.last_stamp_ms + 1).unwrap() > 0);
+    log.close(report.last_stamp_ms).unwrap();
 }
 
 fn make(target: &Path, name: &str, sync: &str, end: impl FnOnce(&mut Broker, &mut Vec<Exchange>)) {
