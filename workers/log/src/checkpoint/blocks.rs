@@ -1,161 +1,20 @@
-//! Blocks of records in a file, written and read one after the other: the body of a checkpoint and of a sorted run.
+//! Blocks of records in a file, read one after the other: the body of a checkpoint and of a sorted run.
 //!
-//! - Records ascend strictly by key, over all blocks. The writer refuses others, the reader takes them for damage.
+//! - Records ascend strictly by key, over all blocks; others are taken for damage.
 //! - The end block carries the totals; the file ends right behind it. A file that stops anywhere else is damaged.
 //! - Memory is bounded by the read-ahead and the longest record, whatever a header claims.
 
-use std::hash::Hasher;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use twox_hash::XxHash64;
-
 use super::CheckpointRecord;
+use super::block_output::Running;
 use super::format::{
-    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BLOCK_PAYLOAD_BYTES, BlockHeader, BlockKind, MAX_BLOCK_PAYLOAD_BYTES, RECORD_HEADER_BYTES,
-    RunRecord, Totals, push_record, record_bytes, split_record, split_run_record,
+    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader, BlockKind, MAX_BLOCK_PAYLOAD_BYTES, RECORD_HEADER_BYTES, RunRecord, Totals,
+    split_record, split_run_record,
 };
 use crate::error::LogError;
 use crate::storage::StorageFile;
-
-/// Counts what goes through.
-struct Running {
-    records: u64,
-    bytes: u64,
-    digest: XxHash64,
-}
-
-impl Running {
-    fn new() -> Self {
-        Self { records: 0, bytes: 0, digest: XxHash64::with_seed(0) }
-    }
-
-    fn add(&mut self, payload: &[u8], records: u32) {
-        self.records += u64::from(records);
-        self.bytes += payload.len() as u64;
-        self.digest.write(payload);
-    }
-
-    fn totals(&self) -> Totals {
-        Totals { records: self.records, bytes: self.bytes, digest: self.digest.finish() }
-    }
-}
-
-/// Writes blocks.
-pub(super) struct BlockOutput {
-    pub file: Box<dyn StorageFile>,
-    pub path: PathBuf,
-    kind: BlockKind,
-    salt: u64,
-    /// Where the block under construction will stand.
-    offset: u64,
-    previous_crc: u32,
-    /// Room for the header, then the payload.
-    block: Vec<u8>,
-    records: u32,
-    last_key: Option<Vec<u8>>,
-    running: Running,
-    /// The longest block so far, header included.
-    longest: usize,
-}
-
-impl BlockOutput {
-    /// Blocks of `kind` from `offset` of `file` on, which `path` names in errors.
-    pub fn new(file: Box<dyn StorageFile>, path: PathBuf, kind: BlockKind, salt: u64, offset: u64) -> Self {
-        Self {
-            file,
-            path,
-            kind,
-            salt,
-            offset,
-            previous_crc: 0,
-            block: vec![0; BLOCK_HEADER_BYTES],
-            records: 0,
-            last_key: None,
-            running: Running::new(),
-            longest: 0,
-        }
-    }
-
-    /// Bytes in the file so far.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// The longest block so far in bytes: what a reader needs at once.
-    pub fn longest(&self) -> usize {
-        self.longest
-    }
-
-    /// Adds a record; no value means a delete.
-    pub fn push(&mut self, key: &[u8], value: Option<&[u8]>, revision: u64) -> Result<(), LogError> {
-        let bytes = record_bytes(key, value.unwrap_or_default());
-        if bytes > MAX_BLOCK_PAYLOAD_BYTES {
-            return Err(LogError::BadRecord(format!("it has {bytes} bytes")));
-        }
-        match &mut self.last_key {
-            None => self.last_key = Some(key.to_vec()),
-            Some(last) if last.as_slice() < key => {
-                last.clear();
-                last.extend_from_slice(key);
-            }
-            Some(_) => return Err(LogError::BadRecord("its key doesn't follow the key before it".to_owned())),
-        }
-        if self.block.len() + bytes > BLOCK_HEADER_BYTES + BLOCK_PAYLOAD_BYTES {
-            self.flush()?;
-        }
-        push_record(&mut self.block, key, value, revision);
-        self.records += 1;
-        Ok(())
-    }
-
-    /// Writes the records collected so far as a block.
-    fn flush(&mut self) -> Result<(), LogError> {
-        if self.records == 0 {
-            return Ok(());
-        }
-        self.running.add(&self.block[BLOCK_HEADER_BYTES..], self.records);
-        self.write_block(self.kind)
-    }
-
-    fn write_block(&mut self, kind: BlockKind) -> Result<(), LogError> {
-        let payload = &self.block[BLOCK_HEADER_BYTES..];
-        let mut header = BlockHeader {
-            kind: kind as u8,
-            reserved: [0; 3],
-            salt: self.salt,
-            offset: self.offset,
-            payload_bytes: u32::try_from(payload.len()).expect("a block is shorter than 4 GiB"),
-            records: self.records,
-            previous_crc: self.previous_crc,
-            payload_crc: crc32c::crc32c(payload),
-            crc: 0,
-        };
-        header.encode_into(&mut self.block);
-        self.file.write_at(&self.block, self.offset).map_err(|source| LogError::io("write", self.path.clone(), source))?;
-        self.offset += self.block.len() as u64;
-        self.longest = self.longest.max(self.block.len());
-        self.previous_crc = header.crc;
-        self.records = 0;
-        self.block.truncate(BLOCK_HEADER_BYTES);
-        // The room that one huge record took is given back.
-        self.block.shrink_to(2 * BLOCK_PAYLOAD_BYTES);
-        Ok(())
-    }
-
-    /// Writes the last records and the end block. Nothing may be pushed afterwards.
-    pub fn end(&mut self) -> Result<Totals, LogError> {
-        self.flush()?;
-        let totals = self.running.totals();
-        self.block.extend_from_slice(&totals.encode());
-        self.write_block(BlockKind::End)?;
-        Ok(totals)
-    }
-
-    pub fn sync(&self) -> Result<(), LogError> {
-        self.file.sync().map_err(|source| LogError::io("sync", self.path.clone(), source))
-    }
-}
 
 /// A block that was read and checked.
 #[derive(Clone, Copy, Debug)]
@@ -264,7 +123,7 @@ impl BlockInput {
         Ok(self.next_range()?.map(|(range, records)| Block { offset, records, payload: &self.buffer[range] }))
     }
 
-    /// [`BlockInput::next`]: where in [`BlockInput::bytes`] the payload is, until the next call, and how many records it has.
+    /// [`BlockInput::next`]: where in the buffer the payload is, until the next call, and how many records it has.
     fn next_range(&mut self) -> Result<Option<(Range<usize>, u32)>, LogError> {
         if self.ended.is_some() {
             return Ok(None);
@@ -403,6 +262,25 @@ impl BlockInput {
     }
 }
 
+/// Walks the records of a block, the first of which follows `before`; gives the last key.
+fn check_records<'a>(payload: &'a [u8], records: u32, kind: BlockKind, before: Option<&[u8]>) -> Result<&'a [u8], &'static str> {
+    let mut rest = payload;
+    let mut last: Option<&'a [u8]> = None;
+    for _ in 0..records {
+        let split = match kind {
+            BlockKind::Run => split_run_record(rest).map(|(record, rest)| (record.key, rest)),
+            BlockKind::Records | BlockKind::End => split_record(rest).map(|(record, rest)| (record.key, rest)),
+        };
+        let (key, after) = split.ok_or("a record is longer than its block, although the checksum is right")?;
+        if last.or(before).is_some_and(|last| last >= key) {
+            return Err("the records are out of order, although the checksum is right");
+        }
+        last = Some(key);
+        rest = after;
+    }
+    last.filter(|_| rest.is_empty()).ok_or("the block's number of records is wrong, although the checksum is right")
+}
+
 /// A place in blocks that moves from record to record.
 pub(super) struct BlockCursor {
     input: BlockInput,
@@ -446,23 +324,4 @@ impl BlockCursor {
             revision: self.revision,
         }
     }
-}
-
-/// Walks the records of a block, the first of which follows `before`; gives the last key.
-fn check_records<'a>(payload: &'a [u8], records: u32, kind: BlockKind, before: Option<&[u8]>) -> Result<&'a [u8], &'static str> {
-    let mut rest = payload;
-    let mut last: Option<&'a [u8]> = None;
-    for _ in 0..records {
-        let split = match kind {
-            BlockKind::Run => split_run_record(rest).map(|(record, rest)| (record.key, rest)),
-            BlockKind::Records | BlockKind::End => split_record(rest).map(|(record, rest)| (record.key, rest)),
-        };
-        let (key, after) = split.ok_or("a record is longer than its block, although the checksum is right")?;
-        if last.or(before).is_some_and(|last| last >= key) {
-            return Err("the records are out of order, although the checksum is right");
-        }
-        last = Some(key);
-        rest = after;
-    }
-    last.filter(|_| rest.is_empty()).ok_or("the block's number of records is wrong, although the checksum is right")
 }

@@ -16,6 +16,7 @@ use super::format::RunRecord;
 use super::input::SegmentInput;
 use super::reader::CheckpointReader;
 use super::runs::{Piece, READ_AHEAD_MAX, READ_AHEAD_MIN, Run, RunOutput, Source, Sources, fan_in};
+use super::terms::{Advance, BaseRecords, BaseStep, MergeBase, MergeError, MergeOptions, MergeState};
 use super::writer::{CheckpointWriter, Finishing};
 use super::{CheckpointRecord, CheckpointSummary};
 use crate::error::LogError;
@@ -23,96 +24,6 @@ use crate::format::BATCH_HEADER_BYTES;
 use crate::payload::{Groups, RecordRef};
 use crate::reader::Chain;
 use crate::storage::Storage;
-
-/// Why a merge failed.
-#[derive(Debug, thiserror::Error)]
-pub enum MergeError {
-    /// The old checkpoint or a segment can't be read as it was written. The next checkpoint must come from memory, and nothing may be
-    /// removed.
-    #[error("a checkpoint can't be made from what is on the disk: {0}")]
-    Input(#[source] LogError),
-    /// The new checkpoint can't be written. A full disk is worth another try later; after a failed sync nothing on this disk is.
-    #[error("a checkpoint can't be written: {0}")]
-    Output(#[source] LogError),
-}
-
-impl MergeError {
-    /// The log's error, whichever side it came from.
-    pub fn into_source(self) -> LogError {
-        match self {
-            Self::Input(source) | Self::Output(source) => source,
-        }
-    }
-}
-
-/// What [`BaseRecords::advance`] came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BaseStep {
-    /// A record, which [`BaseRecords::current`] gives.
-    Record,
-    /// Nothing yet: call again later.
-    Pending,
-    /// The end.
-    End,
-}
-
-/// Records to start from that are in no checkpoint: slices of the table in memory.
-///
-/// A slice may be of a later state than the ones before it, as long as the segments of the merge begin before the first slice was
-/// taken and end behind the last one.
-pub trait BaseRecords: Send {
-    /// Goes to the next record. Keys ascend strictly.
-    fn advance(&mut self) -> BaseStep;
-
-    /// The record that `advance` went to.
-    fn current(&self) -> CheckpointRecord<'_>;
-}
-
-/// What a merge starts from.
-pub enum MergeBase {
-    /// Nothing: the segments begin with segment 1.
-    Nothing,
-    /// A checkpoint, at its beginning; the segments begin with the first that it doesn't cover.
-    Checkpoint(Box<CheckpointReader>),
-    /// Records from elsewhere. They go to a run file first, so that the segments may grow meanwhile.
-    Records {
-        /// The records.
-        records: Box<dyn BaseRecords>,
-        /// The first segment.
-        first_segment: u64,
-    },
-}
-
-/// How a merge is done.
-#[derive(Clone, Copy, Debug)]
-pub struct MergeOptions {
-    /// How much memory pieces, and later the read-ahead of all runs, may take. In bytes.
-    pub memory_bytes: usize,
-    /// Output is synced each time after so many bytes.
-    pub sync_bytes: u64,
-    /// Random: the salt of the files.
-    pub salt: u64,
-}
-
-/// What [`Merge::advance`] came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MergeState {
-    /// There is more to do.
-    Working,
-    /// It can't go on: the base has no record yet, or the end is not known.
-    Waiting,
-    /// The checkpoint has its name, durably: [`Merge::done`].
-    Done,
-}
-
-/// Result of [`Merge::advance`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Advance {
-    /// Bytes read and written.
-    pub bytes: u64,
-    /// What comes next.
-    pub state: MergeState,
-}
 
 /// A merge under way.
 pub struct Merge {

@@ -8,14 +8,16 @@
 //! - [`Merge`] makes one out of an old checkpoint and sealed segments, in slices and in bounded memory.
 //! - What a checkpoint covers is in its header ([`Covers`]): the log goes on with that segment, batch and chain.
 //!
-//! The layout is in `docs/storage.md` and in [`format`]; a test compares the two.
+//! The layout is in `docs/storage.md` and in [`mod@format`]; a test compares the two.
 
+mod block_output;
 mod blocks;
 pub(crate) mod format;
 mod input;
 mod merge;
 mod reader;
 mod runs;
+mod terms;
 mod writer;
 
 use crate::error::LogError;
@@ -24,8 +26,9 @@ use crate::storage::Storage;
 
 pub use blocks::{Block, BlockRecords};
 pub use format::{CheckpointHeader, Covers};
-pub use merge::{Advance, BaseRecords, BaseStep, Merge, MergeBase, MergeError, MergeOptions, MergeState};
+pub use merge::Merge;
 pub use reader::CheckpointReader;
+pub use terms::{Advance, BaseRecords, BaseStep, MergeBase, MergeError, MergeOptions, MergeState};
 pub use writer::{CheckpointWriter, FinishStep, Finishing};
 
 /// Name of the checkpoint in a data directory.

@@ -9,9 +9,10 @@ use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
 use super::RUN_PREFIX;
-use super::blocks::{BlockCursor, BlockInput, BlockOutput};
+use super::block_output::BlockOutput;
+use super::blocks::{BlockCursor, BlockInput};
 use super::format::{BLOCK_HEADER_BYTES, BLOCK_PAYLOAD_BYTES, BlockKind, RunRecord, push_record, record_bytes, split_run_record};
-use super::merge::MergeError;
+use super::terms::MergeError;
 use crate::error::LogError;
 use crate::storage::Storage;
 

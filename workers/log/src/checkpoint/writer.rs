@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::blocks::BlockOutput;
+use super::block_output::BlockOutput;
 use super::format::{BlockKind, CHECKPOINT_HEADER_BYTES, CheckpointHeader, Covers};
 use super::reader::CheckpointReader;
 use super::{CHECKPOINT_FILE, CHECKPOINT_TEMPORARY, CheckpointRecord, CheckpointSummary};
