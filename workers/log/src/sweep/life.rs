@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::life_checkpoints::checkpoint_lives;
 use crate::entropy::SeededEntropy;
 use crate::log::SyncMode;
 use crate::sim::CrashChoice;
@@ -55,15 +56,15 @@ pub(super) struct History {
     pub bytes: u64,
 }
 
-const NO_HISTORY: History = History { ms: 0, bytes: 0 };
+pub(super) const NO_HISTORY: History = History { ms: 0, bytes: 0 };
 /// A segment or two.
-const SOME_HISTORY: History = History { ms: u64::MAX, bytes: 9000 };
+pub(super) const SOME_HISTORY: History = History { ms: u64::MAX, bytes: 9000 };
 /// By age: the stamps of a life go forward by 300 ms a group.
-const YOUNG_HISTORY: History = History { ms: 2000, bytes: u64::MAX };
+pub(super) const YOUNG_HISTORY: History = History { ms: 2000, bytes: u64::MAX };
 
 /// Memory for sorting in which each batch is a run of its own.
-const LITTLE_MEMORY: usize = 200;
-const ENOUGH_MEMORY: usize = 1 << 20;
+pub(super) const LITTLE_MEMORY: usize = 200;
+pub(super) const ENOUGH_MEMORY: usize = 1 << 20;
 
 /// A script.
 #[derive(Clone, Debug)]
@@ -82,18 +83,18 @@ impl Life {
     }
 }
 
-const ALWAYS: Step = Step::Open(SyncMode::Always);
-const EVERY: Step = Step::Open(SyncMode::Every(Duration::from_millis(50)));
-const NEVER: Step = Step::Open(SyncMode::Never);
+pub(super) const ALWAYS: Step = Step::Open(SyncMode::Always);
+pub(super) const EVERY: Step = Step::Open(SyncMode::Every(Duration::from_millis(50)));
+pub(super) const NEVER: Step = Step::Open(SyncMode::Never);
 
-const fn small(groups: u32) -> Step {
+pub(super) const fn small(groups: u32) -> Step {
     Step::Append { groups, bytes: 12, bookkeeping: false }
 }
-const fn with_bookkeeping() -> Step {
+pub(super) const fn with_bookkeeping() -> Step {
     Step::Append { groups: 1, bytes: 30, bookkeeping: true }
 }
 /// Over several sectors.
-const fn large() -> Step {
+pub(super) const fn large() -> Step {
     Step::Append { groups: 2, bytes: 700, bookkeeping: false }
 }
 
@@ -176,274 +177,6 @@ pub(super) fn lives(seed: u64, random: u64) -> Vec<Life> {
     let mut dice = SeededEntropy::new(seed);
     lives.extend((0..random).map(|_| random_life(dice.next_u64())));
     lives
-}
-
-/// Lives with checkpoints, made in pieces beside appends.
-fn checkpoint_lives(seed: u64) -> Vec<Life> {
-    use CrashChoice::{DropAll, Random};
-    use Step::{
-        Advance, Begin, BeginFromMemory, Close, Damage, Finish, GiveUp, Kill, LoseWrite, PowerFailure, Repair, Seal, Tick, Trim,
-    };
-    let scripted: [(&str, History, usize, Vec<Step>); 11] = [
-        (
-            "checkpoint: made in pieces beside appends, everything before it goes",
-            NO_HISTORY,
-            LITTLE_MEMORY,
-            vec![
-                ALWAYS,
-                small(3),
-                large(),
-                Seal,
-                with_bookkeeping(),
-                Seal,
-                Begin,
-                Advance(3),
-                small(1),
-                Advance(2),
-                Seal,
-                Finish,
-                Trim,
-                small(2),
-                Kill,
-                ALWAYS,
-                small(1),
-            ],
-        ),
-        (
-            "checkpoint: one after the other, the second out of the first",
-            NO_HISTORY,
-            ENOUGH_MEMORY,
-            vec![
-                ALWAYS,
-                large(),
-                small(2),
-                Seal,
-                Begin,
-                Finish,
-                Trim,
-                small(3),
-                Seal,
-                small(1),
-                Begin,
-                Finish,
-                Trim,
-                small(1),
-                Close,
-            ],
-        ),
-        (
-            "checkpoint: runs of two merges in one process",
-            NO_HISTORY,
-            LITTLE_MEMORY,
-            vec![ALWAYS, small(3), small(2), Seal, Begin, Finish, Trim, small(2), small(3), Seal, Begin, Finish, Trim, small(1)],
-        ),
-        (
-            "checkpoint: some history stays, a restart in the middle, a new attempt",
-            SOME_HISTORY,
-            LITTLE_MEMORY,
-            vec![
-                ALWAYS,
-                large(),
-                large(),
-                large(),
-                Seal,
-                Begin,
-                Advance(4),
-                Kill,
-                ALWAYS,
-                small(2),
-                Seal,
-                Begin,
-                Finish,
-                Trim,
-                PowerFailure(Random(seed)),
-                ALWAYS,
-                Trim,
-                small(1),
-                Seal,
-                Begin,
-                Finish,
-                Trim,
-            ],
-        ),
-        (
-            "checkpoint: history by age, given up once, power failure",
-            YOUNG_HISTORY,
-            ENOUGH_MEMORY,
-            vec![
-                ALWAYS,
-                small(2),
-                Seal,
-                small(3),
-                Seal,
-                Begin,
-                Advance(2),
-                GiveUp,
-                small(2),
-                Seal,
-                Begin,
-                Finish,
-                Trim,
-                small(1),
-                PowerFailure(DropAll),
-                ALWAYS,
-                small(3),
-                Trim,
-                Close,
-            ],
-        ),
-        (
-            "checkpoint: a disk that loses a write of it and says nothing",
-            NO_HISTORY,
-            ENOUGH_MEMORY,
-            vec![
-                ALWAYS,
-                small(3),
-                large(),
-                Seal,
-                LoseWrite,
-                Begin,
-                Finish,
-                Trim,
-                small(1),
-                PowerFailure(DropAll),
-                ALWAYS,
-                small(1),
-            ],
-        ),
-        (
-            "checkpoint: a segment goes bad, the next comes from memory",
-            NO_HISTORY,
-            LITTLE_MEMORY,
-            vec![
-                ALWAYS,
-                small(3),
-                large(),
-                Seal,
-                small(2),
-                Damage,
-                Seal,
-                Begin,
-                Finish,
-                Trim,
-                small(1),
-                BeginFromMemory,
-                Advance(2),
-                small(2),
-                Advance(2),
-                with_bookkeeping(),
-                Finish,
-                Trim,
-                small(1),
-                Kill,
-                ALWAYS,
-                small(1),
-            ],
-        ),
-        (
-            "repair: a segment goes bad, the log goes on before it",
-            NO_HISTORY,
-            ENOUGH_MEMORY,
-            vec![
-                ALWAYS,
-                small(3),
-                large(),
-                Seal,
-                small(2),
-                Seal,
-                large(),
-                Damage,
-                Kill,
-                ALWAYS,
-                Repair,
-                ALWAYS,
-                small(2),
-                Kill,
-                ALWAYS,
-                small(1),
-            ],
-        ),
-        (
-            "repair: behind a checkpoint, and the next checkpoint after it",
-            SOME_HISTORY,
-            ENOUGH_MEMORY,
-            vec![
-                ALWAYS,
-                small(3),
-                Seal,
-                Begin,
-                Finish,
-                Trim,
-                large(),
-                Seal,
-                small(2),
-                Damage,
-                Close,
-                Repair,
-                ALWAYS,
-                small(2),
-                Seal,
-                Begin,
-                Finish,
-                Trim,
-                PowerFailure(DropAll),
-                ALWAYS,
-                small(1),
-            ],
-        ),
-        (
-            "checkpoint: every, sealed before it was synced",
-            NO_HISTORY,
-            ENOUGH_MEMORY,
-            vec![
-                EVERY,
-                small(2),
-                Tick,
-                small(1),
-                Seal,
-                small(1),
-                Begin,
-                Finish,
-                Trim,
-                small(1),
-                PowerFailure(Random(seed)),
-                EVERY,
-                small(2),
-                Seal,
-                Begin,
-                Finish,
-                Close,
-            ],
-        ),
-        (
-            "checkpoint: never, the log behind it is lost",
-            SOME_HISTORY,
-            LITTLE_MEMORY,
-            vec![
-                NEVER,
-                small(2),
-                large(),
-                large(),
-                Seal,
-                small(1),
-                Begin,
-                Finish,
-                small(1),
-                Trim,
-                PowerFailure(DropAll),
-                NEVER,
-                small(2),
-                BeginFromMemory,
-                Finish,
-                Trim,
-                small(1),
-            ],
-        ),
-    ];
-    scripted
-        .into_iter()
-        .map(|(name, history, memory_bytes, steps)| Life { name: name.to_owned(), seed, history, memory_bytes, steps })
-        .collect()
 }
 
 fn random_life(seed: u64) -> Life {

@@ -8,6 +8,7 @@
 //! - While the epoch stays, nothing that was released in it is gone, so no revision of an epoch is used twice.
 //! - Recovery is a fixed point: the next one finds the same groups and the same epoch, and cuts nothing.
 //! - The log works: what is appended after the recovery survives the next power failure, and so does a checkpoint made then.
+//! - What is kept of the history is told as it was, without a gap.
 //! - A checkpoint that was in force stays in force, or a later one is.
 //!
 //! Checkpoints are made in small pieces between the steps of the log. Damage is done in some lives: then a start may be refused, and
@@ -17,9 +18,12 @@
 //! process (page cache kept), by a failed sync, by one that failed only in saying so, by a full disk. The inner level does the
 //! same to each recovery, as far as the budget allows: all of it, or a sample drawn from the seed.
 
+mod acts;
 mod life;
+mod life_checkpoints;
 mod making;
 mod table;
+mod violation;
 mod world;
 
 use crate::entropy::SeededEntropy;
@@ -333,7 +337,7 @@ impl Sweep {
         }
     }
 
-    fn violation(&mut self, what: world::Violation, place: impl Fn() -> String) {
+    fn violation(&mut self, what: violation::Violation, place: impl Fn() -> String) {
         self.report.violations += 1;
         self.report.silent_losses += u64::from(what.is_silent_loss());
         if self.report.examples.len() < 10 {

@@ -70,7 +70,7 @@ impl Entry {
     }
 
     /// Reads it back; contents that no append made are an entry that equals none.
-    fn of(group: &GroupRef<'_>) -> Self {
+    pub fn of(group: &GroupRef<'_>) -> Self {
         let mut records = group.records();
         let mut entry = Self { revision: group.revision, bookkeeping: group.cause == Cause::Bookkeeping, serial: 0, bytes: 0 };
         if let Some(RecordRef::Put { key: put, value }) = records.next() {

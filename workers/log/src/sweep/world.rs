@@ -1,78 +1,25 @@
 //! What the sweep knows about the log that it tortures: everything appended, acknowledged and released, and the rules.
 
-use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::PlantedBug;
 use super::life::{History, Life, Step};
 use super::making::{Memory, SameSalts, with_bug};
 use super::table::{Entry, Given, last_revision};
+use super::violation::{Trouble, Violation};
 use crate::batch::BatchBuilder;
-use crate::checkpoint::{CHECKPOINT_TEMPORARY, MergeState};
-use crate::checkpointer::{CheckpointError, CheckpointPolicy, Checkpointer, Merging};
+use crate::checkpoint::CHECKPOINT_TEMPORARY;
+use crate::checkpointer::{CheckpointPolicy, Checkpointer, Merging};
 use crate::entropy::{Entropy, SeededEntropy};
 use crate::error::LogError;
 use crate::file_log::{FileLog, LogOptions};
-use crate::format::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, segment_name};
+use crate::format::SEGMENT_HEADER_BYTES;
+use crate::history::{LogReader, ReadEnd};
 use crate::log::{Log, PersistLevel, Persisted, SyncMode};
-use crate::repair::{Remedy, RepairError, Verdict, examine};
 use crate::report::RecoveryReport;
 use crate::sim::{CrashChoice, Fault, SimStorage};
 use crate::storage::Storage;
-
-/// A broken rule.
-#[derive(Debug)]
-pub(super) enum Violation {
-    SilentLoss { acknowledged: usize, found: usize },
-    NotAPrefix { at: usize },
-    Refused(LogError),
-    Failed(LogError),
-    RevisionReused { released: usize, found: usize },
-    Hopeless(String),
-    CheckpointLost { next_segment: u64, found: u64 },
-    NotAFixedPoint(&'static str),
-}
-
-impl Violation {
-    pub fn is_silent_loss(&self) -> bool {
-        matches!(self, Self::SilentLoss { .. } | Self::NotAPrefix { .. } | Self::RevisionReused { .. })
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SilentLoss { acknowledged, found } => write!(f, "{acknowledged} groups were acknowledged, {found} are there"),
-            Self::NotAPrefix { at } => write!(f, "the state from group {at} on is none that the appended groups lead to"),
-            Self::Refused(error) => write!(f, "refused without damage: {error}"),
-            Self::Failed(error) => write!(f, "failed without a cause: {error}"),
-            Self::Hopeless(what) => write!(f, "a repair gave up: {what}"),
-            Self::RevisionReused { released, found } => {
-                write!(f, "{released} groups were released in this epoch, which goes on with {found}")
-            }
-            Self::CheckpointLost { next_segment, found } => {
-                write!(
-                    f,
-                    "a checkpoint of all before segment {next_segment} was in force, now one of all before segment {found} is"
-                )
-            }
-            Self::NotAFixedPoint(what) => write!(f, "a second recovery differs: {what}"),
-        }
-    }
-}
-
-/// Why a step didn't do what it should.
-enum Trouble {
-    /// The log or the maker of checkpoints gave up.
-    Error(LogError),
-    Broken(Violation),
-}
-
-impl From<LogError> for Trouble {
-    fn from(error: LogError) -> Self {
-        Self::Error(error)
-    }
-}
 
 /// What a successful check tells.
 #[derive(Debug)]
@@ -87,34 +34,36 @@ pub(super) struct Checked {
 
 /// A process: a log, and beside it who makes its checkpoints.
 pub(super) struct Process {
-    log: FileLog,
-    maker: Checkpointer,
-    merging: Option<Merging>,
+    pub(super) log: FileLog,
+    pub(super) maker: Checkpointer,
+    pub(super) merging: Option<Merging>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct World {
-    bug: Option<PlantedBug>,
-    seed: u64,
-    history_kept: History,
-    memory_bytes: usize,
-    opens: u64,
-    serial: u64,
+    pub(super) bug: Option<PlantedBug>,
+    pub(super) seed: u64,
+    pub(super) history_kept: History,
+    pub(super) memory_bytes: usize,
+    pub(super) opens: u64,
+    pub(super) serial: u64,
     /// Everything that the log may hold.
-    history: Vec<Entry>,
+    pub(super) history: Vec<Entry>,
     /// How much of it was acknowledged as synced.
-    acknowledged: usize,
+    pub(super) acknowledged: usize,
     /// How much of it was released at all, in `epoch`.
-    released: usize,
-    epoch: Option<u64>,
+    pub(super) released: usize,
+    pub(super) epoch: Option<u64>,
     /// The first segment behind the checkpoint that is known to be in force.
-    next_segment: u64,
+    pub(super) next_segment: u64,
     /// Something that was durable is damaged: a start may be refused.
-    damaged: bool,
+    pub(super) damaged: bool,
+    /// Something was damaged once, and may be history now.
+    pub(super) hurt: bool,
     /// A repair was begun that gives up what is behind this revision: a new epoch may go on there.
-    repaired: Option<u64>,
+    pub(super) repaired: Option<u64>,
     /// A disk that lies was injected: a checkpoint may turn out to be bad before it is used.
-    lied: bool,
+    pub(super) lied: bool,
 }
 
 impl World {
@@ -132,6 +81,7 @@ impl World {
             epoch: None,
             next_segment: 0,
             damaged: false,
+            hurt: false,
             repaired: None,
             lied: false,
         }
@@ -194,49 +144,8 @@ impl World {
         Ok(())
     }
 
-    /// A step of a running process; false if an injected error ended it.
-    fn act(&mut self, disk: &SimStorage, process: &mut Process, memory: &Memory, step: &Step) -> Result<bool, Violation> {
-        let faulty = disk.fault_is_waiting();
-        let stamp_ms = self.stamp_ms();
-        let log = &mut process.log;
-        let result = match step {
-            Step::Append { groups, bytes, bookkeeping } => {
-                self.append(log, *groups, *bytes, *bookkeeping).map_err(Trouble::Error)
-            }
-            Step::Mark if log.needs_marker() => log.mark(stamp_ms).map_err(Trouble::Error),
-            Step::Tick => log.tick(u64::MAX).map(|_| ()).map_err(Trouble::Error),
-            Step::Close => log.close(stamp_ms).map_err(Trouble::Error),
-            Step::Seal => log.seal().map_err(Trouble::Error),
-            Step::Damage => {
-                self.damage(disk, process);
-                Ok(())
-            }
-            Step::Begin => self.begin(disk, process, faulty, None),
-            Step::BeginFromMemory => {
-                memory.set(&self.history);
-                self.begin(disk, process, faulty, Some(memory))
-            }
-            Step::Advance(times) => (0..*times).try_for_each(|_| self.advance(disk, process, memory, faulty).map(|_| ())),
-            Step::Finish => self.finish(disk, process, memory, faulty),
-            Step::GiveUp => self.give_up(disk, process, faulty),
-            Step::Trim => self.trim(disk, process, faulty),
-            _ => Ok(()),
-        };
-        memory.set(&self.history);
-        match result {
-            Ok(()) => {
-                self.note(process.log.persisted());
-                Ok(true)
-            }
-            Err(Trouble::Broken(violation)) => Err(violation),
-            // After a close, say: nothing new.
-            Err(Trouble::Error(LogError::OutOfService(_))) => Ok(false),
-            Err(Trouble::Error(error)) => self.excuse(disk, faulty, error).map(|()| false),
-        }
-    }
-
     /// An error is fine only if the disk gave a reason.
-    fn excuse(&self, disk: &SimStorage, faulty: bool, error: LogError) -> Result<(), Violation> {
+    pub(super) fn excuse(&self, disk: &SimStorage, faulty: bool, error: LogError) -> Result<(), Violation> {
         match error {
             LogError::Damaged { .. } if self.damaged => Ok(()),
             LogError::Damaged { .. } | LogError::Foreign { .. } | LogError::NewerFormat { .. } | LogError::Refused { .. } => {
@@ -251,18 +160,18 @@ impl World {
     }
 
     /// A mark is due every few batches.
-    fn stamp_ms(&self) -> u64 {
+    pub(super) fn stamp_ms(&self) -> u64 {
         1000 + self.serial * 300
     }
 
-    fn note(&mut self, proof: Persisted) {
+    pub(super) fn note(&mut self, proof: Persisted) {
         self.released = self.history.len();
         if proof.level() == PersistLevel::Synced {
             self.acknowledged = self.history.len();
         }
     }
 
-    fn append(&mut self, log: &mut FileLog, groups: u32, bytes: usize, bookkeeping: bool) -> Result<(), LogError> {
+    pub(super) fn append(&mut self, log: &mut FileLog, groups: u32, bytes: usize, bookkeeping: bool) -> Result<(), LogError> {
         let mut batch = BatchBuilder::new();
         batch.begin(self.stamp_ms());
         for index in 0..groups + u32::from(bookkeeping) {
@@ -274,116 +183,6 @@ impl World {
             self.history.push(entry);
         }
         log.append(&mut batch).map(|_| ())
-    }
-
-    /// Begins a checkpoint, from memory if there is one.
-    fn begin(&mut self, disk: &SimStorage, process: &mut Process, faulty: bool, memory: Option<&Memory>) -> Result<(), Trouble> {
-        if process.merging.is_some() {
-            return Ok(());
-        }
-        let begun = match memory {
-            None => process.maker.begin(),
-            Some(memory) => {
-                process.log.seal()?;
-                process.maker.begin_from_memory(memory.base(), process.log.segments().open_segment())
-            }
-        };
-        match begun {
-            Ok(merging) => {
-                process.merging = Some(merging);
-                Ok(())
-            }
-            Err(error) => self.excuse_maker(disk, faulty, error),
-        }
-    }
-
-    /// A little of the checkpoint under way.
-    fn advance(
-        &mut self,
-        disk: &SimStorage,
-        process: &mut Process,
-        memory: &Memory,
-        faulty: bool,
-    ) -> Result<MergeState, Trouble> {
-        let Some(merging) = &mut process.merging else { return Ok(MergeState::Done) };
-        match process.maker.advance(merging, 1) {
-            Ok(progress) => {
-                if memory.wants_seal() {
-                    process.log.seal()?;
-                    memory.was_sealed();
-                }
-                if progress.state == MergeState::Done {
-                    process.merging = None;
-                    self.next_segment = process.log.segments().checkpoint().map_or(0, |checkpoint| checkpoint.next_segment);
-                    self.damaged &= process.maker.is_damaged();
-                }
-                Ok(progress.state)
-            }
-            Err(error) => {
-                process.merging = None;
-                self.excuse_maker(disk, faulty, error).map(|()| MergeState::Done)
-            }
-        }
-    }
-
-    fn finish(&mut self, disk: &SimStorage, process: &mut Process, memory: &Memory, faulty: bool) -> Result<(), Trouble> {
-        while self.advance(disk, process, memory, faulty)? != MergeState::Done {}
-        Ok(())
-    }
-
-    fn give_up(&mut self, disk: &SimStorage, process: &mut Process, faulty: bool) -> Result<(), Trouble> {
-        let Some(merging) = process.merging.take() else { return Ok(()) };
-        process.maker.give_up(merging).or_else(|error| self.excuse_maker(disk, faulty, error))
-    }
-
-    fn trim(&mut self, disk: &SimStorage, process: &mut Process, faulty: bool) -> Result<(), Trouble> {
-        let trimmed = process.maker.trim(self.stamp_ms());
-        trimmed.map(|_| ()).or_else(|error| self.excuse_maker(disk, faulty, error))
-    }
-
-    /// Serving goes on where no checkpoint could be made for a reason; a disk that failed ends the process.
-    fn excuse_maker(&self, disk: &SimStorage, faulty: bool, error: CheckpointError) -> Result<(), Trouble> {
-        let struck = faulty && !disk.fault_is_waiting();
-        match error {
-            CheckpointError::Fatal(error) => Err(Trouble::Error(error)),
-            CheckpointError::Later(_) if struck || self.lied && !disk.lie_is_waiting() => Ok(()),
-            CheckpointError::Damaged(_) if self.damaged || disk.is_stopped() => Ok(()),
-            CheckpointError::Later(error) => Err(Trouble::Broken(Violation::Failed(error))),
-            CheckpointError::Damaged(error) => Err(Trouble::Broken(Violation::Refused(error))),
-        }
-    }
-
-    /// Something flips a bit in the oldest sealed segment that a start needs.
-    fn damage(&mut self, disk: &SimStorage, process: &Process) {
-        let list = process.log.segments().list();
-        let open = process.log.segments().open_segment();
-        let needed = list.iter().find(|segment| segment.number >= self.next_segment && segment.number < open);
-        if let Some(segment) = needed {
-            let inside = SEGMENT_HEADER_BYTES + BATCH_HEADER_BYTES + 8;
-            self.damaged |= disk.damage(&segment_name(segment.number), inside, 0x10);
-        }
-    }
-
-    /// Repairs until there is nothing to repair.
-    fn repair(&mut self, disk: &SimStorage) -> Result<(), Trouble> {
-        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-        loop {
-            self.opens += 1;
-            match examine(disk, &mut |_| {}) {
-                Ok(Verdict::Damaged(plan)) if self.damaged => {
-                    if plan.remedy == Remedy::EndLog {
-                        self.repaired = Some(plan.kept_revision);
-                    }
-                    plan.apply(&storage, &mut SeededEntropy::new(self.seed ^ self.opens.wrapping_mul(0x9e37_79b9_7f4a_7c15)))?;
-                }
-                Ok(Verdict::Damaged(plan)) => return Err(Trouble::Broken(Violation::Hopeless(format!("{:?}", plan.damage)))),
-                Ok(Verdict::Sound { .. }) => break,
-                Err(RepairError::Log(error)) => return Err(Trouble::Error(error)),
-                Err(error) => return Err(Trouble::Broken(Violation::Hopeless(error.to_string()))),
-            }
-        }
-        self.damaged = false;
-        Ok(())
     }
 
     /// Starts a process; `None` if the disk had a reason to end it.
@@ -445,6 +244,32 @@ impl World {
         self.open(disk, SyncMode::Always).map(|_| ())
     }
 
+    /// What was is told as it was, from the oldest revision that is kept on, without a gap.
+    fn check_history(&self, disk: &SimStorage, process: &Process) -> Result<(), Violation> {
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        let mut after = 0;
+        let mut expected: Vec<Entry> = Vec::new();
+        let mut wrong = None;
+        let result = LogReader::starts(disk).and_then(|starts| {
+            after = starts.first().copied().unwrap_or(0);
+            expected = self.history.iter().filter(|entry| !entry.bookkeeping && entry.revision > after).copied().collect();
+            let Some(mut reader) = LogReader::after(storage, after)? else { return Ok(ReadEnd::Gone) };
+            let mut next = expected.iter();
+            reader.read(&process.log.persisted(), &mut |group| {
+                if next.next() != Some(&Entry::of(&group)) {
+                    wrong.get_or_insert(group.revision);
+                }
+                ControlFlow::Continue(())
+            })
+        });
+        match result {
+            Ok(ReadEnd::Through) => wrong.map_or(Ok(()), |revision| Err(Violation::WrongHistory { revision })),
+            Ok(_) => Err(Violation::WrongHistory { revision: after }),
+            Err(LogError::Damaged { .. }) if self.hurt => Ok(()),
+            Err(error) => Err(Violation::Failed(error)),
+        }
+    }
+
     /// Recovers from `disk`, on which nothing will fail, and checks every rule; with `checkpoint` also that one can be made then.
     pub fn check(mut self, disk: &SimStorage, checkpoint: bool) -> Result<Checked, Violation> {
         let before = disk.operations();
@@ -480,6 +305,7 @@ impl World {
             self.note(process.log.persisted());
         }
         if checkpoint {
+            self.check_history(disk, &process)?;
             for step in [Step::Seal, Step::Begin, Step::Finish, Step::Trim] {
                 self.act(disk, &mut process, &Memory::default(), &step)?;
             }
