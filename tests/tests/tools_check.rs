@@ -5,8 +5,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use kvbroker_tests::{Broker, BrokerOptions, Cli, Home, left_out, verb, verb_command};
+use kvbroker_tests::{Broker, BrokerOptions, Cli, Home, PATIENCE, RawClient, left_out, verb, verb_command, wait_until};
 use serde_json::{Value, json};
 
 /// A broker with some keys, and its only segment.
@@ -184,4 +186,49 @@ fn data_in_memory_is_refused_until_it_is_accepted() {
     assert_eq!(reply["stats"]["filesystem"], "tmpfs (memory)");
     let offline = verb(&home, &["test", "stats", "--json", "--data", &data.display().to_string()]).json();
     assert_eq!(offline["filesystem"], "tmpfs (memory)");
+}
+
+/// Segments are sealed, checkpoints replaced and segments removed under the eyes of the tools.
+#[test]
+fn a_broker_under_load_looks_whole_at_every_moment() {
+    let mut options = BrokerOptions::default().args(["--checkpoint-after", "64KiB", "--history-size", "128KiB"]);
+    options.project = "busy".to_owned();
+    let broker = Broker::start(options);
+    let (socket, is_over) = (broker.router_socket(), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::clone(&is_over);
+    let writer = std::thread::spawn(move || {
+        let client = RawClient::dealer(&socket);
+        let mut written = 0u64;
+        while !stop.load(Ordering::Relaxed) {
+            let key = format!("key{}", written % 50);
+            client.ask_json(&json!({"op": "put", "key": key, "value": "x".repeat(3_000)}));
+            written += 1;
+        }
+        written
+    });
+    wait_until(PATIENCE, "segments were removed", || {
+        (!broker.data_directory().join("table.txn.00000001").exists()).then_some(())
+    });
+    let mut revision = 0;
+    for _ in 0..8 {
+        let check = verb(broker.home(), &["busy", "check", "--json"]);
+        assert_eq!(check.code, Some(0), "{}\n{}", check.text(), check.stderr);
+        let lines = check.json_lines();
+        let said = summary(&lines);
+        assert!(said["revision"].as_u64() > Some(revision) && said["keys"] == json!(50), "{said}");
+        revision = said["revision"].as_u64().unwrap();
+        assert!(lines.iter().any(|line| line["type"] == "checkpoint"), "{lines:?}");
+        for words in [&["busy", "dump", "--json"][..], &["busy", "stats", "--json"]] {
+            let said = verb(broker.home(), words);
+            assert_eq!(said.code, Some(0), "{words:?}: {}", said.stderr);
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    assert!(writer.join().unwrap() >= revision);
+    let stats = verb(broker.home(), &["busy", "stats", "--json"]).json();
+    assert!(stats["checkpoint"]["records"].as_u64() > Some(0) && stats["checkpoint"]["digest"].is_string(), "{stats}");
+    assert!(stats["history"]["segments"].as_u64() > Some(0) && stats["history"]["bytes"].as_u64() <= Some(256 << 10), "{stats}");
+    let dump = verb(broker.home(), &["busy", "dump", "--checkpoint", "--key", "key7", "--json"]).json_lines();
+    let kinds: Vec<&str> = dump.iter().map(|line| line["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["checkpoint", "record", "checkpoint_end"]);
 }

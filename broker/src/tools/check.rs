@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use kvbroker::exit::Exit;
 use kvbroker_core::{Change, ChangeError, Loader, Space, State, split_table_record};
-use kvbroker_log::inspect::{self, CheckReport, CheckedSegment, Examiner, Finding, Gravity, LockState, PastCache};
-use kvbroker_log::{CheckpointRecord, GroupRef, RecordRef, Replay, Storage, VisitError};
+use kvbroker_log::inspect::{
+    self, CheckReport, CheckedSegment, DataFile, Examiner, FileKind, Finding, Gravity, LockState, PastCache,
+};
+use kvbroker_log::{CheckpointRecord, DiskStorage, GroupRef, RecordRef, Replay, Storage, VisitError};
 
 use crate::args::Config;
 use crate::failure::Failure;
@@ -20,6 +22,8 @@ use crate::tools::{Common, End, Out, Place};
 
 /// How often long work says how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// How often a directory that changes while it is read is read again.
+const ATTEMPTS: u32 = 10;
 
 /// Flags of `check`.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,11 +58,7 @@ pub(crate) fn run(args: &CheckArgs, config: &Config) -> Result<Exit, End> {
             place.directory.display()
         ));
     }
-    let files = inspect::list_files(&storage).map_err(|error| Failure::of_log(&error))?;
-    let total_bytes = files.iter().filter_map(|file| file.bytes).sum();
-    let mut examine = Examine::new(total_bytes, args.quiet);
-    let report = inspect::check(&PastCache(&storage), lock.may_be_in_use(), &mut examine);
-    let report = report.map_err(|error| Failure::of_log(&error))?;
+    let (report, examine) = checked(&storage, lock.may_be_in_use(), args.quiet)?;
     let mut out = Out::stdout();
     if args.common.json {
         told_as_json(&mut out, &report, &examine.state)?;
@@ -89,6 +89,33 @@ pub(crate) fn run(args: &CheckArgs, config: &Config) -> Result<Exit, End> {
         )),
         Some(Gravity::Note | Gravity::TornTail) | None => Ok(Exit::Ok),
     }
+}
+
+/// Checks, and checks again where the broker that runs has replaced the checkpoint or removed segments meanwhile: what is missing then
+/// says nothing.
+fn checked(storage: &DiskStorage, in_use: bool, quiet: bool) -> Result<(CheckReport, Examine), Failure> {
+    let listed = || inspect::list_files(storage).map_err(|error| Failure::of_log(&error));
+    let mut files = listed()?;
+    for _ in 0..ATTEMPTS {
+        let total_bytes = files.iter().filter_map(|file| file.bytes).sum();
+        let mut examine = Examine::new(total_bytes, quiet);
+        let report = inspect::check(&PastCache(storage), in_use, &mut examine).map_err(|error| Failure::of_log(&error))?;
+        let after = listed()?;
+        // Files are added at the end all the time; only what is taken away at the beginning matters.
+        let is_same = beginning(&files) == beginning(&after);
+        if !in_use || report.is_whole || is_same {
+            return Ok((report, examine));
+        }
+        files = after;
+    }
+    let sentence = "the broker that runs makes checkpoints faster than they can be checked: check a backup, or stop it first";
+    Err(Failure::new(Exit::Busy, sentence))
+}
+
+/// What changes when a checkpoint is made or a segment removed: the checkpoint's size and the first segment.
+fn beginning(files: &[DataFile]) -> (Option<u64>, Option<u64>) {
+    let checkpoint = files.iter().find(|file| file.kind == FileKind::Checkpoint).and_then(|file| file.bytes);
+    (checkpoint, files.iter().find_map(DataFile::number))
 }
 
 fn failure(exit: Exit, sentence: String) -> End {

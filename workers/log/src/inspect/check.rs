@@ -126,13 +126,14 @@ impl CheckReport {
 pub fn check(storage: &dyn Storage, in_use: bool, examiner: &mut dyn Examiner) -> Result<CheckReport, LogError> {
     let report = CheckReport { is_whole: true, ..CheckReport::default() };
     let mut check = Check { storage, in_use, examiner, report, epochs: BTreeSet::new() };
-    // Before the list: what it names is then in the files that are listed, also while the log grows.
+    // Before the list: what mark and checkpoint name is then in the files that are listed, also while the log grows.
     let mark = check.mark();
+    let checkpoint = CheckpointReader::open_if_there(storage, CHECKPOINT_FILE);
     let files = list_files(storage)?;
     for file in &files {
         check.bystander(file, mark.as_ref());
     }
-    let first = check.checkpoint(&files);
+    let first = check.checkpoint(checkpoint);
     check.segments(&files, first, mark.as_ref());
     Ok(check.report)
 }
@@ -226,22 +227,20 @@ impl Check<'_> {
         }
     }
 
-    fn checkpoint(&mut self, files: &[DataFile]) -> First {
-        if !files.iter().any(|file| file.kind == FileKind::Checkpoint) {
-            return First::One;
-        }
-        match self.read_checkpoint() {
-            Ok(first) => first,
-            Err(error) => {
-                self.find_error(Gravity::Damage, CHECKPOINT_FILE, error);
-                self.report.is_whole = false;
-                First::Unknown
-            }
-        }
+    fn checkpoint(&mut self, opened: Result<Option<CheckpointReader>, LogError>) -> First {
+        let read = match opened {
+            Ok(None) => return First::One,
+            Ok(Some(reader)) => self.read_checkpoint(reader),
+            Err(error) => Err(error),
+        };
+        read.unwrap_or_else(|error| {
+            self.find_error(Gravity::Damage, CHECKPOINT_FILE, error);
+            self.report.is_whole = false;
+            First::Unknown
+        })
     }
 
-    fn read_checkpoint(&mut self) -> Result<First, LogError> {
-        let mut reader = CheckpointReader::open(self.storage, CHECKPOINT_FILE)?;
+    fn read_checkpoint(&mut self, mut reader: CheckpointReader) -> Result<First, LogError> {
         let covers = *reader.covers();
         let first = First::Behind {
             number: covers.next_segment,

@@ -53,6 +53,8 @@ impl Overview {
         for number in files.iter().filter_map(DataFile::number) {
             match SegmentFacts::read(storage, number) {
                 Ok(facts) => overview.segments.push(facts),
+                // A broker that runs removed it since it was listed.
+                Err(LogError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => overview.troubles.push(error.to_string()),
             }
         }
