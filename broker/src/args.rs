@@ -38,6 +38,7 @@ const SMALL: Size = Size(64 << 10);
   kvbroker NETID-a5 stats                print what is in its data directory
   kvbroker NETID-a5 check                read and judge all of it
   kvbroker NETID-a5 dump --key greeting  print every change of a key that its log still has
+  kvbroker NETID-a5 backup DIR           copy its data, while it runs or not; `restore` is the way back
 
 It stops cleanly at Ctrl-C or SIGTERM; a second one ends it at once.
 Exit codes: 0 stopped cleanly, 2 wrong usage, 4 stopped with requests unfinished, 5 no port or

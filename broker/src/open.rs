@@ -8,7 +8,8 @@ use std::time::Duration;
 use kvbroker::exit::Exit;
 use kvbroker_core::{History, State};
 use kvbroker_log::{
-    CHECKPOINT_FILE, DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, RecoveryReport, Storage,
+    CHECKPOINT_FILE, DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, MANIFEST_FILE, RecoveryReport,
+    Storage,
 };
 use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock};
 
@@ -47,6 +48,11 @@ pub(crate) fn open(
     instance: uuid::Uuid,
     stop: &AtomicBool,
 ) -> Result<Option<Opened>, Failure> {
+    if directory.join(MANIFEST_FILE).exists() {
+        // Serving it would change it, and give the old log's name and epoch to a second broker.
+        let sentence = format!("{} is a backup: kvbroker {} restore makes data of it", directory.display(), config.project);
+        return Err(Failure::new(Exit::Usage, sentence));
+    }
     // Before the directory is made.
     let ground = ground(&directory, config.accept_filesystem)?;
     let storage = DiskStorage::open(&directory).map_err(|error| cannot_use(&directory, &error))?;

@@ -15,12 +15,13 @@ pub(crate) struct Ports {
     pub(crate) publisher: u16,
 }
 
-const FILE: &str = "ports.json";
+/// Their file in the data directory.
+pub(crate) const PORTS_FILE: &str = "ports.json";
 
 impl Ports {
     /// Reads what the last start of this data directory wrote; a file that can't be read counts as none.
     pub(crate) fn remembered(data: &Path) -> Option<Ports> {
-        let text = fs::read(data.join(FILE)).ok()?;
+        let text = fs::read(data.join(PORTS_FILE)).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -28,7 +29,7 @@ impl Ports {
     pub(crate) fn remember(self, data: &Path) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(data)?;
         file.write_all(&serde_json::to_vec(&self)?)?;
-        file.persist(data.join(FILE))?;
+        file.persist(data.join(PORTS_FILE))?;
         Ok(())
     }
 }
@@ -45,7 +46,7 @@ mod tests {
         let ports = Ports { router: 4_000, publisher: 65_535 };
         ports.remember(dir.path()).unwrap();
         assert_eq!(Ports::remembered(dir.path()), Some(ports));
-        fs::write(dir.path().join(FILE), b"{\"router\":70000}").unwrap();
+        fs::write(dir.path().join(PORTS_FILE), b"{\"router\":70000}").unwrap();
         assert_eq!(Ports::remembered(dir.path()), None);
     }
 }

@@ -7,12 +7,15 @@
 //!
 //! The work on files is `kvbroker_log::inspect`'s; here is what it looks like.
 
+mod backup;
 mod check;
 mod dump;
 mod inquiry;
 mod json_line;
 mod out;
 mod place;
+mod repair;
+mod restore;
 mod show;
 mod stats;
 
@@ -49,6 +52,12 @@ pub(crate) enum Verb {
     Check(check::CheckArgs),
     /// Print what is in the data directory; nothing is started
     Stats(stats::StatsArgs),
+    /// Copy the data, consistently, while the broker runs or not
+    Backup(backup::BackupArgs),
+    /// Put the data of a backup where there is none yet; it becomes another broker's
+    Restore(restore::RestoreArgs),
+    /// Make damaged data usable again; says first what would be lost
+    Repair(repair::RepairArgs),
 }
 
 /// Flags of every verb that is about a data directory.
@@ -91,6 +100,9 @@ pub(crate) fn run(verb: &Verb, config: &Config) -> Result<Exit, End> {
         Verb::Dump(args) => dump::run(args, config),
         Verb::Check(args) => check::run(args, config),
         Verb::Stats(args) => stats::run(args, config),
+        Verb::Backup(args) => backup::run(args, config),
+        Verb::Restore(args) => restore::run(args, config),
+        Verb::Repair(args) => repair::run(args, config),
     }
 }
 

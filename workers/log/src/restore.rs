@@ -209,10 +209,12 @@ impl<'s> Restore<'s> {
             let what = if self.done.is_empty() { "it is empty" } else { "its last file is missing: it was cut short" };
             return Err(RestoreError::Incomplete(format!("{what} ({MANIFEST_FILE})")));
         };
+        let came = |name: &str| self.done.iter().any(|file| file.name == name);
+        if let Some(missing) = manifest.files.iter().find(|file| !came(&file.name)) {
+            return Err(RestoreError::Incomplete(format!("{} is missing", missing.name)));
+        }
         // What was damaged is told by its place in the file where that can be found, and by the whole file otherwise.
-        let end = BackupSource::open(self.storage)
-            .and_then(|source| Ok(source.verify()?))
-            .map_err(|error| of_verification(error, &manifest))?;
+        let end = BackupSource::open(self.storage).and_then(|source| Ok(source.verify()?)).map_err(of_verification)?;
         self.compare(&manifest, &end)?;
         let [epoch, salt] = [random_u64(&mut *self.entropy), random_u64(&mut *self.entropy)];
         let random = |source| LogError::io("draw random numbers for", self.storage.path(""), source);
@@ -298,14 +300,10 @@ fn rename_block(name: &str, block: &mut [u8], uuid: Uuid) -> Result<(), RestoreE
 }
 
 /// What reading the restored files found, in terms of the backup they came from.
-fn of_verification(error: BackupError, manifest: &Manifest) -> RestoreError {
+fn of_verification(error: BackupError) -> RestoreError {
     match error {
         BackupError::Source(LogError::Damaged { file, offset, what }) => {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_missing = !manifest.files.iter().any(|known| known.name == name);
-            if is_missing && offset == 0 {
-                return RestoreError::Incomplete(format!("{name} is missing"));
-            }
             RestoreError::Damaged { name, offset, what }
         }
         BackupError::Source(LogError::NewerFormat { found, supported, .. }) => RestoreError::Newer { found, supported },

@@ -76,6 +76,8 @@ fn open(storage: &dyn Storage, number: u64) -> Result<(Box<dyn StorageFile>, Seg
             2 => "the one before was full",
             3 => "unclean stop in a weaker sync mode",
             4 => "a cut",
+            5 => "a repair",
+            6 => "a restore",
             _ => "unknown",
         },
         bytes: file.length().map_err(failed)?,

@@ -1,0 +1,415 @@
+//! `repair`: makes a damaged log usable again. Never by itself: it says what would be lost, and goes on only when told the place.
+//!
+//! - The data lock is held from the first look to the end, so what was shown is what is repaired.
+//! - Before anything is changed the directory is copied aside, synced.
+//! - One damage at a time, the one nearest to the beginning of the log.
+
+use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::fmt;
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use kvbroker::exit::Exit;
+use kvbroker_log::{
+    DiskStorage, Gap, GroupRef, OsEntropy, RecordRef, Remedy, RepairError, RepairPlan, Storage, Verdict, examine,
+};
+use serde_json::{Value, json};
+
+use crate::args::Config;
+use crate::failure::Failure;
+use crate::tools::backup::{Destination, Progress};
+use crate::tools::out::{remark, rfc3339};
+use crate::tools::restore::lock;
+use crate::tools::{Common, End, Out, Place};
+
+/// Keys that are told apart at most; each takes some bytes here.
+const KEYS_MAX: usize = 1_000_000;
+/// Keys that are shown.
+const KEYS_SHOWN: usize = 5;
+/// First byte of the record of a key of the table (docs/storage.md).
+const TABLE_SPACE: u8 = b't';
+
+/// Flags of `repair`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct RepairArgs {
+    /// Give up what is damaged there, without asking: the place that a run without this flag has shown
+    #[arg(long, value_name = "FILE:OFFSET")]
+    discard_from: Option<DamagePlace>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A place in a file; without a file it only has to be the right offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DamagePlace {
+    name: Option<String>,
+    offset: u64,
+}
+
+impl FromStr for DamagePlace {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<DamagePlace, Self::Err> {
+        let (name, offset) = match text.rsplit_once(':') {
+            Some((name, offset)) => (Some(name.rsplit('/').next().unwrap_or(name).to_owned()), offset),
+            None => (None, text),
+        };
+        let offset = offset.parse().map_err(|_| "the place that was shown, such as table.txn.00000001:4096")?;
+        Ok(DamagePlace { name, offset })
+    }
+}
+
+impl fmt::Display for DamagePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name}:{}", self.offset),
+            None => write!(f, "byte {}", self.offset),
+        }
+    }
+}
+
+/// Looks at the log, and repairs it if told so.
+///
+/// # Errors
+/// Exit codes 2 (another damage than named), 10 (a broker runs), 11 (damaged and not repaired), 12 (disk), 13 (newer).
+pub(crate) fn run(args: &RepairArgs, config: &Config) -> Result<Exit, End> {
+    let place = Place::of(&args.common, config)?;
+    // A directory that is not there isn't made.
+    drop(place.read_only()?);
+    let _lock = lock(&place.directory)?;
+    let storage: Arc<dyn Storage> = Arc::new(DiskStorage::open(&place.directory).map_err(Failure::with(Exit::DiskFailed))?);
+    let mut keys = Keys::default();
+    let plan = match examine(&*storage, &mut |group| keys.take(group)).map_err(failure)? {
+        Verdict::Sound { revision, torn } => {
+            if let Some(torn) = torn {
+                remark(format_args!(
+                    "{} ends with {} bytes at byte {} that were never confirmed; the next start cuts them off by itself",
+                    torn.file.display(),
+                    torn.bytes,
+                    torn.offset
+                ));
+            }
+            return sound(args, &place, revision);
+        }
+        Verdict::Damaged(plan) => plan,
+    };
+    let found = DamagePlace { name: Some(plan.damage.name.clone()), offset: plan.damage.offset };
+    let mut out = Out::stdout();
+    if !args.common.json {
+        for line in report(&place, &plan, &keys) {
+            out.line(line)?;
+        }
+    }
+    // Before the question.
+    out.finish()?;
+    if !is_agreed(args, &place, &found)? {
+        if args.common.json {
+            object(&json_of(&place, &plan, &keys, None))?;
+        }
+        let (project, data) = (&place.project, data_flag(args, config));
+        let sentence = format!("nothing was changed. To do this: kvbroker {project} repair{data} --discard-from {found}");
+        return Err(Failure::new(Exit::LogDamaged, sentence).into());
+    }
+    let copy = copy_aside(&place.directory)?;
+    remark(format_args!("the directory as it was is in {}", copy.display()));
+    plan.apply(&storage, &mut OsEntropy).map_err(|error| Failure::of_log(&error))?;
+    if args.common.json {
+        object(&json_of(&place, &plan, &keys, Some(&copy)))?;
+    }
+    match examine(&*storage, &mut |_| {}).map_err(failure)? {
+        Verdict::Sound { revision, .. } if args.common.json => {
+            remark(format_args!("repaired, at revision {revision}"));
+            Ok(Exit::Ok)
+        }
+        Verdict::Sound { revision, .. } => {
+            let mut out = Out::stdout();
+            out.line(format_args!("repaired, at revision {revision}; start it with: kvbroker {}", place.project))?;
+            out.finish()?;
+            Ok(Exit::Ok)
+        }
+        Verdict::Damaged(next) => {
+            let sentence = format!(
+                "this damage is repaired, but there is more, in {} at byte {}: run kvbroker {} repair again",
+                next.damage.name, next.damage.offset, place.project
+            );
+            Err(Failure::new(Exit::LogDamaged, sentence).into())
+        }
+    }
+}
+
+fn failure(error: RepairError) -> Failure {
+    match &error {
+        RepairError::Log(source) => Failure::of_log(source),
+        _ => Failure::new(Exit::LogDamaged, error),
+    }
+}
+
+fn object(value: &Value) -> Result<(), End> {
+    let mut out = Out::stdout();
+    out.object(value)?;
+    out.finish()
+}
+
+fn sound(args: &RepairArgs, place: &Place, revision: u64) -> Result<Exit, End> {
+    if args.common.json {
+        object(&json!({"data": place.directory, "damaged": false, "revision": revision}))?;
+        return Ok(Exit::Ok);
+    }
+    let mut out = Out::stdout();
+    out.line(format_args!(
+        "there is nothing to repair: all of {} can be read, up to revision {revision}",
+        place.directory.display()
+    ))?;
+    out.finish()?;
+    Ok(Exit::Ok)
+}
+
+fn data_flag(args: &RepairArgs, config: &Config) -> String {
+    let data = args.common.data.as_ref().or(config.data.as_ref());
+    data.map_or(String::new(), |data| format!(" --data {}", data.display()))
+}
+
+/// True if the damage found may be repaired.
+fn is_agreed(args: &RepairArgs, place: &Place, found: &DamagePlace) -> Result<bool, Failure> {
+    if let Some(named) = &args.discard_from {
+        let same = named.offset == found.offset && (named.name.is_none() || named.name == found.name);
+        if same {
+            return Ok(true);
+        }
+        let sentence = format!(
+            "the damage is at {found}, not at {named}: look again with kvbroker {} repair. Nothing was changed.",
+            place.project
+        );
+        return Err(Failure::new(Exit::Usage, sentence));
+    }
+    if args.common.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    let _ = write!(io::stderr(), "Go on? (yes/no) ");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(Failure::with(Exit::Usage))?;
+    Ok(answer.trim().eq_ignore_ascii_case("yes"))
+}
+
+/// Keys in what would be lost.
+#[derive(Default)]
+struct Keys {
+    seen: HashSet<u64>,
+    is_more: bool,
+    shown: Vec<String>,
+}
+
+impl Keys {
+    fn take(&mut self, group: &GroupRef<'_>) {
+        for record in group.records() {
+            let (RecordRef::Put { key, .. } | RecordRef::Delete { key }) = record;
+            let Some((&TABLE_SPACE, key)) = key.split_first() else { continue };
+            if self.seen.len() == KEYS_MAX {
+                self.is_more = true;
+                return;
+            }
+            let mut hasher = DefaultHasher::new();
+            key.hash(&mut hasher);
+            if self.seen.insert(hasher.finish()) && self.shown.len() < KEYS_SHOWN {
+                self.shown.push(key.escape_ascii().to_string());
+            }
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let count = format!("{}{}", if self.is_more { "more than " } else { "" }, self.seen.len());
+        let more = if self.seen.len() > self.shown.len() { ", …" } else { "" };
+        match self.shown.as_slice() {
+            [] => "no keys".to_owned(),
+            shown => format!("{count} keys ({}{more})", shown.join(", ")),
+        }
+    }
+}
+
+fn report(place: &Place, plan: &RepairPlan, keys: &Keys) -> Vec<String> {
+    let line = |name: &str, text: String| format!("{name:<10}{text}");
+    let damage = &plan.damage;
+    let path = place.directory.join(&damage.name);
+    let mut lines = vec![line("damaged", format!("{} at byte {}: {}", path.display(), damage.offset, damage.what))];
+    let done = match plan.remedy {
+        Remedy::EndLog => "the log is ended there, and a new epoch begins",
+        Remedy::NewHeader => "the segment's header is made anew from the batches behind it",
+        Remedy::RemoveCheckpoint => "the checkpoint is removed: the log is there from its beginning, and says the same",
+        Remedy::SalvageCheckpoint => "the records that can be read make a new checkpoint, and a new epoch begins",
+    };
+    lines.push(line("remedy", done.to_owned()));
+    let loss = &plan.loss;
+    match (plan.remedy, &plan.checkpoint) {
+        (Remedy::EndLog, _) => {
+            let stamp = if plan.kept_revision > 0 { format!(", of {}", rfc3339(plan.kept_stamp_ms)) } else { String::new() };
+            lines.push(line("kept", format!("everything up to revision {}{stamp}", plan.kept_revision)));
+            match loss.batches {
+                None => lines.push(line("lost", "nothing is known to have followed".to_owned())),
+                Some((first, last)) => {
+                    let count = last - first + 1;
+                    lines.push(line("lost", format!("{count} batches: {first} to {last}, as far as is known")));
+                    let readable = loss.readable_batches;
+                    lines.push(line(
+                        "",
+                        format!("{readable} of them could still be read: {} records, {}", loss.records, keys.sentence()),
+                    ));
+                }
+            }
+            if let Some((first, last)) = loss.revisions {
+                lines.push(line("", format!("revisions {first} to {last}, as far as they can be read")));
+            }
+            if let Some((first, last)) = loss.stamps_ms {
+                lines.push(line("", format!("written {} to {}", rfc3339(first), rfc3339(last))));
+            }
+        }
+        (_, Some(remains)) => {
+            lines.push(line(
+                "kept",
+                format!(
+                    "{} records of the checkpoint, and the log behind it up to revision {}",
+                    remains.records, plan.kept_revision
+                ),
+            ));
+            for gap in &remains.told {
+                lines.push(line("lost", sentence_of(gap)));
+            }
+            let more = remains.gaps - remains.told.len() as u64;
+            if more > 0 {
+                lines.push(line("", format!("and {more} more gaps")));
+            }
+        }
+        _ => lines.push(line("lost", "nothing".to_owned())),
+    }
+    lines
+}
+
+fn sentence_of(gap: &Gap) -> String {
+    let key = |key: &Option<Vec<u8>>, none: &str| match key.as_deref().and_then(<[u8]>::split_first) {
+        None => none.to_owned(),
+        Some((&TABLE_SPACE, key)) => format!("{:?}", key.escape_ascii().to_string()),
+        // Sessions and what is remembered for them stand before and behind the keys.
+        Some((&space, _)) => format!("a record of space {:?}", char::from(space)),
+    };
+    let (after, before) = (key(&gap.after, "the beginning"), key(&gap.before, "the end"));
+    format!("what stood between {after} and {before}: {} bytes at byte {}", gap.bytes, gap.offset)
+}
+
+fn json_of(place: &Place, plan: &RepairPlan, keys: &Keys, copy: Option<&Path>) -> Value {
+    let pair = |pair: Option<(u64, u64)>| pair.map(|(first, last)| json!([first, last]));
+    let gaps = plan.checkpoint.as_ref().map(|remains| remains.told.iter().map(sentence_of).collect::<Vec<_>>());
+    json!({
+        "data": place.directory,
+        "damaged": true,
+        "file": plan.damage.name,
+        "offset": plan.damage.offset,
+        "what": plan.damage.what,
+        "remedy": match plan.remedy {
+            Remedy::EndLog => "end_log",
+            Remedy::NewHeader => "new_header",
+            Remedy::RemoveCheckpoint => "remove_checkpoint",
+            Remedy::SalvageCheckpoint => "salvage_checkpoint",
+        },
+        "kept_revision": plan.kept_revision,
+        "lost_batches": pair(plan.loss.batches),
+        "lost_revisions": pair(plan.loss.revisions),
+        "lost_stamps_ms": pair(plan.loss.stamps_ms),
+        "readable_batches": plan.loss.readable_batches,
+        "readable_records": plan.loss.records,
+        "readable_keys": keys.seen.len(),
+        "gaps": gaps,
+        "repaired": copy.is_some(),
+        "copy": copy,
+    })
+}
+
+/// Copies the directory, synced, before it is changed.
+fn copy_aside(directory: &Path) -> Result<PathBuf, Failure> {
+    let failed =
+        |error: &io::Error| Failure::new(Exit::DiskFailed, format!("cannot copy {} aside: {error}", directory.display()));
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|error| failed(&error))? {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let meta = entry.metadata().map_err(|error| failed(&error))?;
+        if meta.is_file() && entry.file_name() != "lock" {
+            files.push((entry.path(), meta.len()));
+        }
+    }
+    let needed: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    let real = fs::canonicalize(directory).map_err(|error| failed(&error))?;
+    let stamp: String = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(['-', ':'], "");
+    let name = real.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut target = real.with_file_name(format!("{name}.before-repair-{stamp}"));
+    for again in 2.. {
+        if !target.exists() {
+            break;
+        }
+        target = real.with_file_name(format!("{name}.before-repair-{stamp}-{again}"));
+    }
+    let parent = real.parent().unwrap_or(Path::new("/"));
+    let space = rustix::fs::statvfs(parent).map_err(|error| failed(&error.into()))?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    if free < needed {
+        let sentence = format!(
+            "{} has {free} bytes free, and the copy of the directory that is made before a repair takes {needed}: make room first. \
+             Nothing was changed.",
+            parent.display()
+        );
+        return Err(Failure::new(Exit::DiskFailed, sentence));
+    }
+    let destination = Destination::of(&target)?;
+    let temporary = destination.temporary(".copying")?;
+    let mut progress = Progress::of(needed);
+    let mut done = 0;
+    for (path, bytes) in files {
+        let to = temporary.path().join(path.file_name().unwrap_or_default());
+        fs::copy(&path, &to).and_then(|_| File::open(&to)?.sync_all()).map_err(|error| failed(&error))?;
+        done += bytes;
+        progress.at(done);
+    }
+    File::open(temporary.path()).and_then(|directory| directory.sync_all()).map_err(|error| failed(&error))?;
+    destination.take_place(temporary)?;
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_place_is_an_offset_with_or_without_its_file() {
+        let place = |name: Option<&str>, offset| DamagePlace { name: name.map(str::to_owned), offset };
+        assert_eq!("4096".parse(), Ok(place(None, 4096)));
+        assert_eq!("table.ckpt:0".parse(), Ok(place(Some("table.ckpt"), 0)));
+        assert_eq!("/a:b/table.txn.00000001:7".parse(), Ok(place(Some("table.txn.00000001"), 7)));
+        for bad in ["", "x", "table.ckpt:", "table.ckpt:-1", "1:x"] {
+            assert!(bad.parse::<DamagePlace>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_copy_aside_has_every_file_but_the_lock() {
+        let home = tempfile::tempdir().unwrap();
+        let data = home.path().join("data");
+        fs::create_dir(&data).unwrap();
+        for name in ["table.txn.00000001", "ports.json", "lock"] {
+            fs::write(data.join(name), name).unwrap();
+        }
+        let first = copy_aside(&data).unwrap();
+        let second = copy_aside(&data).unwrap();
+        assert_ne!(first, second);
+        for copy in [first, second] {
+            let mut names: Vec<_> = fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            assert_eq!(names, ["ports.json", "table.txn.00000001"]);
+            assert_eq!(fs::read_to_string(copy.join("ports.json")).unwrap(), "ports.json");
+        }
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 3, "nothing temporary is left");
+    }
+}
