@@ -6,7 +6,8 @@ use super::life::Step;
 use super::making::Memory;
 use super::violation::{Trouble, Violation};
 use super::world::{Process, World};
-use crate::checkpoint::MergeState;
+use crate::checkpoint::format::{BLOCK_HEADER_BYTES, CHECKPOINT_HEADER_BYTES};
+use crate::checkpoint::{CHECKPOINT_FILE, MergeState};
 use crate::checkpointer::CheckpointError;
 use crate::entropy::SeededEntropy;
 use crate::error::LogError;
@@ -38,6 +39,11 @@ impl World {
             Step::Seal => log.seal().map_err(Trouble::Error),
             Step::Damage => {
                 self.damage(disk, process);
+                Ok(())
+            }
+            Step::DamageCheckpoint => {
+                let inside = CHECKPOINT_HEADER_BYTES + BLOCK_HEADER_BYTES + 8;
+                self.damaged |= disk.damage(CHECKPOINT_FILE, inside, 0x10);
                 Ok(())
             }
             Step::Begin => self.begin(disk, process, faulty, None),
@@ -160,8 +166,11 @@ impl World {
             self.opens += 1;
             match examine(disk, &mut |_| {}) {
                 Ok(Verdict::Damaged(plan)) if self.damaged => {
-                    if plan.remedy == Remedy::EndLog {
-                        self.repaired = Some(plan.kept_revision);
+                    match plan.remedy {
+                        Remedy::EndLog => self.repaired = Some(plan.kept_revision),
+                        Remedy::RemoveCheckpoint => self.next_segment = 0,
+                        Remedy::SalvageCheckpoint => self.salvaged = true,
+                        Remedy::NewHeader => {}
                     }
                     plan.apply(&storage, &mut SeededEntropy::new(self.seed ^ self.opens.wrapping_mul(0x9e37_79b9_7f4a_7c15)))?;
                 }

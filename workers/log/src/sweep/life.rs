@@ -45,6 +45,8 @@ pub(super) enum Step {
     LoseWrite,
     /// A byte of a sealed segment that a start needs goes bad.
     Damage,
+    /// A byte of the checkpoint in force goes bad.
+    DamageCheckpoint,
     /// The process is gone, and the log is repaired.
     Repair,
 }

@@ -62,6 +62,8 @@ pub(super) struct World {
     pub(super) hurt: bool,
     /// A repair was begun that gives up what is behind this revision: a new epoch may go on there.
     pub(super) repaired: Option<u64>,
+    /// A repair kept what could be read of a checkpoint: the state is none that the groups lead to.
+    pub(super) salvaged: bool,
     /// A disk that lies was injected: a checkpoint may turn out to be bad before it is used.
     pub(super) lied: bool,
 }
@@ -83,6 +85,7 @@ impl World {
             damaged: false,
             hurt: false,
             repaired: None,
+            salvaged: false,
             lied: false,
         }
     }
@@ -200,7 +203,14 @@ impl World {
             Ok(opened) => opened,
             Err(error) => return self.excuse(disk, faulty, error).map(|()| None),
         };
-        let found = given.prefix_of(&self.history).map_err(|at| Violation::NotAPrefix { at })?;
+        if self.salvaged && self.epoch == Some(report.epoch) {
+            return Err(Violation::RevisionReused { released: self.released, found: 0 });
+        }
+        let found = match given.prefix_of(&self.history) {
+            Ok(found) => found,
+            Err(_) if self.salvaged => self.history.len(),
+            Err(at) => return Err(Violation::NotAPrefix { at }),
+        };
         let given_up =
             self.repaired.is_some_and(|kept| self.epoch != Some(report.epoch) && last_revision(&self.history[..found]) >= kept);
         if found < self.acknowledged && !given_up {
@@ -285,6 +295,10 @@ impl World {
         }
         let (process, first) = opened.ok_or(Violation::NotAFixedPoint("refused after a repair"))?;
         let operations = if refused { 0 } else { disk.operations() - before };
+        // No rule tells what a salvaged table must hold.
+        if self.salvaged {
+            return Ok(Checked { operations: 0, cut: false, refused, checkpoint: true });
+        }
         let checked = Checked { operations, cut: first.cut.is_some(), refused, checkpoint: first.checkpoint.is_some() };
         drop(process);
         let (mut process, second) = self.open(disk, SyncMode::Always)?.ok_or(Violation::NotAFixedPoint("refused"))?;
