@@ -1,7 +1,7 @@
 //! What the table was before: its latest changes in memory, each with the entry that it replaced.
 //!
-//! - A ring of groups by revision, without a hole up to the table's revision. Old entries are moved here out of the table, not copied; only
-//!   where an open snapshot needs one too, that gets a copy.
+//! - A ring of groups by revision, without a hole up to the table's revision. Old entries come here out of the table: large ones as
+//!   they are, small ones as a copy, one behind the other. Where an open snapshot needs one too, that gets a copy of its own.
 //! - New values stand nowhere but where they are needed anyway: with the next change of the key, as the entry which that one
 //!   replaced, or in the table. Each change knows the revision of the next one.
 //! - Every change that is here knows what was before it. Of what is not here any more nothing is said: it is never called absent.
@@ -13,6 +13,7 @@
 //! Caveat: no key changes twice in a group that is here. The core makes none that does; should a log hold one, the history begins
 //! behind it.
 
+mod arena;
 mod read;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,7 @@ use crate::snapshots::Snapshots;
 use crate::state::State;
 use crate::table::Entry;
 
+use arena::{Arena, Piece};
 pub use read::{Before, PastChange, PastGroup, PastVersion, Versions};
 
 /// Why a group that took a revision was made.
@@ -52,50 +54,65 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct History {
     bytes_max: usize,
+    /// Without those of the arena.
     bytes: usize,
     /// False where a change belongs to no group that is here: in bookkeeping, and behind what could not be kept.
     is_open: bool,
     /// The revision of the first group that is here, or of the next one that comes.
     first_revision: u64,
-    groups: VecDeque<Group>,
+    origins: VecDeque<Origin>,
+    /// For each group how many changes came before its first one, dropped ones included.
+    begins: VecDeque<u64>,
     /// How many changes were dropped before the first one that is here.
     dropped: u64,
     changes: VecDeque<Past>,
+    /// For each change the revision of the key's next change, where there is one and this is a put; else 0. Apart from the changes: a
+    /// later change writes here at any place, and finds it in the cache.
+    nexts: VecDeque<u64>,
+    arena: Arena,
     /// Keys that are not in the table, and the revision at which they were removed, if that is here.
     removed: BTreeMap<Box<[u8]>, u64>,
-}
-
-#[derive(Debug)]
-struct Group {
-    origin: Origin,
-    /// How many changes came before its first one, dropped ones included.
-    begin: u64,
 }
 
 /// A change of the table.
 #[derive(Debug)]
 struct Past {
-    key: Box<[u8]>,
-    /// What it replaced.
-    old: Option<Entry>,
-    /// Where there was nothing to replace: the revision of the removal before, 0 if none is known.
-    removed_at: u64,
+    key: Piece,
     is_put: bool,
-    /// The revision of the key's next change, where there is one and this is a put; else 0.
-    next: u64,
+    old: Old,
 }
 
-/// Bytes of a change beside its key and old record: itself, and what two allocations take.
-const CHANGE_BYTES: usize = size_of::<Past>() + 32;
+/// What a change replaced.
+#[derive(Debug)]
+enum Old {
+    /// Nothing; the revision of the removal before, 0 if none is known.
+    Nothing { removed_at: u64 },
+    /// A small record: a copy costs less than memory that is freed long after it was used.
+    Copied { record: Piece, modified: u64 },
+    /// A larger one, as it was in the table.
+    Moved(Box<Entry>),
+}
+
+/// Records up to this length are copied, bytes.
+const COPIED_BYTES_MAX: usize = 1 << 10;
+/// Bytes of a change beside its key and old record.
+const CHANGE_BYTES: usize = size_of::<Past>() + size_of::<u64>();
 /// Bytes of a group beside its changes.
-const GROUP_BYTES: usize = size_of::<Group>();
+const GROUP_BYTES: usize = size_of::<Origin>() + size_of::<u64>();
+/// Bytes of a large record beside its own.
+const MOVED_BYTES: usize = size_of::<Entry>() + 32;
 /// Bytes of a removal in the index beside its key.
 const REMOVAL_BYTES: usize = 64;
 
 impl Past {
+    /// Without those in the arena.
     fn bytes(&self) -> usize {
+        let moved = match &self.old {
+            Old::Moved(entry) => entry.record.len() + MOVED_BYTES,
+            Old::Nothing { .. } | Old::Copied { .. } => 0,
+        };
         let removal = if self.is_put { 0 } else { self.key.len() + REMOVAL_BYTES };
-        CHANGE_BYTES + self.key.len() + self.old.as_ref().map_or(0, |old| old.record.len()) + removal
+        CHANGE_BYTES + moved + removal
     }
 }
 
@@ -114,16 +131,19 @@ impl History {
             bytes: 0,
             is_open: false,
             first_revision: 1,
-            groups: VecDeque::new(),
+            origins: VecDeque::new(),
+            begins: VecDeque::new(),
             dropped: 0,
             changes: VecDeque::new(),
+            nexts: VecDeque::new(),
+            arena: Arena::default(),
             removed: BTreeMap::new(),
         }
     }
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.arena.bytes_from(self.changes.front().map(|past| past.key))
     }
 
     /// The oldest revision of this state that is here; the next one if none is.
@@ -133,14 +153,14 @@ impl History {
 
     /// The revision of the group that would go on here.
     fn next_revision(&self) -> u64 {
-        self.first_revision + self.groups.len() as u64
+        self.first_revision + self.begins.len() as u64
     }
 
     /// Begins the group of this revision. To be called before its changes are applied. Bookkeeping, which takes no revision, has no
     /// origin.
     pub fn begin_group(&mut self, state: &State, revision: u64, origin: Option<Origin>) {
-        self.is_open = origin.is_some();
-        let Some(origin) = origin else { return };
+        self.is_open = origin.is_some() && self.bytes_max > 0;
+        let Some(origin) = origin.filter(|_| self.is_open) else { return };
         if revision != state.revision() + 1 {
             return self.forget_before(revision.max(state.revision()) + 1);
         }
@@ -149,7 +169,9 @@ impl History {
             self.is_open = true;
         }
         self.bytes += GROUP_BYTES;
-        self.groups.push_back(Group { origin, begin: self.end() });
+        self.origins.push_back(origin);
+        self.begins.push_back(self.end());
+        self.trim(revision);
     }
 
     /// Makes a change of the state, in the group that was begun. Keeps what it replaces, and a copy of that with the snapshots that
@@ -167,42 +189,60 @@ impl History {
         if change.space != Space::Table {
             return state.apply(change, revision);
         }
-        let (key, is_put) = (change.key.clone().into_boxed_slice(), change.value.is_some());
-        let old = state.replace(change, revision);
-        if let Some(old) = &old {
-            replaced(&key, old);
-        }
-        if !self.is_open || self.next_revision() != revision + 1 || !self.is_behind_the_last(&key) {
+        if !self.is_open || self.next_revision() != revision + 1 || change.key.len() > limits::KEY_BYTES_MAX {
+            let key = change.key.clone();
+            if let Some(old) = state.replace(change, revision) {
+                replaced(&key, &old);
+            }
             return self.forget_before(revision + 1);
         }
-        self.push(key, old, is_put, revision);
+        // Before the table takes the key.
+        let (key, is_put) = (self.arena.put(&change.key), change.value.is_some());
+        let old = state.replace(change, revision);
+        if let Some(old) = &old {
+            replaced(self.arena.get(key), old);
+        }
+        if self.is_behind_the_last(key) {
+            self.push(key, old, is_put, revision);
+        } else {
+            self.forget_before(revision + 1);
+        }
     }
 
     /// In a group the keys ascend.
-    fn is_behind_the_last(&self, key: &[u8]) -> bool {
-        let is_first = self.groups.back().is_some_and(|group| group.begin == self.end());
-        is_first || self.changes.back().is_some_and(|last| *last.key < *key)
+    fn is_behind_the_last(&self, key: Piece) -> bool {
+        let is_first = self.begins.back().is_some_and(|begin| *begin == self.end());
+        is_first || self.changes.back().is_some_and(|last| self.arena.get(last.key) < self.arena.get(key))
     }
 
-    fn push(&mut self, key: Box<[u8]>, old: Option<Entry>, is_put: bool, revision: u64) {
-        let mut removed_at = 0;
-        match &old {
+    fn push(&mut self, key: Piece, old: Option<Entry>, is_put: bool, revision: u64) {
+        let old = match old {
             Some(old) => {
-                if let Some(before) = self.find(old.modified, &key) {
-                    self.changes[before].next = revision;
+                if let Some(before) = self.find_maker(old.modified, key) {
+                    self.nexts[before] = revision;
+                }
+                match old.record.len() {
+                    ..=COPIED_BYTES_MAX => Old::Copied { record: self.arena.put(&old.record), modified: old.modified },
+                    _ => Old::Moved(Box::new(old)),
                 }
             }
             // Nearly always nothing was removed lately, and a look into nothing costs nothing.
-            None => removed_at = self.removed.remove(&key).unwrap_or_default(),
-        }
+            None => Old::Nothing { removed_at: self.removed.remove(self.arena.get(key)).unwrap_or_default() },
+        };
         if !is_put {
-            self.removed.insert(key.clone(), revision);
+            self.removed.insert(self.arena.get(key).into(), revision);
         }
-        let past = Past { key, old, removed_at, is_put, next: 0 };
+        let past = Past { key, is_put, old };
         self.bytes += past.bytes();
         self.changes.push_back(past);
-        while self.bytes > self.bytes_max {
-            if self.groups.len() > 1 {
+        self.nexts.push_back(0);
+        self.trim(revision);
+    }
+
+    /// Drops what is too much; this group with the rest if it alone is.
+    fn trim(&mut self, revision: u64) {
+        while self.bytes() > self.bytes_max {
+            if self.begins.len() > 1 {
                 self.drop_oldest();
             } else {
                 self.forget_before(revision + 1);
@@ -211,25 +251,38 @@ impl History {
     }
 
     fn drop_oldest(&mut self) {
-        if self.groups.pop_front().is_none() {
+        if self.begins.pop_front().is_none() {
             return;
         }
+        self.origins.pop_front();
         self.bytes -= GROUP_BYTES;
-        let end = self.groups.front().map_or(self.end(), |group| group.begin);
+        let end = self.begins.front().copied().unwrap_or(self.end());
         for _ in self.dropped..end {
             let Some(past) = self.changes.pop_front() else { break };
+            self.nexts.pop_front();
             self.bytes -= past.bytes();
-            if !past.is_put && self.removed.get(&past.key) == Some(&self.first_revision) {
-                self.removed.remove(&past.key);
+            let key = self.arena.get(past.key);
+            if !past.is_put && self.removed.get(key) == Some(&self.first_revision) {
+                self.removed.remove(key);
             }
         }
+        self.arena.drop_before(self.changes.front().map(|past| past.key));
         self.dropped = end;
         self.first_revision += 1;
     }
 
     /// Drops everything; what comes next is expected to have this revision.
     fn forget_before(&mut self, revision: u64) {
-        *self = History { first_revision: revision, ..History::with_bytes_max(self.bytes_max) };
+        self.is_open = false;
+        self.first_revision = revision;
+        self.bytes = 0;
+        self.origins.clear();
+        self.begins.clear();
+        self.dropped = 0;
+        self.changes.clear();
+        self.nexts.clear();
+        self.arena.clear();
+        self.removed.clear();
     }
 
     /// How many changes there were, dropped ones included.
@@ -240,8 +293,8 @@ impl History {
     /// The places of the changes of a revision.
     fn places(&self, revision: u64) -> Option<std::ops::Range<usize>> {
         let at = usize::try_from(revision.checked_sub(self.first_revision)?).ok()?;
-        let begin = self.groups.get(at)?.begin;
-        let end = self.groups.get(at + 1).map_or(self.end(), |group| group.begin);
+        let begin = *self.begins.get(at)?;
+        let end = self.begins.get(at + 1).copied().unwrap_or(self.end());
         let place = |count: u64| usize::try_from(count - self.dropped).expect("a place in memory");
         Some(place(begin)..place(end))
     }
@@ -252,12 +305,28 @@ impl History {
         let (mut low, mut high) = (places.start, places.end);
         while low < high {
             let middle = low + (high - low) / 2;
-            match (*self.changes[middle].key).cmp(key) {
+            match self.arena.get(self.changes[middle].key).cmp(key) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Equal => return Some(middle),
                 std::cmp::Ordering::Greater => high = middle,
             }
         }
         None
+    }
+
+    /// The place of the change that made an entry with this key, if that is here. As a key's, but a group of one change need not be
+    /// looked at.
+    fn find_maker(&self, revision: u64, key: Piece) -> Option<usize> {
+        let places = self.places(revision)?;
+        if places.len() == 1 { Some(places.start) } else { self.find(revision, self.arena.get(key)) }
+    }
+
+    /// The record that a change replaced, and the revision of the change that made it.
+    fn old_of<'h>(&'h self, past: &'h Past) -> Option<(&'h [u8], u64)> {
+        match &past.old {
+            Old::Nothing { .. } => None,
+            Old::Copied { record, modified } => Some((self.arena.get(*record), *modified)),
+            Old::Moved(entry) => Some((&entry.record, entry.modified)),
+        }
     }
 }

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Cause, History, Origin, Past};
+use super::{Cause, History, Old, Origin, Past};
 use crate::record::{TableRecord, split_table_record};
 use crate::state::State;
-use crate::table::Entry;
 
 /// A group of changes that took a revision, whole.
 #[derive(Clone, Debug)]
@@ -90,24 +89,30 @@ impl History {
 
     fn origin(&self, revision: u64) -> Option<Origin> {
         let at = usize::try_from(revision.checked_sub(self.first_revision)?).ok()?;
-        Some(self.groups.get(at)?.origin)
+        self.origins.get(at).copied()
     }
 
     /// The revision of the key's change before this one; 0 if none is known.
     fn previous(&self, past: &Past) -> u64 {
-        past.old.as_ref().map_or(past.removed_at, |old| old.modified)
+        match &past.old {
+            Old::Nothing { removed_at } => *removed_at,
+            Old::Copied { modified, .. } => *modified,
+            Old::Moved(entry) => entry.modified,
+        }
     }
 
-    /// What a put made: it stands with the next change, or in the table.
-    fn new_of<'h>(&'h self, state: &'h State, past: &Past) -> Option<TableRecord<'h>> {
+    /// What the put at this place made: it stands with the next change, or in the table.
+    fn new_at<'h>(&'h self, state: &'h State, place: usize) -> Option<TableRecord<'h>> {
+        let past = &self.changes[place];
         if !past.is_put {
             return None;
         }
-        let entry: Option<&Entry> = match past.next {
-            0 => state.table.get(&past.key),
-            next => self.find(next, &past.key).and_then(|place| self.changes[place].old.as_ref()),
+        let key = self.arena.get(past.key);
+        let record = match self.nexts[place] {
+            0 => &state.table.get(key)?.record,
+            next => self.old_of(&self.changes[self.find(next, key)?])?.0,
         };
-        entry.and_then(|entry| split_table_record(&entry.record))
+        split_table_record(record)
     }
 }
 
@@ -115,13 +120,14 @@ impl<'h> PastGroup<'h> {
     /// Its changes, in the order of their keys.
     pub fn changes(&self) -> impl ExactSizeIterator<Item = PastChange<'h>> + use<'h> {
         let (history, state) = (self.history, self.state);
-        history.changes.range(self.places.clone()).map(move |past| PastChange {
-            key: &past.key,
-            new: history.new_of(state, past),
-            old: past
-                .old
-                .as_ref()
-                .and_then(|old| Some(Before { record: split_table_record(&old.record)?, modified: old.modified })),
+        self.places.clone().map(move |place| {
+            let past = &history.changes[place];
+            let old = history.old_of(past);
+            PastChange {
+                key: history.arena.get(past.key),
+                new: history.new_at(state, place),
+                old: old.and_then(|(record, modified)| Some(Before { record: split_table_record(record)?, modified })),
+            }
         })
     }
 }
@@ -132,9 +138,9 @@ impl<'h> Iterator for Versions<'h> {
     fn next(&mut self) -> Option<PastVersion<'h>> {
         let (history, revision) = (self.history, self.next);
         let origin = history.origin(revision)?;
-        let past = &history.changes[history.find(revision, self.key)?];
-        self.next = history.previous(past);
-        Some(PastVersion { revision, origin, record: history.new_of(self.state, past) })
+        let place = history.find(revision, self.key)?;
+        self.next = history.previous(&history.changes[place]);
+        Some(PastVersion { revision, origin, record: history.new_at(self.state, place) })
     }
 }
 

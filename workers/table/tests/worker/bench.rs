@@ -166,6 +166,7 @@ pub struct Bench {
     pub sync_interval: Option<Duration>,
     /// How long the log is, as the worker believes.
     pub behind: Arc<Mutex<Behind>>,
+    pub history_bytes_max: usize,
     /// Who asks.
     pub client: ClientId,
     next_id: u64,
@@ -189,6 +190,7 @@ impl Bench {
             clock: Arc::new(SimClock::new(WALL_MS * 1_000)),
             sync_interval: None,
             behind: Arc::default(),
+            history_bytes_max: limits::HISTORY_MEMORY_BYTES_MAX,
             client: 1,
             next_id: 0,
         }
@@ -302,7 +304,7 @@ impl Bench {
     }
 
     fn recovered_with_history(&self) -> (State, History) {
-        let (mut state, mut history) = (State::new(), History::default());
+        let (mut state, mut history) = (State::new(), History::with_bytes_max(self.history_bytes_max));
         let mut replay =
             |group: kvbroker_log::GroupRef<'_>| kvbroker_table::replay_into(&mut state, &mut history, &group).unwrap();
         self.shared.seen().log.replay(&mut replay);
