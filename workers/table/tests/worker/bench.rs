@@ -169,7 +169,7 @@ pub struct Bench {
     pub history_bytes_max: usize,
     /// Who asks.
     pub client: ClientId,
-    next_id: u64,
+    pub next_id: u64,
 }
 
 impl Bench {
