@@ -10,6 +10,9 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use kvbroker::catalog::CatalogList;
+use kvbroker::client::{Client, ClientError, ConnectOptions};
+use kvbroker::paths::Dirs;
 use kvbroker_tests::{Broker, BrokerOptions, Cli, Dice, Home, PATIENCE, RawClient, finish, verb, verb_command, wait_until};
 use serde_json::{Value, json};
 
@@ -156,6 +159,32 @@ fn the_restored_broker_is_another_one_and_goes_on() {
     copy.kill9();
     copy.restart();
     assert_eq!((&copy.endpoint()["epoch"], value(&copy.dealer(), "k")), (&epoch, json!(1)));
+}
+
+#[test]
+fn a_client_never_takes_the_restored_broker_for_the_one_it_knew() {
+    let mut broker = Broker::plain();
+    let connect = || {
+        let options = ConnectOptions::new().dirs(Dirs::under(broker.home().path()).unwrap()).catalogs(CatalogList::none());
+        Client::connect_with("test", options.timeout(Duration::from_secs(2))).unwrap()
+    };
+    let client = connect();
+    assert_eq!(client.incr("count", 1).unwrap(), 1);
+    let to = text(&broker.home().path().join("copy"));
+    assert_eq!(verb(broker.home(), &["test", "backup", &to]).code, Some(0));
+    // Not in the backup.
+    assert_eq!(client.incr("count", 1).unwrap(), 2);
+    broker.stop();
+    let data = broker.data_directory();
+    fs::rename(&data, data.with_extension("old")).unwrap();
+    assert_eq!(verb(broker.home(), &["test", "restore", &to]).code, Some(0));
+    broker.restart();
+    let error = client.incr("count", 1).unwrap_err();
+    assert!(matches!(error, ClientError::TimedOut { .. } | ClientError::Lookup(_)), "certainly not done: {error}");
+    // Who asks anew finds it.
+    let options = ConnectOptions::new().dirs(Dirs::under(broker.home().path()).unwrap()).catalogs(CatalogList::none());
+    let client = Client::connect_with("test", options).unwrap();
+    assert_eq!(client.incr("count", 1).unwrap(), 2, "nothing was done by the client that knew the other one");
 }
 
 #[test]

@@ -58,7 +58,13 @@ pub(crate) fn run(args: &RestoreArgs, config: &Config) -> Result<Exit, End> {
     }
     // A directory in use can't be replaced, and the lock is a file in it. Who takes it just now makes the next step fail.
     drop(lock);
-    destination.take_place(temporary)?;
+    destination.take_place(temporary).map_err(|failure| match fs::read_dir(directory).map(|mut left| left.next().is_some()) {
+        Ok(true) => {
+            let sentence = format!("another process began to use {} just now: nothing was restored", directory.display());
+            Failure::new(Exit::DataLocked, sentence)
+        }
+        _ => failure,
+    })?;
     tell(args, &place, &report)
 }
 
