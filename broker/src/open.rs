@@ -62,6 +62,7 @@ pub(crate) fn open(
     let mut loading = Loading::new(&directory, checkpoint_bytes, stop);
     let mut options = LogOptions::new(config.sync);
     options.segment_bytes = config.segment_bytes;
+    options.allocate_bytes = options.allocate_bytes.min(config.segment_bytes);
     let opened = FileLog::open(Arc::clone(&storage), options, &mut loading);
     let (log, report) = match opened {
         // Reading has changed nothing: the next start begins again.

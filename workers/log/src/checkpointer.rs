@@ -77,6 +77,8 @@ impl CheckpointError {
     fn of_output(error: LogError) -> Self {
         match error {
             LogError::Full { .. } | LogError::Damaged { .. } | LogError::BadRecord(_) => Self::Later(error),
+            // `ulimit -f`, or more than the file system allows in one file: the log's files are smaller, and go on.
+            LogError::Io { ref source, .. } if source.kind() == io::ErrorKind::FileTooLarge => Self::Later(error),
             error => Self::Fatal(error),
         }
     }
