@@ -131,6 +131,7 @@ impl Visitor {
             .env("XDG_RUNTIME_DIR", self.home.path().join("run"))
             .env("CATALOG_HOST", &self.catalog)
             .env("KVBROKER_OWNER", "netid")
+            .env("KVBROKER_ACCEPT_FILESYSTEM", "1")
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -192,9 +193,9 @@ impl Visitor {
     }
 }
 
-/// Log lines are for the logs' own documentation.
+/// Log lines are for the logs' own documentation, and what the temporary files are kept on is this machine's.
 fn logless(text: &str) -> String {
-    let log = Regex::new(r"(?m)^20[0-9-]{8}T[^\n]*\n").unwrap();
+    let log = Regex::new(r"(?m)^(20[0-9-]{8}T|  kept  )[^\n]*\n").unwrap();
     log.replace_all(text, "").into_owned()
 }
 

@@ -1,9 +1,10 @@
 //! `inspect::check` says of a damaged directory what a start of the log makes of it: compared at every byte of a small log with a checkpoint.
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use kvbroker_log::inspect::{self, Examiner, Gravity, Overview};
+use kvbroker_log::inspect::{self, Examiner, Found, Gravity, Overview, SegmentEnd};
 use kvbroker_log::{
     BatchBuilder, Cause, CheckpointPolicy, CheckpointRecord, Checkpointer, FileLog, GroupRef, Log, LogOptions, MergeState,
     Replay, SeededEntropy, SimStorage, Storage, SyncMode, VisitError,
@@ -142,5 +143,40 @@ fn flips_cuts_and_removals_mean_the_same_to_the_check_and_to_a_start() {
     }
     for gravity in [None, Some(Gravity::Note), Some(Gravity::TornTail), Some(Gravity::History), Some(Gravity::Damage)] {
         assert!(seen.contains_key(&gravity), "{gravity:?} in {seen:?}");
+    }
+}
+
+#[test]
+fn behind_a_batch_that_cannot_be_read_reading_goes_on() {
+    let disk = life(true);
+    let numbers: Vec<u64> = inspect::list_files(&disk).unwrap().iter().filter_map(inspect::DataFile::number).collect();
+    let number = numbers[0];
+    let next = inspect::SegmentFacts::read(&disk, numbers[1]).unwrap().first_sequence;
+    let read = |disk: &SimStorage| {
+        let (mut batches, mut damages) = (Vec::new(), Vec::new());
+        let read = inspect::read_segment(disk, number, Some(next), &mut |found| {
+            match found {
+                Found::Batch(batch) => batches.push((batch.sequence, batch.offset, batch.bytes)),
+                Found::Damage { offset, resumes, .. } => damages.push((offset, resumes)),
+            }
+            ControlFlow::Continue(())
+        });
+        (read.unwrap(), batches, damages)
+    };
+    let (whole, batches, damages) = read(&disk);
+    assert!(batches.len() > 3 && damages.is_empty() && whole.end == SegmentEnd::Next, "{batches:?} {whole:?}");
+    for (index, &(_, offset, bytes)) in batches[..batches.len() - 1].iter().enumerate() {
+        for at in [offset, offset + bytes - 1] {
+            let copy = disk.after_kill();
+            let file = copy.open(&format!("table.txn.{number:08}")).unwrap();
+            let mut byte = [0];
+            file.read_at(&mut byte, at).unwrap();
+            file.write_at(&[!byte[0]], at).unwrap();
+            let (damaged, rest, found) = read(&copy);
+            let mut expected = batches.clone();
+            expected.remove(index);
+            assert_eq!((rest, found), (expected, vec![(offset, Some(offset + bytes))]));
+            assert_eq!((damaged.end, damaged.last_revision, damaged.damages), (SegmentEnd::Next, whole.last_revision, 1));
+        }
     }
 }

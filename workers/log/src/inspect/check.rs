@@ -10,13 +10,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
 
-use uuid::Uuid;
-
-use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, CheckpointSummary};
+use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader};
 use crate::error::LogError;
 use crate::format::{MARK_FILE, segment_name};
+use crate::inspect::facts::SegmentFacts;
 use crate::inspect::files::{DataFile, FileKind, list_files};
-use crate::inspect::segment::{BatchPurpose, BatchView, Found, SegmentEnd, SegmentFacts, SegmentRead, read_segment};
+use crate::inspect::findings::{CheckReport, CheckedSegment, Finding, Gravity};
+use crate::inspect::segment::{BatchPurpose, BatchView, Found, SegmentEnd, SegmentRead, read_segment};
 use crate::mark::{Mark, read_mark};
 use crate::payload::GroupRef;
 use crate::replay::Replay;
@@ -33,90 +33,6 @@ pub trait Examiner: Replay {
 
     /// So many bytes more of a file were read.
     fn progress(&mut self, file: &str, bytes: u64);
-}
-
-/// What a finding means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gravity {
-    /// Worth knowing; nothing is lost.
-    Note,
-    /// Bytes behind the end of the log that a start cuts off.
-    TornTail,
-    /// Something that only the history of keys needs; a start is not affected.
-    History,
-    /// Written by a newer program; a start is refused.
-    Newer,
-    /// A start is refused.
-    Damage,
-}
-
-impl Gravity {
-    /// In a word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Note => "note",
-            Self::TornTail => "torn",
-            Self::History => "history",
-            Self::Newer => "newer",
-            Self::Damage => "damage",
-        }
-    }
-}
-
-/// Something worth telling.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What it means.
-    pub gravity: Gravity,
-    /// Name of the file in the directory.
-    pub file: String,
-    /// Where in it, bytes from its start.
-    pub offset: Option<u64>,
-    /// A sentence.
-    pub what: String,
-}
-
-/// A file that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedSegment {
-    /// Its header.
-    pub facts: SegmentFacts,
-    /// What reading it came to.
-    pub read: SegmentRead,
-    /// True if the checkpoint covers it.
-    pub is_history: bool,
-}
-
-/// All that was found.
-#[derive(Clone, Debug, Default)]
-pub struct CheckReport {
-    /// The log's name.
-    pub uuid: Option<Uuid>,
-    /// The epochs of the segments, in order.
-    pub epochs: Vec<u64>,
-    /// The checkpoint in figures, if all of it can be read.
-    pub checkpoint: Option<CheckpointSummary>,
-    /// Segments that could be opened, ascending.
-    pub segments: Vec<CheckedSegment>,
-    /// Last revision that was read.
-    pub last_revision: u64,
-    /// Highest stamp that was read, wall-clock ms.
-    pub last_stamp_ms: u64,
-    /// True if the last batch is a clean stop.
-    pub is_clean_stop: bool,
-    /// True if the examiner was given a whole state.
-    pub is_whole: bool,
-    /// Bytes read.
-    pub bytes: u64,
-    /// In the order in which they were met.
-    pub findings: Vec<Finding>,
-}
-
-impl CheckReport {
-    /// The worst that was found.
-    pub fn gravity(&self) -> Option<Gravity> {
-        self.findings.iter().map(|finding| finding.gravity).max()
-    }
 }
 
 /// Reads and judges all files of `storage`. `in_use`: a broker may be writing, so an unfinished last batch is nothing to worry about.

@@ -5,15 +5,19 @@
 //! - What can't be read is said with file, offset and reason, and does not keep the rest from being read.
 
 mod check;
+mod facts;
 mod files;
+mod findings;
 mod holder;
 mod overview;
 mod past_cache;
 mod segment;
 
-pub use check::{CheckReport, CheckedSegment, Examiner, Finding, Gravity, check};
+pub use check::{Examiner, check};
+pub use facts::SegmentFacts;
 pub use files::{DataFile, FileKind, list_files};
+pub use findings::{CheckReport, CheckedSegment, Finding, Gravity};
 pub use holder::{LockState, lock_state};
 pub use overview::{CheckpointFacts, Overview};
 pub use past_cache::PastCache;
-pub use segment::{BatchPurpose, BatchView, Found, SegmentEnd, SegmentFacts, SegmentRead, read_segment};
+pub use segment::{BatchPurpose, BatchView, Found, SegmentEnd, SegmentRead, read_segment};

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use crate::checkpoint::format::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, END_PAYLOAD_BYTES, Totals};
 use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, Covers};
 use crate::error::LogError;
+use crate::inspect::facts::SegmentFacts;
 use crate::inspect::files::DataFile;
-use crate::inspect::segment::{SegmentFacts, SegmentRead, read_segment};
+use crate::inspect::segment::{SegmentRead, read_segment};
 use crate::mark::read_mark;
 use crate::storage::Storage;
 

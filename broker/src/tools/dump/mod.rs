@@ -4,12 +4,11 @@
 //! - Batches and groups are told when something of them is: a filter leaves nothing but what leads to a match.
 //! - Memory is bounded by the longest batch or block.
 
-use std::ffi::OsString;
+mod wanted;
+
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt;
 
 use kvbroker::exit::Exit;
-use kvbroker_core::Space;
 use kvbroker_log::inspect::{self, BatchView, FileKind, Found, LockState, SegmentEnd, SegmentFacts, SegmentRead};
 use kvbroker_log::{Block, Cause, CheckpointReader, DiskStorage, FORMAT_VERSION, GroupRef, LogError, RecordRef, Storage};
 
@@ -18,76 +17,9 @@ use crate::failure::Failure;
 use crate::tools::json_line::JsonLine;
 use crate::tools::out::{remark, rfc3339};
 use crate::tools::show::{Record, request};
-use crate::tools::{Common, End, Out, Place};
+use crate::tools::{End, Out, Place};
 
-/// Flags of `dump`.
-#[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Reads only, also while a broker runs. What can't be read is named with file, offset and reason;
-the rest is shown all the same, and the exit code is 11 (13: a newer program wrote it).
-
-Examples:
-  kvbroker NETID-a5 dump | less
-  kvbroker NETID-a5 dump --key greeting               every change of a key that is left
-  kvbroker NETID-a5 dump --log --from 1200 --to 1210  these revisions
-  kvbroker NETID-a5 dump --checkpoint --json          every record, one a line
-  kvbroker p dump --data /backup/a5 --file table.txn.00000003")]
-pub(crate) struct DumpArgs {
-    #[command(flatten)]
-    common: Common,
-    /// The log only
-    #[arg(long, conflicts_with = "checkpoint")]
-    log: bool,
-    /// The checkpoint only
-    #[arg(long)]
-    checkpoint: bool,
-    /// This file of the directory only
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["log", "checkpoint"])]
-    file: Option<String>,
-    /// Changes of this key only
-    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
-    key: Option<OsString>,
-    /// Changes of keys that begin so only
-    #[arg(long, value_name = "PREFIX")]
-    prefix: Option<OsString>,
-    /// Nothing before this revision
-    #[arg(long, value_name = "REVISION", default_value_t = 0, hide_default_value = true)]
-    from: u64,
-    /// Nothing behind this revision
-    #[arg(long, value_name = "REVISION", default_value_t = u64::MAX, hide_default_value = true)]
-    to: u64,
-    /// Whole values, not their first 100 characters
-    #[arg(long)]
-    values: bool,
-}
-
-impl DumpArgs {
-    fn wants_record(&self, record_key: &[u8]) -> bool {
-        let Some(key) = record_key.strip_prefix(&[Space::Table as u8]) else { return !self.has_key_filter() };
-        self.key.as_ref().is_none_or(|wanted| wanted.as_bytes() == key)
-            && self.prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix.as_bytes()))
-    }
-
-    fn wants_revision(&self, revision: u64) -> bool {
-        (self.from..=self.to).contains(&revision)
-    }
-
-    fn has_key_filter(&self) -> bool {
-        self.key.is_some() || self.prefix.is_some()
-    }
-
-    fn has_filter(&self) -> bool {
-        self.has_key_filter() || self.from > 0 || self.to < u64::MAX
-    }
-
-    fn wants_file(&self, name: &str, kind: FileKind) -> bool {
-        match (&self.file, kind) {
-            (Some(wanted), _) => wanted == name,
-            (None, FileKind::Checkpoint) => !self.log,
-            (None, FileKind::Segment(_)) => !self.checkpoint,
-            (None, _) => false,
-        }
-    }
-}
+pub(crate) use wanted::DumpArgs;
 
 /// Prints the data directory's contents.
 ///
