@@ -60,6 +60,8 @@ pub struct BrokerOptions {
     pub env: Vec<(OsString, OsString)>,
     /// A command that the broker's command line is appended to; it must end in exec(2), so that the process id stays.
     pub wrapper: Vec<OsString>,
+    /// How long a start may take.
+    pub patience: Duration,
 }
 
 impl Default for BrokerOptions {
@@ -71,6 +73,7 @@ impl Default for BrokerOptions {
             args: Vec::new(),
             env: Vec::new(),
             wrapper: Vec::new(),
+            patience: PATIENCE,
         }
     }
 }
@@ -199,12 +202,13 @@ impl Broker {
 
     fn wait_until_ready(&mut self) -> Result<(), Ended> {
         let ready = self.ready_file();
-        let deadline = Instant::now() + PATIENCE;
+        let patience = self.options.patience;
+        let deadline = Instant::now() + patience;
         while fs::metadata(&ready).map_or(0, |file| file.len()) == 0 {
             if let Some(status) = self.try_wait() {
                 return Err(Ended { status, stdout: self.stdout(), stderr: self.stderr() });
             }
-            assert!(Instant::now() < deadline, "the broker is not ready after {PATIENCE:?}:\n{}", self.stderr());
+            assert!(Instant::now() < deadline, "the broker is not ready after {patience:?}:\n{}", self.stderr());
             std::thread::sleep(Duration::from_millis(2));
         }
         let text = fs::read(self.runtime_directory().join("endpoint.json")).expect("a ready broker has an endpoint file");
@@ -311,6 +315,14 @@ impl Broker {
             kib << 10
         };
         Memory { now: bytes("VmRSS:"), peak: bytes("VmHWM:") }
+    }
+
+    /// Lets [`Memory::peak`] begin anew.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("it runs, and is ours");
     }
 
     /// Ends it as a power failure would end the process: nothing of it runs on.

@@ -6,10 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use kvbroker_tests::{Broker, BrokerOptions, PATIENCE, RawClient};
+use kvbroker_tests::{Broker, BrokerOptions, PATIENCE, RawClient, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -101,13 +104,13 @@ struct SmallDisk(TempDir);
 
 impl SmallDisk {
     /// None where mounting is not allowed.
-    fn mount() -> Option<SmallDisk> {
+    fn mount(bytes: u64) -> Option<SmallDisk> {
         if !rustix::process::geteuid().is_root() {
             println!("left out: only root can mount a small file system");
             return None;
         }
         let directory = TempDir::new().unwrap();
-        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=3m", "tmpfs"], directory.path());
+        let mounted = run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"], directory.path());
         if let Err(why) = mounted {
             println!("left out: this root may not mount ({why})");
             return None;
@@ -139,8 +142,115 @@ fn run(program: &str, arguments: &[&str], path: &Path) -> Result<(), String> {
 
 #[test]
 fn a_file_system_without_room() {
-    let Some(disk) = SmallDisk::mount() else { return };
+    let Some(disk) = SmallDisk::mount(3 << 20) else { return };
     let data = disk.path();
     let broker = Broker::start(BrokerOptions::default().args(["--data".as_ref(), data.as_os_str()]));
     get_full_and_recover(broker, |_| disk.grow());
+}
+
+/// Keys that are written again and again, so that the checkpoint stays small and the log grows.
+const KEYS: usize = 24;
+
+/// How writing the same keys in turn ended.
+struct Written {
+    /// Of each key the last write that was acknowledged.
+    acknowledged: BTreeMap<String, u64>,
+    /// False if the broker has ended.
+    is_running: bool,
+}
+
+/// Writes the same keys in turn, one write at a time, until the broker ends or `enough` says so, which is asked now and then.
+fn write_until(broker: &mut Broker, mut enough: impl FnMut(&Broker) -> bool) -> Written {
+    let client = broker.dealer();
+    let end = client.watch_for_the_end();
+    let mut acknowledged = BTreeMap::new();
+    for number in 0..100_000_usize {
+        let (key, value) = (format!("k{}", number % KEYS), format!("{number:0>width$}", width = VALUE_BYTES));
+        client.send(&[json!({"id": number, "op": "put", "key": key, "value": value}).to_string()]);
+        let reply = wait_until(PATIENCE, "an answer or the end", || match client.try_receive(TICK) {
+            Some(frames) => Some(Some(kvbroker_tests::json(&frames[0]))),
+            None => (end.poll(zmq::POLLIN, 0).unwrap() == 1).then_some(None),
+        });
+        match reply {
+            Some(reply) if reply["status"] == "ok" => {
+                acknowledged.insert(key, number as u64);
+            }
+            // The log is as long as it may get without a checkpoint.
+            Some(reply) if reply["error"]["code"] == "busy" => {}
+            Some(reply) => assert_eq!(reply["status"], "unknown", "{reply}"),
+            None => return Written { acknowledged, is_running: false },
+        }
+        if number.is_multiple_of(8) && enough(broker) {
+            return Written { acknowledged, is_running: true };
+        }
+    }
+    panic!("the disk never got full");
+}
+
+const TICK: Duration = Duration::from_millis(20);
+
+/// Everything that was acknowledged is there; and what had no answer may be.
+fn check_written(broker: &Broker, acknowledged: &BTreeMap<String, u64>) {
+    let client = broker.dealer();
+    for (key, number) in acknowledged {
+        let reply = client.ask_json(&json!({"op": "get", "key": key}));
+        let found: u64 = reply["value"].as_str().unwrap().parse().unwrap();
+        assert!(found >= *number, "{key} is {found}, {number} was acknowledged");
+    }
+}
+
+#[test]
+fn a_file_system_gets_full_where_a_segment_ends_and_the_next_begins() {
+    let Some(disk) = SmallDisk::mount(8 << 20) else { return };
+    let data = disk.path();
+    let options = BrokerOptions::default().args(["--data".as_ref(), data.as_os_str()]).args(["--segment-size", "256KiB"]);
+    let mut broker = Broker::start(options);
+    assert_eq!(broker.dealer().ask_json(&json!({"op": "put", "key": "first", "value": 0}))["status"], "ok");
+    // The whole segment has its room now, and there is none beyond it.
+    let segment = data.join("table.txn.00000001");
+    assert!(std::fs::metadata(&segment).unwrap().len() >= 256 << 10);
+    let mut ballast = File::create(data.join("ballast")).unwrap();
+    while ballast.write(&[1; 4096]).is_ok() {}
+    let written = write_until(&mut broker, |_| false);
+    assert!(!written.is_running);
+    let status = broker.wait_for_exit(PATIENCE);
+    assert_eq!(status.code(), Some(DISK_FULL), "{status}; stderr:\n{}", broker.stderr());
+    let told = broker.stderr();
+    let why = told.lines().find(|line| line.starts_with("kvbroker: ")).unwrap_or_default();
+    assert!(why.contains("table.txn.tmp"), "it got full elsewhere than between two segments: {why}");
+    assert!(written.acknowledged.len() > 5, "only {} writes fitted", written.acknowledged.len());
+    std::fs::remove_file(data.join("ballast")).unwrap();
+    broker.restart();
+    check_written(&broker, &written.acknowledged);
+    broker.stop();
+}
+
+#[test]
+fn a_file_system_gets_full_in_a_checkpoint_and_the_broker_serves_on() {
+    // How much room there is decides what comes first, and so does time: some size leaves room for the log and none for the checkpoint.
+    for step in 0..40_u64 {
+        let Some(disk) = SmallDisk::mount((2 << 20) + step * 44 * 1024) else { return };
+        let data = disk.path();
+        let flags = ["--segment-size", "256KiB", "--checkpoint-after", "512KiB", "--history-size", "0"];
+        let mut broker = Broker::start(BrokerOptions::default().args(["--data".as_ref(), data.as_os_str()]).args(flags));
+        let written = write_until(&mut broker, |broker| broker.stat("checkpoint_failures") > 0);
+        disk.grow();
+        if !written.is_running {
+            broker.wait_for_exit(PATIENCE);
+            continue;
+        }
+        assert!(broker.stderr().contains("no checkpoint could be made: no space left"), "{}", broker.stderr());
+        // With room again, the next one succeeds while the broker runs.
+        let made = broker.stat("checkpoints");
+        wait_until(PATIENCE, "a checkpoint once there is room", || (broker.stat("checkpoints") > made).then_some(()));
+        check_written(&broker, &written.acknowledged);
+        assert_eq!(broker.dealer().ask_json(&json!({"op": "put", "key": "afterwards", "value": 1}))["status"], "ok");
+        broker.kill9();
+        broker.restart();
+        check_written(&broker, &written.acknowledged);
+        assert!(broker.stdout().contains("checkpoint"), "it was started from one:\n{}", broker.stdout());
+        broker.stop();
+        return;
+    }
+    panic!("no checkpoint met a full disk");
 }
