@@ -5,6 +5,7 @@
 //! - The thread makes, verifies and publishes them and deletes what the history does not need any more; how is the log's business.
 //! - A checkpoint that fails costs disk space and a longer start, never a write that was acknowledged.
 
+mod checkpointer;
 mod figures;
 mod maker;
 mod nice;
@@ -12,8 +13,7 @@ mod pace;
 mod pauses;
 mod shared;
 mod slices;
-mod thread;
 
+pub use checkpointer::CheckpointThread;
 pub use pace::Behind;
 pub use shared::Checkpoints;
-pub use thread::CheckpointThread;

@@ -218,5 +218,5 @@ impl<M: Maker> Checkpointing<M> {
 }
 
 #[cfg(test)]
-#[path = "thread_tests.rs"]
+#[path = "checkpointer_tests.rs"]
 mod tests;
