@@ -14,13 +14,14 @@ mod life;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use kvbroker_log::{
     CheckpointPolicy, CheckpointRecord, Checkpointer, DiskStorage, FileLog, GroupRef, Log, LogOptions, MergeState, OsEntropy,
     Replay, Storage, SyncMode, VisitError,
 };
-use kvbroker_tests::{Broker, BrokerOptions, Home, PATIENCE, RawClient, wait_until};
+use kvbroker_tests::{Broker, BrokerOptions, Home, PATIENCE, RawClient, program, wait_until};
 use life::{Exchange, new_session, ok};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -117,6 +118,21 @@ fn every_released_format_is_opened_and_goes_on() {
     }
 }
 
+/// The offline check of this build finds nothing wrong with it, and changes nothing.
+fn check(home: &Home, directory: &Path) {
+    let files = || -> BTreeMap<PathBuf, Vec<u8>> {
+        let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    };
+    let before = files();
+    let mut command = Command::new(program("kvbroker"));
+    command.args([PROJECT, "check", "--data"]).arg(directory).env("KVBROKER_HOME", home.path()).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("revision"), "{}: {said}{errors}", output.status);
+    assert_eq!(files(), before);
+}
+
 fn goes_on(directory: &Path) {
     let expected: Expected = serde_json::from_slice(&fs::read(directory.join(EXPECTED)).unwrap()).unwrap();
     let home = Home::new();
@@ -125,6 +141,7 @@ fn goes_on(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != EXPECTED) {
         fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
     }
+    check(&home, &copy);
     let mut broker = Broker::start(start(&home));
     let client = broker.dealer();
     let there = |client: &RawClient, key: &str| ok(client, &json!({"op": "exists", "key": key}))["exists"] == true;
