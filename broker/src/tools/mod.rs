@@ -31,7 +31,7 @@ pub(crate) use place::Place;
 
 use crate::args::Config;
 
-/// The line behind the project's name.
+/// Does something about a project's broker or its data instead of running it
 #[derive(Debug, Parser)]
 #[command(subcommand_value_name = "VERB", subcommand_help_heading = "Verbs", max_term_width = 100)]
 struct VerbLine {
