@@ -209,13 +209,19 @@ fn a_broker_under_load_looks_whole_at_every_moment() {
     wait_until(PATIENCE, "segments were removed", || {
         (!broker.data_directory().join("table.txn.00000001").exists()).then_some(())
     });
+    const BUSY: i32 = 7;
     let mut revision = 0;
     for _ in 0..8 {
         let check = verb(broker.home(), &["busy", "check", "--json"]);
+        if check.code == Some(BUSY) {
+            // It could not keep up, and claims nothing.
+            assert!(check.text().is_empty() && check.stderr.contains("faster than they can be checked"), "{}", check.stderr);
+            continue;
+        }
         assert_eq!(check.code, Some(0), "{}\n{}", check.text(), check.stderr);
         let lines = check.json_lines();
         let said = summary(&lines);
-        assert!(said["revision"].as_u64() > Some(revision) && said["keys"] == json!(50), "{said}");
+        assert!(said["revision"].as_u64() >= Some(revision) && said["keys"] == json!(50), "{said}");
         revision = said["revision"].as_u64().unwrap();
         assert!(lines.iter().any(|line| line["type"] == "checkpoint"), "{lines:?}");
         for words in [&["busy", "dump", "--json"][..], &["busy", "stats", "--json"]] {
@@ -224,6 +230,7 @@ fn a_broker_under_load_looks_whole_at_every_moment() {
         }
     }
     is_over.store(true, Ordering::Relaxed);
+    assert!(revision > 0, "at least one check kept up");
     assert!(writer.join().unwrap() >= revision);
     let stats = verb(broker.home(), &["busy", "stats", "--json"]).json();
     assert!(stats["checkpoint"]["records"].as_u64() > Some(0) && stats["checkpoint"]["digest"].is_string(), "{stats}");
