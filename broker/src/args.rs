@@ -75,7 +75,7 @@ pub(crate) struct Args {
     /// When writes are on disk: `always` before they are acknowledged, every so many milliseconds, or `never`
     #[arg(long, value_name = "always|MS|never", default_value = "always", value_parser = parse_sync, env = "KVBROKER_SYNC")]
     sync: SyncMode,
-    /// How long a change can at least be read back with `history`, unless --history-size ends that earlier
+    /// How long a change can at least be read back with `history`, unless --history-size or a nearly full disk ends that earlier
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration, env = "KVBROKER_HISTORY_AGE")]
     history_age: Duration,
     /// Most room for the part of the log that is kept for `history` alone
@@ -178,6 +178,9 @@ impl Args {
             return Err("--owner must be a short name without control characters".to_owned());
         }
         let catalogs = CatalogList::from_env(self.catalog.as_deref()).map_err(|error| error.to_string())?;
+        // Only what is sealed can be taken into a checkpoint.
+        let segment_bytes = self.segment_size.0.min(self.checkpoint_after.0);
+        let defaults = CheckpointPolicy::default();
         Ok(Config {
             project,
             words: self.words,
@@ -188,13 +191,14 @@ impl Args {
             catalogs,
             owner,
             sync: self.sync,
-            // Only what is sealed can be taken into a checkpoint.
-            segment_bytes: self.segment_size.0.min(self.checkpoint_after.0),
+            segment_bytes,
             checkpoints: CheckpointPolicy {
                 floor_bytes: self.checkpoint_after.0,
                 history_ms: u64::try_from(self.history_age.as_millis()).unwrap_or(u64::MAX),
                 history_bytes: self.history_size.0,
-                ..CheckpointPolicy::default()
+                // The room is looked at whenever a segment is sealed.
+                reserve_bytes: defaults.reserve_bytes.max(segment_bytes),
+                ..defaults
             },
             ready_file: self.ready_file,
             grace: self.grace,

@@ -5,17 +5,20 @@
 //!   directory synced; never before.
 //! - A segment is removed only if a checkpoint covers it that *this* checkpointer has published: that the one found at a start has its
 //!   name durably is not known, for a failed sync leaves what looks the same. Oldest first, the directory synced after each.
+//! - History gives way to the log: while the disk has less than [`CheckpointPolicy::reserve_bytes`], what may be removed at all is
+//!   removed before its time. And a checkpoint gives way to the log: it ends before it takes the log's last room.
 //! - Once something that a checkpoint is made from could not be read back, nothing is removed until one made from memory is in force.
 //!
 //! Caveats: after an error the files of the unfinished checkpoint are removed, and the [`Merging`] is of no use any more. A
-//! [`CheckpointError::Fatal`] ends the process as an error of the log does.
+//! [`CheckpointError::Fatal`] ends the process as an error of the log does. Where it is not known how much room a disk has, history
+//! stays for its time.
 
 use std::io;
 use std::sync::Arc;
 
 use crate::checkpoint::{
-    BaseRecords, CHECKPOINT_FILE, CheckpointReader, CheckpointSummary, Merge, MergeBase, MergeError, MergeOptions, MergeState,
-    remove_checkpoint_temporaries,
+    BaseRecords, CHECKPOINT_FILE, CHECKPOINT_TEMPORARY, CheckpointReader, CheckpointSummary, Merge, MergeBase, MergeError,
+    MergeOptions, MergeState, remove_checkpoint_temporaries,
 };
 use crate::entropy::{Entropy, random_u64};
 use crate::error::LogError;
@@ -36,14 +39,27 @@ pub struct CheckpointPolicy {
     pub history_ms: u64,
     /// Covered segments are kept up to so many bytes in all.
     pub history_bytes: u64,
+    /// While the disk has less room than this, covered segments are removed before their time. Bytes.
+    pub reserve_bytes: u64,
 }
 
 impl Default for CheckpointPolicy {
-    /// A floor of 64 MiB; 32 MiB of memory; 4 MiB between syncs; an hour or 4 GiB of history.
+    /// A floor of 64 MiB; 32 MiB of memory; 4 MiB between syncs; an hour or 4 GiB of history. A reserve of 512 MiB: as long as the log
+    /// of a small table may get before its writers must wait (256 MiB), with the sorted runs of it.
     fn default() -> Self {
-        Self { floor_bytes: 64 << 20, memory_bytes: 32 << 20, sync_bytes: 4 << 20, history_ms: 3_600_000, history_bytes: 4 << 30 }
+        Self {
+            floor_bytes: 64 << 20,
+            memory_bytes: 32 << 20,
+            sync_bytes: 4 << 20,
+            history_ms: 3_600_000,
+            history_bytes: 4 << 30,
+            reserve_bytes: 512 << 20,
+        }
     }
 }
+
+/// Room that a checkpoint leaves to the log: a segment, but no more than this. In bytes.
+const LOG_ROOM_MAX: u64 = 64 << 20;
 
 impl CheckpointPolicy {
     /// How much of the log makes a checkpoint due: half of the one in force, but at least the floor, and at least a segment: what is not
@@ -63,10 +79,10 @@ impl CheckpointPolicy {
 pub enum CheckpointError {
     /// The checkpoint in force or a segment behind it can't be read as it was written. From now on nothing is removed; the next
     /// checkpoint must come from memory.
-    #[error("a checkpoint can't be made from the files: {0}")]
+    #[error("a checkpoint can't be made from the files: {}", .0.fact())]
     Damaged(#[source] LogError),
     /// There is no room, or what was written didn't read back. Nothing is lost; it may be tried again.
-    #[error("a checkpoint can't be written now: {0}")]
+    #[error("a checkpoint can't be written now: {}", .0.fact())]
     Later(#[source] LogError),
     /// A sync failed, or the disk did: the process must end as when the log fails.
     #[error("{0}")]
@@ -138,9 +154,40 @@ impl Checkpointer {
         &self.policy
     }
 
-    /// True if enough of the log is sealed for the next checkpoint.
+    /// True if enough of the log is sealed for the next checkpoint, or if only a new one lets history go whose room is needed.
     pub fn is_due(&self) -> bool {
-        self.segments.sealed_bytes() > self.policy.due_bytes(&self.segments)
+        self.segments.sealed_bytes() > self.policy.due_bytes(&self.segments) || self.is_wanted_for_room()
+    }
+
+    /// True if history would give way, but the checkpoint that was found at the start doesn't let it go, and there is room for a new one.
+    fn is_wanted_for_room(&self) -> bool {
+        if self.published || self.damaged || self.segments.history_bytes() == 0 {
+            return false;
+        }
+        let log_bytes = self.segments.sealed_bytes();
+        let runs_bytes = if log_bytes > self.policy.memory_bytes as u64 { log_bytes } else { 0 };
+        let checkpoint_bytes = self.segments.checkpoint().map_or(0, |checkpoint| checkpoint.bytes);
+        let needed = checkpoint_bytes + log_bytes + runs_bytes + self.log_room();
+        self.free_bytes().is_some_and(|free| (needed..self.policy.reserve_bytes).contains(&free))
+    }
+
+    /// True while the disk has less room than the reserve: [`Checkpointer::trim`] then takes history before its time.
+    pub fn is_low(&self) -> bool {
+        self.missing_bytes() > 0
+    }
+
+    /// What the disk lacks of the reserve.
+    fn missing_bytes(&self) -> u64 {
+        self.free_bytes().map_or(0, |free| self.policy.reserve_bytes.saturating_sub(free))
+    }
+
+    /// A disk that fails to tell fails elsewhere, if it does: asking changed nothing.
+    fn free_bytes(&self) -> Option<u64> {
+        self.storage.free_bytes().unwrap_or_default()
+    }
+
+    fn log_room(&self) -> u64 {
+        self.segments.segment_bytes().min(LOG_ROOM_MAX)
     }
 
     /// True if what a checkpoint is made from could not be read back, and none was made from memory since.
@@ -209,6 +256,11 @@ impl Checkpointer {
     /// # Errors
     /// See [`CheckpointError`]. The files of this checkpoint are gone then, and `merging` is of no use any more.
     pub fn advance(&mut self, merging: &mut Merging, bytes: u64) -> Result<Progress, CheckpointError> {
+        if merging.merge.needs_room() && self.free_bytes().is_some_and(|free| free < self.log_room()) {
+            let source = io::Error::new(io::ErrorKind::StorageFull, "what room is left is kept for the log");
+            let full = LogError::Full { path: self.storage.path(CHECKPOINT_TEMPORARY), source };
+            return Err(self.failed(CheckpointError::Later(full)));
+        }
         let mut advance = merging.merge.advance(bytes).map_err(|error| self.merge_failed(error))?;
         if !merging.has_end && merging.merge.has_base() {
             merging.merge.set_end(self.segments.open_segment());
@@ -266,12 +318,15 @@ impl Checkpointer {
     }
 
     /// Removes the segments that are neither needed nor history any more at `now_ms`, in the time of the stamps. Gives their number.
+    /// May be called while a checkpoint is being made.
     ///
     /// # Errors
     /// `Fatal`: the removal of a file or a sync of the directory failed.
     pub fn trim(&mut self, now_ms: u64) -> Result<u64, CheckpointError> {
         let mut removed = 0;
-        while let Some(number) = self.oldest_to_go(now_ms) {
+        // Asked once: some file systems give the room of a removed file back late, and no history is to go for that.
+        let mut missing = self.missing_bytes();
+        while let Some(Oldest { number, bytes, is_early }) = self.oldest_to_go(now_ms, missing > 0) {
             let name = segment_name(number);
             match self.storage.remove(&name) {
                 // Someone was faster; what counts is that it is gone.
@@ -284,26 +339,37 @@ impl Checkpointer {
             self.storage
                 .sync_directory()
                 .map_err(|source| CheckpointError::Fatal(LogError::io("sync", self.storage.path(""), source)))?;
-            self.segments.removed(number);
+            self.segments.removed(number, is_early.then_some(bytes));
+            missing = missing.saturating_sub(bytes);
             removed += 1;
         }
         Ok(removed)
     }
 
     /// The oldest segment, if it may go.
-    fn oldest_to_go(&self, now_ms: u64) -> Option<u64> {
+    fn oldest_to_go(&self, now_ms: u64, is_low: bool) -> Option<Oldest> {
         if !self.published || self.damaged {
             return None;
         }
         let checkpoint = self.segments.checkpoint()?;
         let list = self.segments.list();
         // What is in a segment is as old as the header of the next one says, or older.
-        let (number, next) = match self.segments.leftovers().first() {
-            Some(leftover) => (leftover.number, list.first()?),
-            None => (list.first()?.number, list.get(1)?),
+        let (number, bytes, next) = match (self.segments.leftovers().first(), list.as_slice()) {
+            (Some(leftover), [next, ..]) => (leftover.number, leftover.bytes, next),
+            (None, [first, next, ..]) => (first.number, first.bytes, next),
+            _ => return None,
         };
         let is_old = now_ms.saturating_sub(next.stamp_ms) >= self.policy.history_ms;
         let is_too_much = self.segments.history_bytes() > self.policy.history_bytes;
-        (number < checkpoint.next_segment && (is_old || is_too_much)).then_some(number)
+        let is_early = !is_old && !is_too_much;
+        (number < checkpoint.next_segment && (is_low || !is_early)).then_some(Oldest { number, bytes, is_early })
     }
+}
+
+/// The oldest segment, which may go.
+struct Oldest {
+    number: u64,
+    bytes: u64,
+    /// It goes for its room alone.
+    is_early: bool,
 }

@@ -12,6 +12,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::storage::{Storage, StorageFile};
 
 /// One directory of a real file system.
@@ -114,6 +116,15 @@ impl Storage for DiskStorage {
 
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        match rustix::fs::statvfs(&self.directory) {
+            // File systems that don't count, some made of processes and some of networks, say that they have nothing at all.
+            Ok(found) => Ok((found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))),
+            Err(Errno::NOSYS | Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {

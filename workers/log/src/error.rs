@@ -14,8 +14,8 @@ use crate::report::VisitError;
 pub enum LogError {
     /// Something that was once durable can't be read back as it was written.
     #[error(
-        "{} is damaged at byte {offset}: {what}. Nothing was changed. Restore the data directory from a \
-         backup, or copy it aside before trying anything else.", file.display()
+        "{}. Nothing was changed. Restore the data directory from a backup, or copy it aside before trying anything else.",
+        self.fact()
     )]
     Damaged {
         /// The damaged file.
@@ -54,7 +54,7 @@ pub enum LogError {
         source: VisitError,
     },
     /// The disk or the quota is full. Nothing of the batch was acknowledged.
-    #[error("no space left for {}: free some and start again. Every acknowledged write is kept.", path.display())]
+    #[error("{}: free some and start again. Every acknowledged write is kept.", self.fact())]
     Full {
         /// The file that could not grow.
         path: PathBuf,
@@ -102,6 +102,15 @@ impl LogError {
             | Self::BadBatch(_)
             | Self::BadRecord(_)
             | Self::OutOfService(_) => 12,
+        }
+    }
+
+    /// What happened, without the advice to whoever finds the process ended by it: for one that goes on.
+    pub fn fact(&self) -> String {
+        match self {
+            Self::Damaged { file, offset, what } => format!("{} is damaged at byte {offset}: {what}", file.display()),
+            Self::Full { path, .. } => format!("no space left for {}", path.display()),
+            error => error.to_string(),
         }
     }
 

@@ -372,8 +372,9 @@ impl Log for FileLog {
     }
 
     fn stats(&self) -> LogStats {
-        let list = self.segments.list();
-        LogStats { bytes: list.iter().map(|segment| segment.bytes).sum(), segments: list.len() as u64, ..self.stats }
+        let segments = &self.segments;
+        let files = segments.list().len() + segments.leftovers().len();
+        LogStats { bytes: segments.log_bytes() + segments.history_bytes(), segments: files as u64, ..self.stats }
     }
 }
 

@@ -69,6 +69,6 @@ pub use repair::{Damage, Gap, Loss, Remains, Remedy, RepairError, RepairPlan, Ve
 pub use replay::{CheckpointRecord, Replay};
 pub use report::{Cut, EpochReason, HistoryReport, RecoveryReport, VisitError};
 pub use restore::{Restore, RestoreError, RestoreReport};
-pub use segments::{CheckpointInfo, Leftover, SegmentInfo, Segments};
+pub use segments::{CheckpointInfo, GivenUp, Leftover, SegmentInfo, Segments};
 pub use sim::{CrashChoice, Fault, SimStorage, Tear, TearDetail};
 pub use storage::{Storage, StorageFile};

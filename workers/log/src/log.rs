@@ -85,9 +85,9 @@ impl Persisted {
 /// Figures for `stats`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
-    /// Bytes of log in all segments, without room allocated ahead.
+    /// Bytes of log in all segments, history included, without room allocated ahead.
     pub bytes: u64,
-    /// Segments.
+    /// Files of segments, history included.
     pub segments: u64,
     /// Batches appended since the start, markers included.
     pub batches: u64,

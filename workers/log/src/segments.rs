@@ -64,6 +64,15 @@ pub struct CheckpointInfo {
     pub bytes: u64,
 }
 
+/// History that was removed before its time, because the disk had too little room: since the log was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Segments.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// The checkpoint and segments of a log in service.
 #[derive(Debug)]
 pub struct Segments {
@@ -83,6 +92,7 @@ struct State {
     log_bytes: u64,
     /// Bytes of those that it covers.
     history_bytes: u64,
+    given_up: GivenUp,
     /// Counts seals, publications and calls of [`Segments::wake`].
     changes: u64,
 }
@@ -165,6 +175,11 @@ impl Segments {
         self.state().history_bytes
     }
 
+    /// History that had to go early.
+    pub fn given_up(&self) -> GivenUp {
+        self.state().given_up
+    }
+
     /// Counts what [`Segments::wait`] waits for.
     pub fn changes(&self) -> u64 {
         self.state().changes
@@ -213,9 +228,13 @@ impl Segments {
         });
     }
 
-    /// The oldest segment was removed.
-    pub(crate) fn removed(&self, number: u64) {
+    /// The oldest segment was removed; `given_up` are its bytes if that was before its time.
+    pub(crate) fn removed(&self, number: u64, given_up: Option<u64>) {
         let mut state = self.state();
+        if let Some(bytes) = given_up {
+            state.given_up.segments += 1;
+            state.given_up.bytes += bytes;
+        }
         state.segments.retain(|segment| segment.number != number);
         state.leftovers.retain(|leftover| leftover.number != number);
         state.count();

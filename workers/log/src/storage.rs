@@ -5,7 +5,8 @@
 //! - After an error of any operation the caller stops using the storage. A failed sync is never tried again: the pages count
 //!   as clean afterwards although the disk never got them.
 //!
-//! Caveat: names are plain file names chosen by this crate. They are not checked for separators.
+//! Caveats: names are plain file names chosen by this crate. They are not checked for separators. How much room is left is old when it
+//! is told, and no promise: quotas of users are not in it, and others write, too.
 
 use std::io;
 use std::path::PathBuf;
@@ -55,6 +56,14 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// A failure is final, see the module.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// Room that is left for this process, bytes; `None` where that is not known.
+    ///
+    /// # Errors
+    /// What the file system says; nothing depends on it.
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
 
     /// How messages call a file (or, with an empty name, the directory).
     fn path(&self, name: &str) -> PathBuf;

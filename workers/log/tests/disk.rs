@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvbroker_log::{
     BatchBuilder, Cause, DiskStorage, EpochReason, FileLog, GroupRef, Log, LogError, LogOptions, LogReader, PersistLevel,
-    RecordRef, RecoveryReport, SessionRef, SyncMode,
+    RecordRef, RecoveryReport, SessionRef, Storage, SyncMode,
 };
 
 /// A group as the visitor saw it: revision, cause, session, stamp, records (a delete has no value).
@@ -207,4 +207,13 @@ fn a_reader_follows_the_log_in_service_and_stops_at_the_proof() {
     let mut again = LogReader::after(storage(), 0).unwrap().unwrap();
     let error = again.read(&log.persisted(), &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_disk_tells_how_much_room_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = DiskStorage::open(directory.path()).unwrap();
+    assert!(storage.free_bytes().unwrap().is_some_and(|bytes| bytes > 0));
+    std::fs::remove_dir(directory.path()).unwrap();
+    assert!(storage.free_bytes().is_err());
 }

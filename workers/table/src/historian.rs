@@ -109,7 +109,10 @@ impl Historian {
             Ok(()) => return,
             Err(Ended::Stopping) => stopping(),
             Err(Ended::Failed(error)) => {
-                tracing::error!("the log could not be read back for a history: {error}");
+                let why = error.fact();
+                tracing::error!(
+                    "the log could not be read back for a history: {why} (The broker goes on: the table is in memory.)"
+                );
                 let message = "the broker could not read its log back; its own messages say what is wrong with it";
                 Failure::new(ErrorCode::Internal, message)
             }

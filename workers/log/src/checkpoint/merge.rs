@@ -132,6 +132,11 @@ impl Merge {
         }
     }
 
+    /// True while it may write more than it has written.
+    pub(crate) fn needs_room(&self) -> bool {
+        !matches!(self.phase, Phase::Finish(_) | Phase::Done(_) | Phase::Failed)
+    }
+
     /// Reads and writes about `bytes` bytes.
     ///
     /// # Errors

@@ -11,7 +11,7 @@
 
 mod choice;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -51,6 +51,8 @@ struct State {
     fault: Option<(u64, Fault)>,
     /// The next sync of the file of this name loses a write and doesn't say so.
     lie: Option<String>,
+    /// Room for all files, bytes.
+    capacity: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -168,6 +170,20 @@ impl State {
         }
     }
 
+    /// Room that is left, if there is a bound.
+    fn free_bytes(&self) -> Option<u64> {
+        let capacity = self.capacity?;
+        let inodes: BTreeSet<_> = self.names.values().collect();
+        let used: usize = inodes.into_iter().map(|&inode| self.inodes[inode].cache.len()).sum();
+        Some(capacity.saturating_sub(used as u64))
+    }
+
+    /// True if a file can't become so long.
+    fn has_no_room(&self, inode: usize, length: usize) -> bool {
+        let more = length.saturating_sub(self.inodes[inode].cache.len()) as u64;
+        more > 0 && self.free_bytes().is_some_and(|free| more > free)
+    }
+
     fn finish(&self, stops: bool) -> io::Result<()> {
         if stops { Err(stopped()) } else { Ok(()) }
     }
@@ -177,6 +193,9 @@ impl State {
         let full = self.take_fault(|fault| fault == Fault::Full).is_some();
         let bytes = if full { &bytes[..bytes.len() / 2] } else { bytes };
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        if self.has_no_room(inode, offset.saturating_add(bytes.len())) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let cache = Arc::make_mut(&mut self.inodes[inode].cache);
         let extends = offset + bytes.len() > cache.len();
         write_image(cache, offset, bytes);
@@ -187,13 +206,15 @@ impl State {
     fn set_length(&mut self, inode: usize, length: u64, may_be_full: bool) -> io::Result<()> {
         let stops = self.count()?;
         let full = may_be_full && self.take_fault(|fault| fault == Fault::Full).is_some();
-        let cache = Arc::make_mut(&mut self.inodes[inode].cache);
-        let from = cache.len();
+        let from = self.inodes[inode].cache.len();
         let mut to = usize::try_from(length).map_err(io::Error::other)?;
         if full {
             to = from + to.saturating_sub(from) / 2;
         }
-        cache.resize(to, 0);
+        if self.has_no_room(inode, to) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Arc::make_mut(&mut self.inodes[inode].cache).resize(to, 0);
         self.pending.push(Pending::Length { inode, from, to });
         if full { Err(io::ErrorKind::StorageFull.into()) } else { self.finish(stops) }
     }
@@ -235,7 +256,7 @@ impl State {
                 kept.iter().for_each(|operation| self.apply(operation));
             }
         }
-        let mut disk = Self::default();
+        let mut disk = Self { capacity: self.capacity, ..Self::default() };
         let mut moved = BTreeMap::new();
         for (name, inode) in self.durable_names {
             let inode = *moved.entry(inode).or_insert_with(|| {
@@ -298,6 +319,11 @@ impl SimStorage {
     /// call from then on fails.
     pub fn stop_at(&self, number: u64) {
         self.state().stop_at = Some(number);
+    }
+
+    /// The disk has room for so many bytes of files in all, names not counted; without this, for everything.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state().capacity = Some(bytes);
     }
 
     /// True once the machine has stopped.
@@ -465,6 +491,10 @@ impl Storage for SimStorage {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.state().sync(None)
+    }
+
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(self.state().free_bytes())
     }
 
     fn path(&self, name: &str) -> PathBuf {

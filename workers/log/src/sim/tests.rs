@@ -306,3 +306,22 @@ fn damage_is_seen_by_everybody() {
     disk.sync_directory().unwrap();
     assert_eq!(disk.after_power_failure(&CrashChoice::DropAll).contents("a").unwrap(), [b'a', !b'b', b'c']);
 }
+
+#[test]
+fn a_disk_with_a_bound_gets_full_and_a_removed_file_makes_room() {
+    let disk = SimStorage::new();
+    assert_eq!(disk.free_bytes().unwrap(), None);
+    disk.set_capacity(10);
+    write(&disk, "a", b"seven b");
+    assert_eq!(disk.free_bytes().unwrap(), Some(3));
+    let file = disk.create("b").unwrap();
+    assert_eq!(file.write_at(b"four", 0).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(file.extend(0, 4).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(disk.contents("b").unwrap(), b"");
+    write(&disk, "a", b"SEVEN B");
+    disk.remove("a").unwrap();
+    assert_eq!(disk.free_bytes().unwrap(), Some(10));
+    file.extend(0, 10).unwrap();
+    assert_eq!(disk.after_kill().free_bytes().unwrap(), Some(0));
+    assert_eq!(disk.after_power_failure(&CrashChoice::DropAll).free_bytes().unwrap(), Some(10));
+}

@@ -165,6 +165,10 @@ impl Storage for LyingDisk {
         if renamed && self.bug == PlantedBug::CheckpointNameNotSynced { Ok(()) } else { self.disk.sync_directory() }
     }
 
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        self.disk.free_bytes()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.disk.path(name)
     }

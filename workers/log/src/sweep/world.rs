@@ -237,6 +237,7 @@ impl World {
             sync_bytes: 300,
             history_ms: self.history_kept.ms,
             history_bytes: self.history_kept.bytes,
+            reserve_bytes: 0,
         };
         let entropy: Box<dyn Entropy> = match self.bug {
             Some(PlantedBug::StaleRunTaken) => Box::new(SameSalts),

@@ -4,3 +4,4 @@
 mod bench;
 mod making;
 mod recovery;
+mod room;

@@ -12,7 +12,14 @@ use kvbroker_log::{
 use crate::bench::{Model, Table, Taken, open, open_as, segment};
 
 fn policy() -> CheckpointPolicy {
-    CheckpointPolicy { floor_bytes: 2000, memory_bytes: 8 << 10, sync_bytes: 4000, history_ms: 0, history_bytes: 1 << 30 }
+    CheckpointPolicy {
+        floor_bytes: 2000,
+        memory_bytes: 8 << 10,
+        sync_bytes: 4000,
+        history_ms: 0,
+        history_bytes: 1 << 30,
+        reserve_bytes: 0,
+    }
 }
 
 fn checkpointer_with(disk: &SimStorage, log: &FileLog, policy: CheckpointPolicy) -> Checkpointer {

@@ -1,5 +1,7 @@
 //! The checkpointer: a thread that makes checkpoints when they are due, at the pace of [`Bucket`], and trims the history.
 //!
+//! - **Little room**: history is given up for it, between checkpoints and while one is made; said once, counted. One that is made then is
+//!   made as fast as can be.
 //! - **No room**: said once, counted, and tried again after longer and longer pauses. Nothing else is affected.
 //! - **Damage** in what a checkpoint is made from: said as an error, shown by `stats`. The next one is made from the table in memory, at
 //!   once, since until there is one a start would be refused.
@@ -20,7 +22,7 @@ use super::slices::MemoryBase;
 use crate::clock::Clock;
 use crate::stamper::Stamper;
 
-/// How often the age of the history is looked at.
+/// How often the age of the history is looked at; and the room on the disk, unless a segment is sealed earlier.
 const TRIM_EVERY_US: u64 = 10_000_000;
 
 /// How long to wait for the worker before looking at the pace again.
@@ -64,6 +66,8 @@ pub(crate) struct Checkpointing<M> {
     trim_at_us: u64,
     /// The files can't be trusted: the next one is made from the table.
     from_memory: bool,
+    /// That history went before its time was said.
+    said_given_up: bool,
 }
 
 impl<M: Maker> Checkpointing<M> {
@@ -74,7 +78,17 @@ impl<M: Maker> Checkpointing<M> {
         clock: Box<dyn Clock>,
         stamper: Stamper,
     ) -> Checkpointing<M> {
-        Checkpointing { maker, shared, segments, clock, stamper, pauses: Pauses::default(), trim_at_us: 0, from_memory: false }
+        Checkpointing {
+            maker,
+            shared,
+            segments,
+            clock,
+            stamper,
+            pauses: Pauses::default(),
+            trim_at_us: 0,
+            from_memory: false,
+            said_given_up: false,
+        }
     }
 
     /// Runs until it is stopped.
@@ -104,18 +118,32 @@ impl<M: Maker> Checkpointing<M> {
             self.make()?;
             self.trim_at_us = 0;
         }
-        if self.now_us() >= self.trim_at_us {
-            self.trim_at_us = self.now_us().saturating_add(TRIM_EVERY_US);
-            let stamp_ms = self.stamper.stamp_ms(self.clock.now());
-            let removed = self.maker.trim(stamp_ms)?;
-            if removed > 0 {
-                tracing::debug!(segments = removed, "the history was trimmed");
-            }
+        if self.now_us() >= self.trim_at_us || self.maker.is_low() {
+            self.trim()?;
         }
         let now_us = self.now_us();
         let next_us = self.trim_at_us.saturating_sub(now_us);
         let pause_us = self.pauses.left_us(now_us);
         Ok(if is_due && pause_us > 0 { next_us.min(pause_us) } else { next_us })
+    }
+
+    fn trim(&mut self) -> Result<(), CheckpointError> {
+        self.trim_at_us = self.now_us().saturating_add(TRIM_EVERY_US);
+        let stamp_ms = self.stamper.stamp_ms(self.clock.now());
+        let removed = self.maker.trim(stamp_ms)?;
+        if removed > 0 {
+            tracing::debug!(segments = removed, "the history was trimmed");
+        }
+        let given_up = self.segments.given_up();
+        if given_up.bytes > 0 && !self.said_given_up {
+            self.said_given_up = true;
+            tracing::warn!(
+                "the disk is nearly full: history is deleted before its time, so that writes find room ({} MiB so far; stats go on \
+                 counting)",
+                given_up.bytes >> 20
+            );
+        }
+        Ok(())
     }
 
     fn now_us(&self) -> u64 {
@@ -135,8 +163,14 @@ impl<M: Maker> Checkpointing<M> {
             if self.shared.is_stopping() {
                 return self.maker.give_up(merging);
             }
+            let is_low = self.maker.is_low();
+            if is_low {
+                self.trim()?;
+            }
+            // When it is finished there is more room.
+            let rate = if is_low { None } else { self.shared.behind().rate() };
             // A segment that is sealed meanwhile ends the wait, and may change the rate.
-            match bucket.allow(self.now_us(), self.shared.behind().rate()) {
+            match bucket.allow(self.now_us(), rate) {
                 Err(wait) => seen = self.segments.wait(seen, wait),
                 Ok(bytes) => {
                     let progress = self.maker.advance(&mut merging, bytes)?;
@@ -198,7 +232,7 @@ impl<M: Maker> Checkpointing<M> {
         // From memory it may work at once; what fails there fails for another reason.
         let in_a_row = if is_damage && !self.from_memory { 0 } else { self.pauses.failed(self.now_us()) };
         self.from_memory |= is_damage;
-        let why = error.into_source();
+        let why = error.into_source().fact();
         self.shared.failed(&why, is_damage);
         if is_damage {
             tracing::error!(

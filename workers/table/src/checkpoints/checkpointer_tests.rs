@@ -27,6 +27,7 @@ enum Next {
 #[derive(Default)]
 struct Script {
     is_due: bool,
+    is_low: bool,
     steps: VecDeque<Next>,
     trim: Option<CheckpointError>,
     /// "begin", "memory", "step", "give up"; no trims.
@@ -79,6 +80,10 @@ impl Maker for Fake {
     fn give_up(&mut self, (): ()) -> Result<(), CheckpointError> {
         self.script().asked.push("give up");
         Ok(())
+    }
+
+    fn is_low(&self) -> bool {
+        self.script().is_low
     }
 
     fn trim(&mut self, _: u64) -> Result<u64, CheckpointError> {
@@ -226,4 +231,21 @@ fn a_stop_ends_the_wait_for_the_worker() {
         std::thread::yield_now();
     }
     assert_eq!(bench.stop(), ["begin", "step"]);
+}
+
+#[test]
+fn with_little_room_history_is_looked_at_whenever_something_happens_and_the_pace_is_not_kept() {
+    let mut bench = Bench::start([Next::End]);
+    bench.until("it is made", |bench| bench.fake.script().trims == 1);
+    bench.fake.script().is_low = true;
+    bench.segments.wake();
+    // The clock stands still.
+    bench.until("without waiting for its time", |bench| bench.fake.script().trims >= 2);
+    let steps = 3 * STEP_MAX / 100_000;
+    bench.fake.script().steps.extend((0..steps).map(|_| Next::Half(100_000)).chain([Next::End]));
+    bench.fake.script().is_due = true;
+    bench.segments.wake();
+    bench.until("it is made without a pause", |bench| bench.shared.standing().made == 2);
+    assert!(bench.fake.script().trims > steps, "and history is looked at meanwhile");
+    bench.stop();
 }

@@ -14,7 +14,8 @@ impl Checkpoints {
         let CheckpointInfo { revision, stamp_ms, records, bytes: checkpoint_bytes, next_segment } =
             checkpoint.unwrap_or(CheckpointInfo { next_segment: 0, revision: 0, stamp_ms: now_ms, records: 0, bytes: 0 });
         let list = self.segments().map(|segments| segments.list()).unwrap_or_default();
-        let kept = list.iter().filter(|segment| segment.number < next_segment);
+        let kept = list.iter().filter(|segment| segment.number < next_segment).count();
+        let leftovers = self.segments().map_or(0, |segments| segments.leftovers().len());
         let Standing { doing, percent, made, failures, last_ms, damage } = self.standing().clone();
         let numbers = [
             ("checkpoints", made),
@@ -28,8 +29,9 @@ impl Checkpoints {
             ("behind_bytes", bytes),
             ("behind_bytes_max", bytes_max),
             ("history_log_oldest", list.first().map_or(0, |segment| segment.base_revision + 1)),
-            ("history_log_bytes", kept.clone().map(|segment| segment.bytes).sum()),
-            ("history_log_segments", kept.count() as u64),
+            ("history_log_bytes", self.segments().map_or(0, |segments| segments.history_bytes())),
+            ("history_log_segments", (kept + leftovers) as u64),
+            ("history_log_given_up_bytes", self.segments().map_or(0, |segments| segments.given_up().bytes)),
         ];
         let doing = match doing {
             Doing::Nothing => "idle".to_owned(),

@@ -24,6 +24,9 @@ pub(crate) trait Maker {
     /// Removes what an unfinished one has left.
     fn give_up(&mut self, merging: Self::Merging) -> Result<(), CheckpointError>;
 
+    /// True while the disk has too little room, so that history goes before its time.
+    fn is_low(&self) -> bool;
+
     /// Deletes what the history does not need any more at this time of the stamps; gives the number of segments.
     fn trim(&mut self, now_ms: u64) -> Result<u64, CheckpointError>;
 }
@@ -50,6 +53,10 @@ impl Maker for Checkpointer {
 
     fn give_up(&mut self, merging: Merging) -> Result<(), CheckpointError> {
         Checkpointer::give_up(self, merging)
+    }
+
+    fn is_low(&self) -> bool {
+        Checkpointer::is_low(self)
     }
 
     fn trim(&mut self, now_ms: u64) -> Result<u64, CheckpointError> {
