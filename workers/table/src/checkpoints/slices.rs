@@ -3,6 +3,8 @@
 //! - One request at a time, and an answer is bounded: requests of clients wait for a slice as they would for a small turn.
 //! - The worker seals the log before the first slice and after the last one. What changed in between is in the segments between the
 //!   two seals; laid over the slices they give the table as of the second seal, whatever each slice had seen.
+//! - An attempt that failed may leave a call behind, which the worker answers while the next attempt asks already. Calls are numbered,
+//!   and an answer to any but the last one is dropped: taken for the first slice, it would be a table without its beginning.
 //! - Whoever waits goes on when the other side ends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +42,8 @@ pub(crate) struct SliceAnswer {
 #[derive(Default)]
 struct Exchange {
     call: Option<SliceCall>,
+    /// How many calls there were: the number of the last one.
+    calls: u64,
     answer: Option<SliceAnswer>,
     closed: bool,
 }
@@ -70,6 +74,7 @@ impl Slices {
         let mut exchange = self.lock();
         exchange.answer = None;
         exchange.call = Some(SliceCall { after });
+        exchange.calls += 1;
         drop(exchange);
         self.is_asked.store(true, Ordering::Release);
         self.intake.nudge();
@@ -97,7 +102,11 @@ impl Slices {
         if !self.is_asked.swap(false, Ordering::Acquire) {
             return Ok(());
         }
-        let Some(SliceCall { after }) = self.lock().call.take() else { return Ok(()) };
+        let (call, number) = {
+            let mut exchange = self.lock();
+            (exchange.call.take(), exchange.calls)
+        };
+        let Some(SliceCall { after }) = call else { return Ok(()) };
         if after.is_none() {
             log.seal()?;
         }
@@ -106,8 +115,12 @@ impl Slices {
         if slice.is_end {
             log.seal()?;
         }
-        self.lock().answer = Some(SliceAnswer { slice, segment });
-        self.answered.notify_all();
+        let mut exchange = self.lock();
+        // A seal takes as long as the disk does. Who asked may have given up since, and another attempt begun.
+        if exchange.calls == number {
+            exchange.answer = Some(SliceAnswer { slice, segment });
+            self.answered.notify_all();
+        }
         Ok(())
     }
 

@@ -13,11 +13,16 @@ use crate::checkpoints::Behind;
 struct Seals {
     segment: u64,
     fails: bool,
+    /// Done in the middle of the next seal.
+    meanwhile: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Log for Seals {
     fn seal(&mut self) -> Result<(), LogError> {
         self.segment += 1;
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile();
+        }
         if self.fails { Err(LogError::OutOfService("test".into())) } else { Ok(()) }
     }
 
@@ -101,7 +106,7 @@ fn slices_of_a_table_that_changes_and_the_log_since_the_first_seal_are_the_table
         }
     });
     // The worker: a slice, then changes all over the table, and so on.
-    let mut log = Seals { segment: 7, fails: false };
+    let mut log = Seals { segment: 7, ..Seals::default() };
     let mut logged = BTreeMap::new();
     let (mut revision, mut slices) = (KEYS, 0);
     while !asker.is_finished() {
@@ -146,6 +151,24 @@ fn until_asked(shared: &Checkpoints) {
 }
 
 #[test]
+fn an_answer_to_an_attempt_that_was_given_up_is_not_taken_for_the_first_slice() {
+    let shared = shared();
+    let mut state = State::new();
+    for at in 0..10 {
+        state.apply(put(at, at), at + 1);
+    }
+    // The call of an attempt that fails while the worker seals the log behind the last slice; another attempt begins.
+    shared.slices.ask(Some(b"tkey 000007".to_vec()));
+    let again = shared.clone();
+    let mut log = Seals { meanwhile: Some(Box::new(move || again.slices.ask(None))), ..Seals::default() };
+    shared.slices.serve(&state, &mut log, || 1).unwrap();
+    assert!(log.meanwhile.is_none(), "the log was not sealed");
+    assert_eq!(shared.slices.take(), None, "who asks for the first slice gets the last one");
+    shared.slices.serve(&state, &mut log, || 1).unwrap();
+    assert_eq!(shared.slices.take().unwrap().slice.records.len(), 10);
+}
+
+#[test]
 fn who_waits_for_a_slice_goes_on_when_there_will_be_none() {
     let shared = shared();
     let asker = std::thread::spawn({
@@ -162,7 +185,7 @@ fn who_waits_for_a_slice_goes_on_when_there_will_be_none() {
 #[test]
 fn a_seal_that_fails_ends_the_worker() {
     let shared = shared();
-    let mut log = Seals { segment: 0, fails: true };
+    let mut log = Seals { fails: true, ..Seals::default() };
     let state = State::new();
     assert!(shared.serve(&state, &mut log).is_ok(), "nobody asked");
     std::thread::scope(|scope| {
