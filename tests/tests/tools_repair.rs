@@ -98,6 +98,13 @@ fn a_damaged_log_is_repaired_only_when_told_the_place_and_keeps_what_was_promise
     assert_eq!(copies.len(), 1);
     assert_eq!(contents(&copies[0].path()), before, "the copy is what there was");
 
+    // What is shown about a directory that was named is about that one, not about the project's own.
+    let copy = copies[0].path().display().to_string();
+    let said = verb(broker.home(), &["test", "check", "--data", &copy]);
+    assert!(said.stderr.contains(&format!("`kvbroker test repair --data {copy}`")), "{}", said.stderr);
+    let said = repair(&broker, &["--data", &copy, "--discard-from", &place]);
+    assert!(said.text().contains(&format!("start it with: kvbroker test --data {copy}\n")), "{}{}", said.text(), said.stderr);
+
     let epoch = broker.endpoint()["epoch"].clone();
     broker.restart();
     assert_ne!(broker.endpoint()["epoch"], epoch);

@@ -66,14 +66,15 @@ pub(crate) fn run(args: &CheckArgs, config: &Config) -> Result<Exit, End> {
         told_as_text(&mut out, &report, &examine.state)?;
     }
     out.finish()?;
-    let (directory, project) = (storage.path(""), &place.project);
+    let directory = storage.path("");
     let directory = directory.display();
     match report.gravity() {
         Some(Gravity::Damage) => Err(failure(
             Exit::LogDamaged,
             format!(
                 "{directory} is damaged: a start is refused. Restore a backup of the whole directory; where there is none, \
-                 `kvbroker {project} repair` shows what could be kept"
+                 `{}` shows what could be kept",
+                place.verb("repair")
             ),
         )),
         Some(Gravity::Newer) => Err(failure(

@@ -19,6 +19,8 @@ pub(crate) struct Place {
     pub(crate) project: ProjectName,
     /// Its data directory; it may not exist.
     pub(crate) directory: PathBuf,
+    /// ` --data DIR` if it is not the project's own: what a command that is shown needs, to be about the same directory.
+    flag: String,
 }
 
 impl Place {
@@ -27,11 +29,21 @@ impl Place {
     /// # Errors
     /// Exit code 6: there is no home to look in.
     pub(crate) fn of(common: &Common, config: &Config) -> Result<Place, Failure> {
-        let directory = match common.data.as_ref().or(config.data.as_ref()) {
-            Some(directory) => directory.clone(),
-            None => Dirs::from_environment().map_err(Failure::with(Exit::Refused))?.data_dir(&config.project),
+        let (directory, flag) = match common.data.as_ref().or(config.data.as_ref()) {
+            Some(directory) => (directory.clone(), format!(" --data {}", directory.display())),
+            None => (Dirs::from_environment().map_err(Failure::with(Exit::Refused))?.data_dir(&config.project), String::new()),
         };
-        Ok(Place { project: config.project.clone(), directory })
+        Ok(Place { project: config.project.clone(), directory, flag })
+    }
+
+    /// The command that starts a broker on this directory.
+    pub(crate) fn start(&self) -> String {
+        format!("kvbroker {}{}", self.project, self.flag)
+    }
+
+    /// The command of a verb about this directory.
+    pub(crate) fn verb(&self, verb: &str) -> String {
+        format!("kvbroker {} {verb}{}", self.project, self.flag)
     }
 
     /// The directory for reading: nothing in it can be changed through this.

@@ -112,8 +112,7 @@ pub(crate) fn run(args: &RepairArgs, config: &Config) -> Result<Exit, End> {
         if args.common.json {
             object(&json_of(&place, &plan, &keys, None))?;
         }
-        let (project, data) = (&place.project, data_flag(args, config));
-        let sentence = format!("nothing was changed. To do this: kvbroker {project} repair{data} --discard-from {found}");
+        let sentence = format!("nothing was changed. To do this: {} --discard-from {found}", place.verb("repair"));
         return Err(Failure::new(Exit::LogDamaged, sentence).into());
     }
     let copy = copy_aside(&place.directory)?;
@@ -129,14 +128,16 @@ pub(crate) fn run(args: &RepairArgs, config: &Config) -> Result<Exit, End> {
         }
         Verdict::Sound { revision, .. } => {
             let mut out = Out::stdout();
-            out.line(format_args!("repaired, at revision {revision}; start it with: kvbroker {}", place.project))?;
+            out.line(format_args!("repaired, at revision {revision}; start it with: {}", place.start()))?;
             out.finish()?;
             Ok(Exit::Ok)
         }
         Verdict::Damaged(next) => {
             let sentence = format!(
-                "this damage is repaired, but there is more, in {} at byte {}: run kvbroker {} repair again",
-                next.damage.name, next.damage.offset, place.project
+                "this damage is repaired, but there is more, in {} at byte {}: run {} again",
+                next.damage.name,
+                next.damage.offset,
+                place.verb("repair")
             );
             Err(Failure::new(Exit::LogDamaged, sentence).into())
         }
@@ -170,11 +171,6 @@ fn sound(args: &RepairArgs, place: &Place, revision: u64) -> Result<Exit, End> {
     Ok(Exit::Ok)
 }
 
-fn data_flag(args: &RepairArgs, config: &Config) -> String {
-    let data = args.common.data.as_ref().or(config.data.as_ref());
-    data.map_or(String::new(), |data| format!(" --data {}", data.display()))
-}
-
 /// True if the damage found may be repaired.
 fn is_agreed(args: &RepairArgs, place: &Place, found: &DamagePlace) -> Result<bool, Failure> {
     if let Some(named) = &args.discard_from {
@@ -182,10 +178,8 @@ fn is_agreed(args: &RepairArgs, place: &Place, found: &DamagePlace) -> Result<bo
         if same {
             return Ok(true);
         }
-        let sentence = format!(
-            "the damage is at {found}, not at {named}: look again with kvbroker {} repair. Nothing was changed.",
-            place.project
-        );
+        let sentence =
+            format!("the damage is at {found}, not at {named}: look again with {}. Nothing was changed.", place.verb("repair"));
         return Err(Failure::new(Exit::Usage, sentence));
     }
     if args.common.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use kvbroker::exit::Exit;
 use kvbroker_log::{
-    CHECKPOINT_FILE, DirLock, DiskStorage, LockHolder, MANIFEST_FILE, OsEntropy, Restore, RestoreError, RestoreReport,
+    CHECKPOINT_FILE, DirLock, DiskStorage, LockHolder, LogError, MANIFEST_FILE, OsEntropy, Restore, RestoreError, RestoreReport,
 };
 use serde_json::json;
 
@@ -82,7 +82,7 @@ fn tell(args: &RestoreArgs, place: &Place, report: &RestoreReport) -> Result<Exi
             "restored {project} at revision {revision} ({time}): {files} files, {bytes} bytes, in {}",
             directory.display()
         ))?;
-        out.line(format_args!("it is a broker of its own now, {uuid}; start it with: kvbroker {project}"))?;
+        out.line(format_args!("it is a broker of its own now, {uuid}; start it with: {}", place.start()))?;
     }
     out.finish()?;
     Ok(Exit::Ok)
@@ -138,6 +138,11 @@ fn failure(error: RestoreError) -> Failure {
         RestoreError::NotABackup(_) => Exit::Usage,
         RestoreError::Incomplete(_) | RestoreError::Damaged { .. } => Exit::LogDamaged,
         RestoreError::Newer { .. } => Exit::DataTooNew,
+        // What the log says of a full disk is for a broker: here no write was acknowledged, and a start helps nobody.
+        RestoreError::Target(LogError::Full { path, .. }) => {
+            let sentence = format!("no space left for {}: nothing was restored; free some and restore again", path.display());
+            return Failure::new(Exit::DiskFailed, sentence);
+        }
         RestoreError::Target(source) => return Failure::of_log(source),
         _ => Exit::DiskFailed,
     };
@@ -227,4 +232,17 @@ fn from_stream(stream: Box<dyn Read>, mut restore: Restore<'_>) -> Result<Restor
         remark(format_args!("behind the end of the backup: {error}"));
     }
     restore.finish().map_err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_matter_of_acknowledged_writes() {
+        let full = LogError::Full { path: "d/table.ckpt".into(), source: io::ErrorKind::StorageFull.into() };
+        let said = failure(RestoreError::Target(full)).sentence;
+        assert_eq!(said, "no space left for d/table.ckpt: nothing was restored; free some and restore again");
+    }
 }
