@@ -8,8 +8,8 @@ use std::time::Duration;
 use kvbroker::exit::Exit;
 use kvbroker_core::{History, State};
 use kvbroker_log::{
-    CHECKPOINT_FILE, DirLock, DiskStorage, FileLog, LockHolder, LockOutcome, LogError, LogOptions, MANIFEST_FILE, RecoveryReport,
-    Storage,
+    CHECKPOINT_FILE, DirLock, DiskStorage, FileLog, LockError, LockHolder, LockOutcome, LogError, LogOptions, MANIFEST_FILE,
+    RecoveryReport, Storage,
 };
 use kvbroker_table::{Clock, ClockVerdict, Stamper, SystemClock};
 
@@ -88,6 +88,13 @@ pub(crate) fn open(
 
 /// A full or failing disk is the disk's fault; a directory that can't be made or entered is what was asked for.
 fn cannot_use(directory: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(
+        exit_of(error),
+        format!("cannot keep data in {}: {error}; choose another place with --data DIR", directory.display()),
+    )
+}
+
+fn exit_of(error: &std::io::Error) -> Exit {
     use std::io::ErrorKind;
     let asked = matches!(
         error.kind(),
@@ -97,13 +104,21 @@ fn cannot_use(directory: &Path, error: &std::io::Error) -> Failure {
             | ErrorKind::InvalidFilename
             | ErrorKind::ReadOnlyFilesystem
     );
-    let exit = if asked { Exit::Usage } else { Exit::DiskFailed };
-    Failure::new(exit, format!("cannot keep data in {}: {error}; choose another place with --data DIR", directory.display()))
+    if asked { Exit::Usage } else { Exit::DiskFailed }
+}
+
+/// Why there is no lock: somebody else has it, or no lock file could be made.
+pub(crate) fn cannot_lock(error: &LockError) -> Failure {
+    let exit = match error {
+        LockError::Io { source, .. } => exit_of(source),
+        _ => Exit::DataLocked,
+    };
+    Failure::new(exit, error)
 }
 
 fn lock(directory: &Path, config: &Config, instance: uuid::Uuid) -> Result<DirLock, Failure> {
     let holder = LockHolder::this_process(instance).map_err(Failure::with(Exit::DiskFailed))?;
-    let (lock, outcome) = DirLock::acquire(directory, holder, config.take_over).map_err(Failure::with(Exit::DataLocked))?;
+    let (lock, outcome) = DirLock::acquire(directory, holder, config.take_over).map_err(|error| cannot_lock(&error))?;
     match outcome {
         LockOutcome::Free => {}
         LockOutcome::Stale(before) => tracing::debug!("the lock of {before} was left behind and taken"),
@@ -132,4 +147,17 @@ fn clock_remark(verdict: ClockVerdict, accepted: bool) -> Result<Option<String>,
             return Err(Failure::new(Exit::Usage, sentence));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_for_a_lock_is_no_other_broker() {
+        let exit = |kind: std::io::ErrorKind| cannot_lock(&LockError::Io { directory: "d".into(), source: kind.into() }).exit;
+        assert_eq!(exit(std::io::ErrorKind::StorageFull).code(), Exit::DiskFailed.code());
+        assert_eq!(exit(std::io::ErrorKind::PermissionDenied).code(), Exit::Usage.code());
+        assert_eq!(cannot_lock(&LockError::Contended { directory: "d".into() }).exit.code(), Exit::DataLocked.code());
+    }
 }

@@ -12,7 +12,7 @@ use kvbroker::exit::Exit;
 use kvbroker::zap::SecuredContext;
 use kvbroker_core::Snapshots;
 use kvbroker_discovery::Announcer;
-use kvbroker_log::{LogError, SyncMode};
+use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
     CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Stopped, SystemClock,
@@ -23,7 +23,7 @@ use crate::args::Config;
 use crate::failure::Failure;
 use crate::front_end::{FrontEnd, FrontEndCounters, Phase};
 use crate::lifecycle::durability;
-use crate::open::Opened;
+use crate::open::{Opened, cannot_lock};
 use crate::publisher::{Publisher, PublisherCounters};
 use crate::sockets::Bound;
 
@@ -40,6 +40,8 @@ pub(crate) enum Notice {
 
 /// A worker with nothing to do closes its log in less, whatever patience was asked for.
 const CLOSING: Duration = Duration::from_millis(500);
+/// How often the data directory's lock is looked at: a broker on another machine may have been told to take it over.
+const LOOK_AT_LOCK: Duration = Duration::from_secs(1);
 /// How long the front end may need to hand the last replies to libzmq.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -64,7 +66,7 @@ pub(crate) struct Running {
     /// Dropped after the sockets, which live in the threads.
     contexts: [SecuredContext; 2],
     /// Held until everything has ended.
-    _data_lock: kvbroker_log::DirLock,
+    data_lock: DirLock,
 }
 
 impl Running {
@@ -180,14 +182,25 @@ impl Running {
             publisher_stop,
             publisher_bell,
             contexts: [sockets.router.context, sockets.publisher.context],
-            _data_lock: opened.lock,
+            data_lock: opened.lock,
         })
     }
 
     /// Waits for the end and brings it about.
     pub(crate) fn wait(self, grace: Duration, notices: &Receiver<Notice>) -> Result<(), Failure> {
-        // The senders live as long as the threads: an error would mean that all of them are gone.
-        match notices.recv().unwrap_or(Notice::Stop) {
+        let notice = loop {
+            match notices.recv_timeout(LOOK_AT_LOCK) {
+                Ok(notice) => break notice,
+                // The senders live as long as the threads: all of them are gone.
+                Err(RecvTimeoutError::Disconnected) => break Notice::Stop,
+                // At once, and without a clean stop's batch: the log is another broker's.
+                Err(RecvTimeoutError::Timeout) if self.data_lock.was_taken_over() => {
+                    return Err(cannot_lock(&LockError::Lost { directory: self.data_lock.directory().to_owned() }));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        };
+        match notice {
             Notice::WorkerEnded(result) => self.ended(result),
             Notice::CheckpointFailed(error) => Err(Failure::of_log(&error)),
             Notice::Stop => {

@@ -51,6 +51,25 @@ fn a_killed_brokers_locks_and_sockets_are_no_obstacle() {
     assert_eq!(broker.dealer().ask_json(&json!({"op": "get", "key": "k"}))["value"], 1);
 }
 
+#[test]
+fn a_broker_whose_data_was_taken_over_ends_and_leaves_the_lock_to_the_other() {
+    let mut broker = Broker::plain();
+    broker.dealer().ask_json(&json!({"op": "put", "key": "k", "value": 1}));
+    let lock = broker.data_directory().join("lock");
+    // As a broker on another machine does that was started with --take-over.
+    let theirs = "kvbroker lock 1\nhost elsewhere\nboot another\npid 1\nuuid 00000000-0000-0000-0000-000000000001\n";
+    let made = lock.with_file_name("lock.1.x");
+    std::fs::write(&made, theirs).unwrap();
+    std::fs::rename(&made, &lock).unwrap();
+    let status = broker.wait_for_exit(PATIENCE);
+    assert_eq!(status.code(), Some(LOCKED), "{}", broker.stderr());
+    assert!(broker.stderr().contains("was taken over by another process"), "{}", broker.stderr());
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), theirs);
+    std::fs::remove_file(&lock).unwrap();
+    broker.restart();
+    assert_eq!(broker.dealer().ask_json(&json!({"op": "get", "key": "k"}))["value"], 1);
+}
+
 /// Keys for the worker to be busy with: as many as one scan may examine.
 fn fill(client: &RawClient) {
     for page in 0..4 {

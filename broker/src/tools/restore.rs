@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::args::Config;
 use crate::failure::Failure;
+use crate::open::cannot_lock;
 use crate::ports::PORTS_FILE;
 use crate::tools::backup::Destination;
 use crate::tools::out::{remark, rfc3339};
@@ -98,7 +99,7 @@ fn cannot_use(directory: &Path, error: &io::Error) -> Failure {
 /// Exit code 10: a broker runs on it.
 pub(crate) fn lock(directory: &Path) -> Result<DirLock, Failure> {
     let holder = LockHolder::this_process(uuid::Uuid::new_v4()).map_err(Failure::with(Exit::DiskFailed))?;
-    let (lock, _) = DirLock::acquire(directory, holder, false).map_err(Failure::with(Exit::DataLocked))?;
+    let (lock, _) = DirLock::acquire(directory, holder, false).map_err(|error| cannot_lock(&error))?;
     Ok(lock)
 }
 

@@ -115,7 +115,7 @@ pub enum LockError {
         path: PathBuf,
     },
     /// Somebody took the lock over: this process must end.
-    #[error("the lock on {} was taken over by another process.", directory.display())]
+    #[error("the lock on {} was taken over by another process: this one ends, for two would destroy the log.", directory.display())]
     Lost {
         /// The directory.
         directory: PathBuf,
@@ -164,7 +164,11 @@ impl DirLock {
     pub fn acquire(directory: &Path, holder: LockHolder, take_over: bool) -> Result<(Self, LockOutcome), LockError> {
         let failed = |source| LockError::Io { directory: directory.to_owned(), source };
         let temporary = directory.join(format!("{LOCK_NAME}.{}.{}", holder.pid, Uuid::new_v4().simple()));
-        let file = make_locked_file(&temporary, &holder).map_err(failed)?;
+        let file = make_locked_file(&temporary, &holder).map_err(|error| {
+            // On a full disk it is there and empty.
+            let _ = fs::remove_file(&temporary);
+            failed(error)
+        })?;
         let outcome = take(directory, &temporary, &file, &holder, take_over);
         // Also after success: the lock lives on under its real name.
         let removed = match fs::remove_file(&temporary) {
@@ -180,6 +184,19 @@ impl DirLock {
     /// Who holds the lock: this process.
     pub fn holder(&self) -> &LockHolder {
         &self.holder
+    }
+
+    /// The directory that is locked.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// True if another process has the lock now: this one must end, for two that write one log destroy it.
+    ///
+    /// A lock file that is missing, or can't be looked at just now, says nothing about that: whoever takes the lock makes a new one.
+    pub fn was_taken_over(&self) -> bool {
+        let path = self.directory.join(LOCK_NAME);
+        fs::symlink_metadata(&path).is_ok() && matches!(is_same_file(&self.file, &path), Ok(false))
     }
 
     /// Checks that the lock file is still ours.
