@@ -17,8 +17,9 @@ use std::time::SystemTime;
 
 use kvbroker::exit::Exit;
 use kvbroker_log::{
-    DiskStorage, Gap, GroupRef, OsEntropy, RecordRef, Remedy, RepairError, RepairPlan, Storage, Verdict, examine,
+    DiskStorage, Gap, GroupRef, LogError, OsEntropy, RecordRef, Remedy, RepairError, RepairPlan, Storage, Verdict, examine,
 };
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::args::Config;
@@ -146,6 +147,14 @@ pub(crate) fn run(args: &RepairArgs, config: &Config) -> Result<Exit, End> {
 
 fn failure(error: RepairError) -> Failure {
     match &error {
+        // What a disk can't read, it can't give up either: there is nothing to compare with, and no copy aside can be made.
+        RepairError::Log(LogError::Io { source, .. }) if Errno::from_io_error(source) == Some(Errno::IO) => Failure::new(
+            Exit::DiskFailed,
+            format!(
+                "{error}. Copy the directory to a sound disk with a program that puts zeros where it can't read, such as ddrescue, or dd \
+                 with bs=4096 conv=noerror,sync; then repair the copy with --data"
+            ),
+        ),
         RepairError::Log(source) => Failure::of_log(source),
         _ => Failure::new(Exit::LogDamaged, error),
     }
@@ -385,6 +394,15 @@ mod tests {
         for bad in ["", "x", "table.ckpt:", "table.ckpt:-1", "1:x"] {
             assert!(bad.parse::<DamagePlace>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_place_that_the_disk_cannot_read_is_told_with_a_way_on() {
+        let error = |errno: Errno| LogError::Io { action: "read", path: "table.ckpt".into(), source: errno.into() };
+        let said = failure(RepairError::Log(error(Errno::IO)));
+        assert_eq!(said.exit.code(), Exit::DiskFailed.code());
+        assert!(said.sentence.contains("table.ckpt") && said.sentence.contains("ddrescue"), "{}", said.sentence);
+        assert!(!failure(RepairError::Log(error(Errno::MFILE))).sentence.contains("ddrescue"));
     }
 
     #[test]
