@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use kvbroker_tests::{Broker, BrokerOptions, PATIENCE, RawClient, wait_until};
+use kvbroker_tests::{Broker, BrokerOptions, PATIENCE, RawClient, verb, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -253,4 +253,49 @@ fn a_file_system_gets_full_in_a_checkpoint_and_the_broker_serves_on() {
         return;
     }
     panic!("no checkpoint met a full disk");
+}
+
+#[test]
+fn a_repair_without_room_for_its_copy_changes_nothing() {
+    let Some(disk) = SmallDisk::mount(4 << 20) else { return };
+    let data = disk.path();
+    let mut options = BrokerOptions::default().args(["--segment-size", "64KiB", "--data"]);
+    options = options.args([data.to_str().unwrap()]);
+    let mut broker = Broker::start(options);
+    let client = broker.dealer();
+    for number in 0..100 {
+        let put = json!({"op": "put", "key": format!("k{number}"), "value": "v".repeat(VALUE_BYTES)});
+        assert_eq!(client.ask_json(&put)["status"], "ok");
+    }
+    broker.kill9();
+    let damaged = data.join("table.txn.00000003");
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    let listed = || {
+        let mut names: Vec<_> = std::fs::read_dir(disk.0.path())
+            .unwrap()
+            .chain(std::fs::read_dir(&data).unwrap())
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_name() != "lock")
+            .map(|entry| (entry.path(), entry.metadata().unwrap().is_file().then(|| std::fs::read(entry.path()).unwrap())))
+            .collect();
+        names.sort();
+        names
+    };
+    let before = listed();
+    let repair = |words: &[&str]| verb(broker.home(), &[&["test", "repair", "--data", data.to_str().unwrap()], words].concat());
+    let told = repair(&["--json"]).json();
+    let place = format!("table.txn.00000003:{}", told["offset"]);
+    let said = repair(&["--discard-from", &place]);
+    assert_eq!(said.code, Some(DISK_FULL), "{}{}", said.text(), said.stderr);
+    assert!(said.stderr.contains("make room first. Nothing was changed."), "{}", said.stderr);
+    assert!(listed() == before, "nothing was changed, and nothing is left");
+    disk.grow();
+    let said = repair(&["--discard-from", &place]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    broker.restart();
+    assert_eq!(broker.stat("revision"), told["kept_revision"].as_u64().unwrap());
+    broker.stop();
 }

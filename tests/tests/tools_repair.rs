@@ -5,9 +5,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use kvbroker_tests::{Broker, BrokerOptions, PATIENCE, Said, verb, wait_until};
-use serde_json::json;
+use kvbroker::catalog::CatalogList;
+use kvbroker::client::{Client, ConnectOptions};
+use kvbroker::paths::Dirs;
+use kvbroker_log::{BatchBuilder, Cause, DiskStorage, FileLog, GroupRef, Log, LogOptions, SyncMode};
+use kvbroker_protocol::{Answer, Operation};
+use kvbroker_tests::{Broker, BrokerOptions, Home, PATIENCE, RawClient, Said, verb, wait_until};
+use serde_json::{Value, json};
 
 const KEYS: u64 = 60;
 
@@ -135,10 +142,11 @@ fn a_header_that_the_batches_tell_is_made_anew_and_nothing_is_lost() {
     check_table(&broker, KEYS);
 }
 
-#[test]
-fn of_a_damaged_checkpoint_all_other_records_are_kept() {
-    let sizes = ["--segment-size", "64KiB", "--checkpoint-after", "64KiB", "--history-age", "0s", "--history-size", "64KiB"];
-    let mut broker = Broker::start(BrokerOptions::default().args(sizes));
+const SIZES: [&str; 8] =
+    ["--segment-size", "64KiB", "--checkpoint-after", "64KiB", "--history-age", "0s", "--history-size", "64KiB"];
+
+/// Puts all keys again and again until the log no longer begins with its first segment: a checkpoint stands for that.
+fn cover_the_beginning(broker: &Broker) {
     let client = broker.dealer();
     let put = |round: u64, number: u64| {
         let value = format!("value-{round}-{number}-{}", "x".repeat(4_000));
@@ -150,25 +158,41 @@ fn of_a_damaged_checkpoint_all_other_records_are_kept() {
     };
     let first = broker.data_directory().join("table.txn.00000001");
     let mut rounds = 0;
-    // Until the log no longer begins with its first segment.
     wait_until(PATIENCE, "the first segment is covered and removed", || {
         rounds += 1;
         (1..=KEYS).for_each(|number| put(rounds, number));
         (!first.exists()).then_some(())
     });
-    broker.kill9();
-    let path = broker.data_directory().join("table.ckpt");
-    let mut bytes = fs::read(&path).unwrap();
-    let at = 4096 + (bytes.len() - 4096) / 2;
+}
+
+fn flip(path: &Path, place: impl FnOnce(usize) -> usize) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = place(bytes.len());
     bytes[at] ^= 1;
-    fs::write(&path, bytes).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// Repairs the checkpoint of a killed broker; gives what was told.
+fn salvage(broker: &mut Broker) -> Value {
     let ended = broker.try_restart().err().unwrap();
     assert_eq!(ended.status.code(), Some(11), "{}", ended.stderr);
-    let told = repair(&broker, &["--json"]).json();
+    assert!(ended.stderr.contains("kvbroker PROJECT check"), "{}", ended.stderr);
+    let told = repair(broker, &["--json"]).json();
     assert_eq!((&told["file"], &told["remedy"]), (&json!("table.ckpt"), &json!("salvage_checkpoint")), "{told}");
-    assert_eq!(told["gaps"].as_array().unwrap().len(), 1, "{told}");
-    let said = repair(&broker, &["--discard-from", &told["offset"].to_string()]);
+    let said = repair(broker, &["--discard-from", &told["offset"].to_string()]);
     assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(said.text().contains("the checkpoint's sessions: their clients are told"), "{}", said.text());
+    told
+}
+
+#[test]
+fn of_a_damaged_checkpoint_all_other_records_are_kept() {
+    let mut broker = Broker::start(BrokerOptions::default().args(SIZES));
+    cover_the_beginning(&broker);
+    broker.kill9();
+    flip(&broker.data_directory().join("table.ckpt"), |bytes| 4096 + (bytes - 4096) / 2);
+    let told = salvage(&mut broker);
+    assert_eq!(told["gaps"].as_array().unwrap().len(), 1, "{told}");
     let epoch = broker.endpoint()["epoch"].clone();
     let revision = told["kept_revision"].as_u64().unwrap();
     broker.restart();
@@ -179,6 +203,126 @@ fn of_a_damaged_checkpoint_all_other_records_are_kept() {
     let is_there = |number: &u64| client.ask_json(&json!({"op": "exists", "key": format!("key-{number:02}")}))["exists"] == true;
     let there = (1..=KEYS).filter(is_there).count() as u64;
     assert!((KEYS - 20..=KEYS).contains(&there), "{there}");
+}
+
+fn connect(broker: &Broker) -> Client {
+    let options = ConnectOptions::new()
+        .dirs(Dirs::under(broker.home().path()).unwrap())
+        .catalogs(CatalogList::none())
+        .timeout(Duration::from_secs(120));
+    Client::connect_with("test", options).unwrap()
+}
+
+/// Where in a file of so many bytes.
+type Place = fn(usize) -> usize;
+
+/// The effects are in blocks that can be read, and the block with the sessions, or the one with their replies, can't.
+#[test]
+fn whatever_memory_of_requests_a_checkpoint_lost_none_is_done_twice() {
+    let places: [(&str, Place); 2] = [("sessions", |_| 4096 + 44 + 8), ("replies", |bytes| bytes - (44 + 24) - 8)];
+    for (lost, place) in places {
+        let mut broker = Broker::start(BrokerOptions::default().args(SIZES));
+        let client = broker.dealer();
+        let hello = |client: &RawClient| client.ask_json(&json!({"op": "hello"}))["session"].clone();
+        let incr = |session: &Value| json!({"op": "incr", "key": "key-30-raw", "session": session, "seq": 1, "ack": 0});
+        // The client that never reads its reply.
+        let session = hello(&client);
+        assert_eq!(client.ask_json(&incr(&session))["value"], 1);
+        let library = connect(&broker);
+        for count in 1..=3 {
+            assert_eq!(library.incr("key-30-library", 1).unwrap(), count);
+        }
+        let mut pipeline = connect(&broker).pipeline();
+        pipeline.submit(Operation::Incr { key: b"key-31-first".to_vec(), by: 1 }).wait().unwrap();
+        cover_the_beginning(&broker);
+        // Some of these are under way when the broker is killed.
+        let once = |number: u64| format!("key-32-once-{number}");
+        let under_way: Vec<_> =
+            (0..200).map(|number| pipeline.submit(Operation::Incr { key: once(number).into_bytes(), by: 1 })).collect();
+        broker.kill9();
+        flip(&broker.data_directory().join("table.ckpt"), place);
+        salvage(&mut broker);
+        broker.restart();
+
+        for life in 0..2 {
+            let reply = broker.dealer().ask_json(&incr(&session));
+            let told = (&reply["status"], &reply["error"]["code"]);
+            assert_eq!(told, (&json!("unknown"), &json!("session_expired")), "{lost}, life {life}: {reply}");
+            assert_eq!(broker.dealer().ask_json(&json!({"op": "get", "key": "key-30-raw"}))["value"], 1, "{lost}, life {life}");
+            broker.kill9();
+            let said = verb(broker.home(), &["test", "check"]);
+            assert_eq!(said.code, Some(0), "{}{}", said.text(), said.stderr);
+            broker.restart();
+        }
+        let client = broker.dealer();
+        let fresh = hello(&client);
+        assert_eq!(client.ask_json(&incr(&fresh))["value"], 2, "{lost}: a new session works");
+
+        // A program that waits goes on; what it had under way was done once, or it is told that nobody knows.
+        assert_eq!(library.incr("key-30-library", 1).unwrap(), 4, "{lost}");
+        for (number, ticket) in (0..).zip(under_way) {
+            let told = ticket.wait();
+            let count = library.incr(once(number), 0).unwrap();
+            match told {
+                Ok((answer, _)) => assert_eq!((answer, count), (Answer::Integer(1), 1), "{lost}: {number}"),
+                Err(error) => {
+                    assert!(!error.is_definite(), "{lost}: {error}");
+                    assert!(count <= 1, "{lost}: {number} was done {count} times");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_history_is_told_and_needs_no_repair() {
+    let sizes = ["--segment-size", "64KiB", "--checkpoint-after", "64KiB"];
+    let mut broker = Broker::start(BrokerOptions::default().args(sizes));
+    let client = broker.dealer();
+    let checkpoint = broker.data_directory().join("table.ckpt");
+    let mut numbers = 1..=KEYS;
+    wait_until(PATIENCE, "there is a checkpoint", || {
+        if let Some(number) = numbers.next() {
+            let value = format!("value-{number}-{}", "x".repeat(4_000));
+            let reply = client.ask_json(&json!({"op": "put", "key": format!("key-{number}"), "value": value}));
+            assert_eq!(reply["status"], "ok", "{reply}");
+        }
+        checkpoint.exists().then_some(())
+    });
+    broker.kill9();
+    let name = damage_value(&broker, 2);
+    assert_eq!(name, "table.txn.00000001");
+    let before = contents(&broker.data_directory());
+    let said = repair(&broker, &[]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for part in ["history   table.txn.00000001 at byte ", "nothing has to be done: no start reads this"] {
+        assert!(said.text().contains(part), "{part}: {}", said.text());
+    }
+    let told = repair(&broker, &["--json"]).json();
+    assert_eq!((&told["damaged"], told["damaged_history"].as_array().unwrap().len()), (&json!(false), 1), "{told}");
+    assert_eq!(contents(&broker.data_directory()), before);
+    broker.restart();
+    assert_eq!(broker.dealer().ask_json(&json!({"op": "get", "key": "key-2"}))["status"], "ok");
+}
+
+#[test]
+fn records_that_a_start_refuses_are_no_damage_and_not_called_sound() {
+    let home = Home::new();
+    let data = home.path().join("of-another-version");
+    fs::create_dir(&data).unwrap();
+    let storage = Arc::new(DiskStorage::open(&data).unwrap());
+    let (mut log, _) = FileLog::open(storage, LogOptions::new(SyncMode::Always), &mut |_: GroupRef<'_>| Ok(())).unwrap();
+    let mut batch = BatchBuilder::new();
+    batch.begin(1_800_000_000_000);
+    batch.group(1, Cause::Request, None);
+    batch.put(b"\x01of a space that is not known", b"value");
+    log.append(&mut batch).unwrap();
+    drop(log);
+    let data = data.to_str().unwrap();
+    let said = verb(&home, &["test", "repair", "--data", data]);
+    assert_eq!(said.code, Some(11), "{}", said.text());
+    assert!(said.text().contains("refused   table.txn.00000001 at byte ") && !said.text().contains("nothing to repair"));
+    assert!(said.stderr.contains("a start refuses what stands there"), "{}", said.stderr);
 }
 
 #[test]

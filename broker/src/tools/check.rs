@@ -94,7 +94,7 @@ pub(crate) fn run(args: &CheckArgs, config: &Config) -> Result<Exit, End> {
 
 /// Checks, and checks again where the broker that runs has replaced the checkpoint or removed segments meanwhile: what is missing then
 /// says nothing.
-fn checked(storage: &DiskStorage, in_use: bool, quiet: bool) -> Result<(CheckReport, Examine), Failure> {
+pub(super) fn checked(storage: &DiskStorage, in_use: bool, quiet: bool) -> Result<(CheckReport, Examine), Failure> {
     let listed = || inspect::list_files(storage).map_err(|error| Failure::of_log(&error));
     let mut files = listed()?;
     for _ in 0..ATTEMPTS {
@@ -124,7 +124,7 @@ fn failure(exit: Exit, sentence: String) -> End {
 }
 
 /// Makes the state, as a start does, and looks into every value besides.
-struct Examine {
+pub(super) struct Examine {
     loader: Loader,
     state: State,
     quiet: bool,

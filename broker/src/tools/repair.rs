@@ -16,8 +16,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use kvbroker::exit::Exit;
+use kvbroker_core::Salvage;
+use kvbroker_log::inspect::{CheckReport, Finding, Gravity};
 use kvbroker_log::{
-    DiskStorage, Gap, GroupRef, LogError, OsEntropy, RecordRef, Remedy, RepairError, RepairPlan, Storage, Verdict, examine,
+    Additions, DiskStorage, Gap, GroupRef, LogError, OsEntropy, RecordRef, Remedy, RepairError, RepairPlan, SalvageRules,
+    Storage, Verdict, examine,
 };
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -25,6 +28,7 @@ use serde_json::{Value, json};
 use crate::args::Config;
 use crate::failure::Failure;
 use crate::tools::backup::{Destination, Progress};
+use crate::tools::check::checked;
 use crate::tools::out::{remark, rfc3339};
 use crate::tools::restore::lock;
 use crate::tools::{Common, End, Out, Place};
@@ -118,7 +122,7 @@ pub(crate) fn run(args: &RepairArgs, config: &Config) -> Result<Exit, End> {
     }
     let copy = copy_aside(&place.directory)?;
     remark(format_args!("the directory as it was is in {}", copy.display()));
-    plan.apply(&storage, &mut OsEntropy).map_err(|error| Failure::of_log(&error))?;
+    plan.apply(&storage, &mut OsEntropy, &OfTheBroker).map_err(|error| Failure::of_log(&error))?;
     if args.common.json {
         object(&json_of(&place, &plan, &keys, Some(&copy)))?;
     }
@@ -166,18 +170,60 @@ fn object(value: &Value) -> Result<(), End> {
     out.finish()
 }
 
+/// No damage keeps a start away. What else there is to say of the directory is what `check` finds: damaged history, and records that the
+/// table refuses although they are what was written.
 fn sound(args: &RepairArgs, place: &Place, revision: u64) -> Result<Exit, End> {
+    let (report, _) = checked(&place.read_only()?, false, false)?;
+    let found = |gravity| report.findings.iter().filter(move |finding| finding.gravity == gravity);
+    let (history, damage) = (found(Gravity::History), found(Gravity::Damage).chain(found(Gravity::Newer)));
     if args.common.json {
-        object(&json!({"data": place.directory, "damaged": false, "revision": revision}))?;
-        return Ok(Exit::Ok);
+        let sentences = |findings: &mut dyn Iterator<Item = &Finding>| findings.map(place_and_what).collect::<Vec<_>>();
+        let (history, refused) = (sentences(&mut history.clone()), sentences(&mut damage.clone()));
+        let damaged = !refused.is_empty();
+        object(&json!({
+            "data": place.directory, "damaged": damaged, "revision": revision, "damaged_history": history, "refused": refused
+        }))?;
+    } else {
+        let mut out = Out::stdout();
+        for (name, finding) in history.map(|finding| ("history", finding)).chain(damage.map(|finding| ("refused", finding))) {
+            out.line(format_args!("{name:<10}{}", place_and_what(finding)))?;
+        }
+        out.line(sentence_of_sound(place, &report, revision))?;
+        out.finish()?;
     }
-    let mut out = Out::stdout();
-    out.line(format_args!(
-        "there is nothing to repair: all of {} can be read, up to revision {revision}",
-        place.directory.display()
-    ))?;
-    out.finish()?;
-    Ok(Exit::Ok)
+    let directory = place.directory.display();
+    match report.gravity() {
+        Some(Gravity::Damage) => {
+            let sentence = format!(
+                "{directory} is as it was written, but a start refuses what stands there, and a repair has nothing to mend: start the \
+                 version that wrote it, or restore a backup"
+            );
+            Err(Failure::new(Exit::LogDamaged, sentence).into())
+        }
+        Some(Gravity::Newer) => {
+            Err(Failure::new(Exit::DataTooNew, format!("{directory} was written by a newer program: start that one")).into())
+        }
+        Some(Gravity::History | Gravity::TornTail | Gravity::Note) | None => Ok(Exit::Ok),
+    }
+}
+
+fn sentence_of_sound(place: &Place, report: &CheckReport, revision: u64) -> String {
+    let directory = place.directory.display();
+    match report.gravity() {
+        Some(Gravity::Damage | Gravity::Newer) => format!("every batch of {directory} can be read, up to revision {revision}"),
+        Some(Gravity::History) => format!(
+            "nothing has to be done: no start reads this, and the table is whole, up to revision {revision}. What keys were then can't \
+             be read back; the file goes with the oldest history, and a backup leaves it out"
+        ),
+        Some(Gravity::TornTail | Gravity::Note) | None => {
+            format!("there is nothing to repair: all of {directory} can be read, up to revision {revision}")
+        }
+    }
+}
+
+fn place_and_what(finding: &Finding) -> String {
+    let offset = finding.offset.map_or(String::new(), |offset| format!(" at byte {offset}"));
+    format!("{}{offset}: {}", finding.file, finding.what)
 }
 
 /// True if the damage found may be repaired.
@@ -198,6 +244,20 @@ fn is_agreed(args: &RepairArgs, place: &Place, found: &DamagePlace) -> Result<bo
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Failure::with(Exit::Usage))?;
     Ok(answer.trim().eq_ignore_ascii_case("yes"))
+}
+
+/// What the broker's records mean to each other.
+struct OfTheBroker;
+
+impl SalvageRules for OfTheBroker {
+    fn keeps(&self, record_key: &[u8]) -> bool {
+        Salvage::keeps(record_key)
+    }
+
+    fn additions(&self, last_stamp_ms: u64) -> Additions {
+        let salvage = Salvage::new(last_stamp_ms);
+        Additions { records: salvage.records(), stamp_ms: salvage.stamp_ms() }
+    }
 }
 
 /// Keys in what would be lost.
@@ -275,7 +335,7 @@ fn report(place: &Place, plan: &RepairPlan, keys: &Keys) -> Vec<String> {
             lines.push(line(
                 "kept",
                 format!(
-                    "{} records of the checkpoint, and the log behind it up to revision {}",
+                    "of {} readable records of the checkpoint all but sessions, and the log behind it up to revision {}",
                     remains.records, plan.kept_revision
                 ),
             ));
@@ -286,6 +346,9 @@ fn report(place: &Place, plan: &RepairPlan, keys: &Keys) -> Vec<String> {
             if more > 0 {
                 lines.push(line("", format!("and {more} more gaps")));
             }
+            // Which replies are among the lost records, nobody knows: a retry could be done twice.
+            let forgotten = "the checkpoint's sessions: their clients are told that what was under way may have been done";
+            lines.push(line("", forgotten.to_owned()));
         }
         _ => lines.push(line("lost", "nothing".to_owned())),
     }

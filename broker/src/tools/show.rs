@@ -53,6 +53,7 @@ impl Record<'_> {
                 Some(RecordView::Reply { number, .. }) => format!("reply {id}:{number}"),
                 _ => format!("reply {id} at place {place}"),
             },
+            RecordName::Floor(b"") => "floor of all users".to_owned(),
             RecordName::Floor(owner) => format!("floor of {}", line_key(owner)),
         };
         let said = match view {

@@ -16,6 +16,7 @@ mod loader;
 mod overlay;
 mod point;
 mod record;
+mod salvage;
 mod scan;
 mod sessions;
 mod slice;
@@ -30,6 +31,7 @@ pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, re
 pub use history::{Before, Cause, History, Origin, PastChange, PastGroup, PastVersion, Versions};
 pub use loader::{LoadError, Loader};
 pub use record::{TableRecord, split_table_record};
+pub use salvage::Salvage;
 pub use sessions::{Numbered, SessionBounds};
 pub use slice::{Slice, StateRecord};
 pub use snapshots::{SnapshotBounds, Snapshots};

@@ -15,7 +15,7 @@ pub enum RecordName<'a> {
     Session(SessionId),
     /// A place in a session's window of remembered replies.
     Reply(SessionId, u16),
-    /// The user whose forgotten sessions the floor speaks of.
+    /// The user whose forgotten sessions the floor speaks of; empty for all users.
     Floor(&'a [u8]),
 }
 

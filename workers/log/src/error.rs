@@ -14,7 +14,8 @@ use crate::report::VisitError;
 pub enum LogError {
     /// Something that was once durable can't be read back as it was written.
     #[error(
-        "{}. Nothing was changed. Restore the data directory from a backup, or copy it aside before trying anything else.",
+        "{}. Nothing was changed. `kvbroker PROJECT check` names all damage, `kvbroker PROJECT repair` shows what could be kept, \
+         `kvbroker PROJECT restore` takes a backup.",
         self.fact()
     )]
     Damaged {

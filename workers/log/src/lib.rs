@@ -65,7 +65,7 @@ pub use lock::{DirLock, LockError, LockHolder, LockOutcome};
 pub use log::{Log, LogStats, PersistLevel, Persisted, SyncMode};
 pub use memory::MemoryLog;
 pub use payload::{Cause, GroupRef, RecordRef, Records, SessionRef};
-pub use repair::{Damage, Gap, Loss, Remains, Remedy, RepairError, RepairPlan, Verdict, examine};
+pub use repair::{Additions, Damage, Gap, Loss, Remains, Remedy, RepairError, RepairPlan, SalvageRules, Verdict, examine};
 pub use replay::{CheckpointRecord, Replay};
 pub use report::{Cut, EpochReason, HistoryReport, RecoveryReport, VisitError};
 pub use restore::{Restore, RestoreError, RestoreReport};

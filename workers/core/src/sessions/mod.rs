@@ -5,7 +5,8 @@
 //! - Replies live in a ring of [`limits::SESSION_WINDOW`] records per session: a later reply overwrites the record of one that was
 //!   acknowledged long before, so forgetting costs no record of its own.
 //! - A reply is dropped from memory when a logged `ack` passes it, and never before.
-//! - What is forgotten as a whole raises the floor of its owner, so that it is never taken for new.
+//! - What is forgotten as a whole raises the floor of its owner, so that it is never taken for new. Where nothing is known of who lost
+//!   what (see [`crate::Salvage`]), everybody has a floor in common.
 //!
 //! Caveat: an `ack` takes effect with the next mutation or the session's end, not with reads: only what is logged may change the
 //! state.
@@ -24,7 +25,7 @@ pub use admit::Numbered;
 pub(crate) use admit::{Admission, admit, end, fate, remember};
 use owners::Owners;
 use record::Reply;
-pub(crate) use record::{SessionRecord, WindowRecord, is_record, session_of, window_session_of};
+pub(crate) use record::{SessionRecord, WindowRecord, is_record, raise_floor_of_all, session_of, window_session_of};
 
 /// The bounds of what is remembered; a broker may be told others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

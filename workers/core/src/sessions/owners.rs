@@ -5,6 +5,8 @@ use std::ops::Bound;
 
 use kvbroker_protocol::SessionId;
 
+use super::record::EVERYBODY;
+
 /// Times are kept to the minute, so that a session in use seldom changes its place.
 const MINUTE_MS: u64 = 60_000;
 
@@ -55,8 +57,10 @@ impl Owners {
         owner.floor_ms = owner.floor_ms.max(Some(born_ms));
     }
 
+    /// The owner's floor, or everybody's, whichever is higher.
     pub(super) fn floor_ms(&self, owner: &[u8]) -> Option<u64> {
-        self.0.get(owner)?.floor_ms
+        let floor_of = |name: &[u8]| self.0.get(name)?.floor_ms;
+        floor_of(owner).max(floor_of(EVERYBODY))
     }
 
     /// Owners behind `behind` (None: all) that have a floor, in key order.

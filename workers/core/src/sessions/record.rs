@@ -5,7 +5,7 @@
 //! - Window, space `w`: key = session id, place (u16 big-endian) = number modulo [`limits::SESSION_WINDOW`]; value = number (u64),
 //!   request hash (u64), how far the acknowledged number was behind it (u16), time (u64 ms), then the reply: 0 = done at the
 //!   group's revision; 1 and a MessagePack integer = that integer at the group's revision; 2 and an outcome in map form.
-//! - Floor, space `f`: key = owner; value = born (u64 ms): unknown sessions born then or before are not new.
+//! - Floor, space `f`: key = owner, empty for everybody; value = born (u64 ms): unknown sessions born then or before are not new.
 
 use kvbroker_protocol::{Answer, Outcome, SessionId, Stored, decode_kept_outcome, encode_kept_outcome, integer_of, limits};
 
@@ -62,6 +62,14 @@ pub(super) fn free_window(id: SessionId, highest: u64) -> impl Iterator<Item = C
 /// The change that raises an owner's floor.
 pub(super) fn raise_floor(owner: &[u8], born_ms: u64) -> Change {
     Change { space: Space::Floor, key: owner.to_vec(), value: Some(born_ms.to_le_bytes().to_vec()) }
+}
+
+/// The owner whose floor is everybody's; no user is called so.
+pub(super) const EVERYBODY: &[u8] = b"";
+
+/// The change that raises the floor of everybody.
+pub(crate) fn raise_floor_of_all(born_ms: u64) -> Change {
+    raise_floor(EVERYBODY, born_ms)
 }
 
 /// The session of a session record's key.

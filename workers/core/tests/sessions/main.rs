@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod model;
+mod salvage;
 #[path = "../slices/mod.rs"]
 mod slices;
 

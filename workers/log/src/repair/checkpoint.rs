@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Damage;
 use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, CheckpointWriter, Covers};
 use crate::error::LogError;
+use crate::replay::CheckpointRecord;
 use crate::storage::Storage;
 
 /// Gaps that are told one by one; more are only counted.
@@ -61,14 +62,48 @@ pub(super) fn find(storage: &dyn Storage) -> Result<Found, LogError> {
     })
 }
 
-/// Makes a checkpoint of the records that can be read, and puts it in the place of the damaged one.
-pub(super) fn salvage(storage: &Arc<dyn Storage>, salt: u64) -> Result<(), LogError> {
+/// What becomes of the records of a checkpoint of which some are lost. The log doesn't know what they mean; who does, says it here.
+pub trait SalvageRules {
+    /// True for a record that is right also where others are missing.
+    fn keeps(&self, record_key: &[u8]) -> bool;
+
+    /// What the new checkpoint holds besides, given the highest stamp of the log, milliseconds.
+    fn additions(&self, last_stamp_ms: u64) -> Additions;
+}
+
+/// What a salvaged checkpoint holds beside the records that are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Additions {
+    /// Record keys and values, in ascending order; one takes the place of a kept record of the same key.
+    pub records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The log's time goes on at this stamp or later, milliseconds.
+    pub stamp_ms: u64,
+}
+
+/// Makes a checkpoint of the records that can be read and may be kept, and puts it in the place of the damaged one.
+pub(super) fn salvage(
+    storage: &Arc<dyn Storage>,
+    salt: u64,
+    last_stamp_ms: u64,
+    rules: &dyn SalvageRules,
+) -> Result<(), LogError> {
     let mut reader = CheckpointReader::open(&**storage, CHECKPOINT_FILE)?;
-    let covers = *reader.covers();
+    let mut covers = *reader.covers();
     let mut writer = CheckpointWriter::create(Arc::clone(storage), salt, SYNC_BYTES)?;
+    let Additions { records, stamp_ms } = rules.additions(last_stamp_ms);
+    let mut added = records.iter().peekable();
+    let mut put = |key: &[u8], value: &[u8], revision| writer.put(CheckpointRecord { key, value, revision });
     read(&**storage, &mut reader, &mut None, &mut |key, value, revision| {
-        writer.put(crate::replay::CheckpointRecord { key, value, revision })
+        while let Some((key, value)) = added.next_if(|(added, _)| added.as_slice() < key) {
+            put(key, value, covers.revision)?;
+        }
+        let is_replaced = added.peek().is_some_and(|(added, _)| added == key);
+        if is_replaced || !rules.keeps(key) { Ok(()) } else { put(key, value, revision) }
     })?;
+    for (key, value) in added {
+        put(key, value, covers.revision)?;
+    }
+    covers.stamp_ms = covers.stamp_ms.max(stamp_ms);
     writer.finish(covers).run().map(|_| ())
 }
 

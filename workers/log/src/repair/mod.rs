@@ -14,8 +14,10 @@
 //! A damaged checkpoint is the same the other way round: the segment with the new epoch comes first, since nothing is served before the
 //! checkpoint is whole again.
 //!
-//! Caveats: what a checkpoint lost may be the memory of a request whose effect is kept, so a retry of that request would be done again.
-//! The directory must be locked, and copied aside, by the caller.
+//! - What a damaged checkpoint lost is not known: what of the rest may be kept is said by [`SalvageRules`], which know what records mean.
+//!   The other remedies need no rules: a log that is ended earlier is what it was then.
+//!
+//! Caveat: the directory must be locked, and copied aside, by the caller.
 
 mod checkpoint;
 mod examine;
@@ -24,7 +26,7 @@ mod loss;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use checkpoint::{Gap, Remains};
+pub use checkpoint::{Additions, Gap, Remains, SalvageRules};
 pub use examine::examine;
 pub use loss::Loss;
 use uuid::Uuid;
@@ -138,11 +140,11 @@ enum Action {
 }
 
 impl RepairPlan {
-    /// Does it. The directory may have more damage behind it: examine it again.
+    /// Does it; `rules` say what of a checkpoint is kept. The directory may have more damage behind it: examine it again.
     ///
     /// # Errors
     /// I/O errors; the repair can then be begun again.
-    pub fn apply(&self, storage: &Arc<dyn Storage>, entropy: &mut dyn Entropy) -> Result<(), LogError> {
+    pub fn apply(&self, storage: &Arc<dyn Storage>, entropy: &mut dyn Entropy, rules: &dyn SalvageRules) -> Result<(), LogError> {
         let shared = storage;
         let storage = &**storage;
         let mut random =
@@ -162,7 +164,7 @@ impl RepairPlan {
             Action::SalvageCheckpoint { uuid, number, chain } => {
                 // The epoch first: as long as the checkpoint is damaged, a start is refused.
                 create_segment(storage, &repaired(*uuid, random()?, random()?, *number, chain), None)?;
-                checkpoint::salvage(shared, random()?)
+                checkpoint::salvage(shared, random()?, self.kept_stamp_ms, rules)
             }
             Action::NewHeader { header, is_last } => {
                 let mut header = header.clone();

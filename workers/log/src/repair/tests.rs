@@ -57,6 +57,17 @@ fn shared(disk: &SimStorage) -> Arc<dyn Storage> {
     Arc::new(disk.clone())
 }
 
+struct KeepAll;
+
+impl SalvageRules for KeepAll {
+    fn keeps(&self, _record_key: &[u8]) -> bool {
+        true
+    }
+    fn additions(&self, _last_stamp_ms: u64) -> Additions {
+        Additions::default()
+    }
+}
+
 fn find(disk: &SimStorage) -> Result<Verdict, RepairError> {
     examine(disk, &mut |_| {})
 }
@@ -65,7 +76,7 @@ fn find(disk: &SimStorage) -> Result<Verdict, RepairError> {
 fn repair(disk: &SimStorage) -> Result<Vec<RepairPlan>, RepairError> {
     let mut plans = Vec::new();
     while let Verdict::Damaged(plan) = find(disk)? {
-        plan.apply(&shared(disk), &mut SeededEntropy::new(40 + plans.len() as u64))?;
+        plan.apply(&shared(disk), &mut SeededEntropy::new(40 + plans.len() as u64), &KeepAll)?;
         plans.push(*plan);
         assert!(plans.len() < 10, "it goes on for ever: {plans:?}");
     }
@@ -164,12 +175,12 @@ fn a_repair_that_is_stopped_anywhere_can_be_done_again_and_nothing_in_between_is
     let (disk, epoch) = damaged_early();
     let Verdict::Damaged(plan) = find(&disk).unwrap() else { panic!("it is damaged") };
     let done = disk.after_kill();
-    plan.apply(&shared(&done), &mut SeededEntropy::new(7)).unwrap();
+    plan.apply(&shared(&done), &mut SeededEntropy::new(7), &KeepAll).unwrap();
     let mut states = 0;
     for operation in 0..done.operations() {
         let stopped = disk.after_kill();
         stopped.stop_at(operation);
-        assert!(plan.apply(&shared(&stopped), &mut SeededEntropy::new(7)).is_err());
+        assert!(plan.apply(&shared(&stopped), &mut SeededEntropy::new(7), &KeepAll).is_err());
         let mut disks = vec![stopped.after_kill()];
         let choices = stopped.crash_choices(crate::sim::TearDetail::Sectors);
         disks.extend(choices.iter().map(|choice| stopped.after_power_failure(choice)));
@@ -280,6 +291,45 @@ fn of_a_damaged_checkpoint_the_readable_records_are_kept() {
     }
 }
 
+/// Drops key2, and adds records before, between, in the place of, and behind those that are kept.
+struct Rules;
+
+const ADDED: [&str; 4] = ["a", "key1", "key15", "z"];
+
+impl SalvageRules for Rules {
+    fn keeps(&self, record_key: &[u8]) -> bool {
+        record_key != b"key2"
+    }
+    fn additions(&self, last_stamp_ms: u64) -> Additions {
+        let record = |key: &str| (key.as_bytes().to_vec(), last_stamp_ms.to_le_bytes().to_vec());
+        Additions { records: ADDED.map(record).to_vec(), stamp_ms: last_stamp_ms + 1_000 }
+    }
+}
+
+#[test]
+fn a_salvaged_checkpoint_is_what_the_rules_make_of_it() {
+    let (disk, _log) = with_checkpoint();
+    let (whole, before) = open_keys(&disk.after_kill(), 2).unwrap();
+    assert!(whole.contains_key(&b"key2"[..]));
+    // The end block: no record is lost.
+    let at = disk.contents(CHECKPOINT_FILE).unwrap().len() - 1;
+    let damaged = flipped(&disk, CHECKPOINT_FILE, at);
+    let Ok(Verdict::Damaged(plan)) = find(&damaged) else { panic!("it is damaged") };
+    plan.apply(&shared(&damaged), &mut SeededEntropy::new(7), &Rules).unwrap();
+    let (keys, report) = open_keys(&damaged.after_kill(), 3).unwrap();
+    let checkpoint = report.checkpoint.unwrap();
+    let mut wanted = whole.clone();
+    wanted.remove(&b"key2"[..]);
+    wanted.extend(ADDED.map(|key| (key.as_bytes().to_vec(), checkpoint.revision)));
+    assert_eq!(keys, wanted);
+    // What is added knows of the log behind the checkpoint, and time goes on where it was told to.
+    let mut reader = crate::checkpoint::CheckpointReader::open(&damaged, CHECKPOINT_FILE).unwrap();
+    let block = reader.next_block().unwrap().unwrap();
+    let added = block.records().next().unwrap();
+    assert_eq!((added.key, added.value), (&b"a"[..], &plan.kept_stamp_ms.to_le_bytes()[..]));
+    assert!(plan.kept_stamp_ms >= before.last_stamp_ms && report.last_stamp_ms >= plan.kept_stamp_ms + 1_000);
+}
+
 #[test]
 fn a_log_that_is_all_there_needs_no_checkpoint() {
     let (disk, log) = with_checkpoint();
@@ -327,12 +377,12 @@ fn a_salvage_that_is_stopped_anywhere_can_be_done_again() {
     let disk = flipped(&disk, CHECKPOINT_FILE, 4500);
     let Verdict::Damaged(plan) = find(&disk).unwrap() else { panic!("it is damaged") };
     let done = disk.after_kill();
-    plan.apply(&shared(&done), &mut SeededEntropy::new(7)).unwrap();
+    plan.apply(&shared(&done), &mut SeededEntropy::new(7), &KeepAll).unwrap();
     let (kept, _) = open_keys(&done.after_kill(), 8).unwrap();
     for operation in 0..done.operations() {
         let stopped = disk.after_kill();
         stopped.stop_at(operation);
-        assert!(plan.apply(&shared(&stopped), &mut SeededEntropy::new(7)).is_err());
+        assert!(plan.apply(&shared(&stopped), &mut SeededEntropy::new(7), &KeepAll).is_err());
         let mut disks = vec![stopped.after_kill()];
         let choices = stopped.crash_choices(crate::sim::TearDetail::Sectors);
         disks.extend(choices.iter().map(|choice| stopped.after_power_failure(choice)));

@@ -13,9 +13,21 @@ use crate::entropy::SeededEntropy;
 use crate::error::LogError;
 use crate::format::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES, segment_name};
 use crate::log::Log;
-use crate::repair::{Remedy, RepairError, Verdict, examine};
+use crate::repair::{Additions, Remedy, RepairError, SalvageRules, Verdict, examine};
 use crate::sim::SimStorage;
 use crate::storage::Storage;
+
+/// Here no record means anything to another.
+struct AllRecords;
+
+impl SalvageRules for AllRecords {
+    fn keeps(&self, _record_key: &[u8]) -> bool {
+        true
+    }
+    fn additions(&self, _last_stamp_ms: u64) -> Additions {
+        Additions::default()
+    }
+}
 
 impl World {
     /// A step of a running process; false if an injected error ended it.
@@ -172,7 +184,8 @@ impl World {
                         Remedy::SalvageCheckpoint => self.salvaged = true,
                         Remedy::NewHeader => {}
                     }
-                    plan.apply(&storage, &mut SeededEntropy::new(self.seed ^ self.opens.wrapping_mul(0x9e37_79b9_7f4a_7c15)))?;
+                    let mut entropy = SeededEntropy::new(self.seed ^ self.opens.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                    plan.apply(&storage, &mut entropy, &AllRecords)?;
                 }
                 Ok(Verdict::Damaged(plan)) => return Err(Trouble::Broken(Violation::Hopeless(format!("{:?}", plan.damage)))),
                 Ok(Verdict::Sound { .. }) => break,
