@@ -132,6 +132,14 @@ impl<L: Log> Worker<L> {
     /// # Errors
     /// [`Stopped`] if the log failed. Nothing of the failed batch was released.
     pub fn run(mut self) -> Result<(), Stopped> {
+        let result = self.run_until_closed();
+        // The process ends with the worker. Giving millions of keys back one by one would take seconds, in which a stop seems to hang and
+        // may be taken for one that did not get ready in time.
+        std::mem::forget((self.state, self.history, self.snapshots));
+        result
+    }
+
+    fn run_until_closed(&mut self) -> Result<(), Stopped> {
         let mut batch = BatchBuilder::new();
         let mut agenda = self.intake.agenda();
         let mut last_append = Instant::now();
