@@ -2,6 +2,8 @@
 //!
 //! - It moves messages: decoded whole and checked on the way in, encoded on the way out. It never waits for one client: every
 //!   send is non-blocking, and a reply that a client doesn't take is dropped and counted.
+//! - What replies take in libzmq is charged to their clients until it lets go of them. Small ones are copied and counted by the next
+//!   that is watched: libzmq sends in order.
 //! - A message without an authenticated user is refused, whatever it says.
 //! - When stopping it answers `shutting_down`, and goes on sending replies until the worker has ended.
 
@@ -17,7 +19,7 @@ use kvbroker::transport::{
 };
 use kvbroker::zap::identity;
 use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encode_reply, limits};
-use kvbroker_table::{Call, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
+use kvbroker_table::{Call, Charge, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
 
 use crate::clients::Clients;
 use crate::inbound;
@@ -81,8 +83,9 @@ const RECEIVE: ReceiveLimits = ReceiveLimits {
 
 impl FrontEnd {
     /// Runs until [`Phase::finish`].
-    pub(crate) fn run(self) -> Result<(), TransportError> {
-        let mut desk = Desk { clients: Clients::default(), body: Vec::new(), slow: Repeated::new(), user: "".into() };
+    pub(crate) fn run(mut self) -> Result<(), TransportError> {
+        let clients = Clients::new(Arc::clone(self.intake.credit()));
+        let mut desk = Desk { clients, body: Vec::new(), slow: Repeated::new(), user: "".into() };
         let mut frames = Vec::new();
         let mut taken = VecDeque::new();
         loop {
@@ -90,7 +93,10 @@ impl FrontEnd {
             while let Some(batch) = self.replies.pop() {
                 for out in batch {
                     desk.clients.give_back(&out.envelope.routing_id, out.request_bytes);
-                    self.send(&mut desk, &out.envelope, &out.reply)?;
+                    match out.charge {
+                        Some(charge) => self.send(&mut desk, &out.envelope, &out.reply, Some(charge))?,
+                        None => self.refuse(&mut desk, &out.envelope, out.reply)?,
+                    }
                 }
             }
             if self.phase.is(Phase::FINISHED) && self.replies.is_empty() {
@@ -108,7 +114,12 @@ impl FrontEnd {
     }
 
     /// Takes what has arrived; true if there may be more.
-    fn receive(&self, desk: &mut Desk, frames: &mut Vec<Message>, taken: &mut VecDeque<Call>) -> Result<bool, TransportError> {
+    fn receive(
+        &mut self,
+        desk: &mut Desk,
+        frames: &mut Vec<Message>,
+        taken: &mut VecDeque<Call>,
+    ) -> Result<bool, TransportError> {
         let begun = Instant::now();
         for _ in 0..MESSAGES_AT_ONCE {
             if begun.elapsed() >= RECEIVING_AT_ONCE {
@@ -134,7 +145,7 @@ impl FrontEnd {
         Ok(true)
     }
 
-    fn message(&self, desk: &mut Desk, frames: &mut [Message], taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
+    fn message(&mut self, desk: &mut Desk, frames: &mut [Message], taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
         self.counters.messages.fetch_add(1, Ordering::Relaxed);
         let user = user_id(frames).map(|user| desk.user(identity(user)));
         let (envelope, body) = match inbound::split(frames) {
@@ -153,11 +164,11 @@ impl FrontEnd {
         if self.phase.is(Phase::STOPPING) {
             return self.refuse(desk, &envelope, refusal(shutting_down()));
         }
-        let bytes = Call::weight(&request, body.len());
+        let bytes = Call::weight(&request, body.len()) + envelope.bytes();
         match desk.clients.take(&envelope.routing_id, bytes) {
-            Ok(client) => {
+            Ok((client, account)) => {
                 self.counters.clients.store(desk.clients.seen(), Ordering::Relaxed);
-                taken.push_back(Call { client, user, envelope, request, bytes });
+                taken.push_back(Call { client, account, user, envelope, request, bytes });
                 Ok(())
             }
             Err(failure) => self.refuse(desk, &envelope, refusal(failure)),
@@ -165,7 +176,7 @@ impl FrontEnd {
     }
 
     /// Gives the calls to the worker; those it can't take are answered here.
-    fn hand_over(&self, desk: &mut Desk, taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
+    fn hand_over(&mut self, desk: &mut Desk, taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
         if taken.is_empty() {
             return Ok(());
         }
@@ -184,23 +195,36 @@ impl FrontEnd {
         Ok(())
     }
 
-    fn refuse(&self, desk: &mut Desk, envelope: &Envelope, reply: Reply) -> Result<(), TransportError> {
+    fn refuse(&mut self, desk: &mut Desk, envelope: &Envelope, reply: Reply) -> Result<(), TransportError> {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        self.send(desk, envelope, &reply)
+        self.send(desk, envelope, &reply, None)
     }
 
-    fn send(&self, desk: &mut Desk, envelope: &Envelope, reply: &Reply) -> Result<(), TransportError> {
+    /// Sends a reply with what it is charged for; without it is a refusal.
+    fn send(
+        &mut self,
+        desk: &mut Desk,
+        envelope: &Envelope,
+        reply: &Reply,
+        charge: Option<Charge>,
+    ) -> Result<(), TransportError> {
         desk.body.clear();
         encode_reply(reply, &mut desk.body);
-        let outcome = if envelope.frames.is_empty() {
-            self.router.try_send(&[&envelope.routing_id[..], &desk.body])?
-        } else {
-            let mut frames: Vec<&[u8]> = vec![&envelope.routing_id];
-            frames.extend(envelope.frames.iter().map(Vec::as_slice));
-            frames.push(&desk.body);
-            self.router.try_send(&frames)?
-        };
+        let bytes = desk.body.len() + envelope.bytes() + MESSAGE_OVERHEAD_BYTES;
         self.counters.replies.fetch_add(1, Ordering::Relaxed);
+        let Some(charge) = charge.or_else(|| desk.clients.refuse(&envelope.routing_id, bytes)) else {
+            self.dropped(desk);
+            return Ok(());
+        };
+        let outcome = match desk.clients.count(&envelope.routing_id, bytes, charge) {
+            None => self.copy(envelope, &desk.body)?,
+            Some(charge) => {
+                let body = handed_over(&mut desk.body);
+                let mut frames: Vec<&[u8]> = vec![&envelope.routing_id];
+                frames.extend(envelope.frames.iter().map(Vec::as_slice));
+                self.router.try_send_with_receipt(&frames, body, charge)?
+            }
+        };
         match outcome {
             SendOutcome::Queued => {}
             SendOutcome::PeerGone => {
@@ -208,14 +232,28 @@ impl FrontEnd {
                 desk.clients.gone(&envelope.routing_id);
             }
             SendOutcome::Full => {
-                self.counters.replies_dropped.fetch_add(1, Ordering::Relaxed);
-                if let Some(times) = desk.slow.hit() {
-                    tracing::warn!(times, "a client does not read its replies; they are dropped");
-                }
+                self.dropped(desk);
             }
         }
         desk.body.shrink_to(BODY_KEPT_BYTES);
         Ok(())
+    }
+
+    fn copy(&self, envelope: &Envelope, body: &[u8]) -> Result<SendOutcome, TransportError> {
+        if envelope.frames.is_empty() {
+            return self.router.try_send(&[&envelope.routing_id[..], body]);
+        }
+        let mut frames: Vec<&[u8]> = vec![&envelope.routing_id];
+        frames.extend(envelope.frames.iter().map(Vec::as_slice));
+        frames.push(body);
+        self.router.try_send(&frames)
+    }
+
+    fn dropped(&self, desk: &mut Desk) {
+        self.counters.replies_dropped.fetch_add(1, Ordering::Relaxed);
+        if let Some(times) = desk.slow.hit() {
+            tracing::warn!(times, "a client does not read its replies; they are dropped");
+        }
     }
 
     fn note_connections(&self) -> Result<(), TransportError> {
@@ -239,6 +277,14 @@ impl FrontEnd {
 
 /// A buffer that one large reply blew up is given back.
 const BODY_KEPT_BYTES: usize = 1 << 20;
+
+/// What libzmq needs for a message beside its bytes, roughly.
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
+
+/// The bytes of a body for libzmq to keep: those of a large one are not copied.
+fn handed_over(body: &mut Vec<u8>) -> Box<[u8]> {
+    if body.len() > BODY_KEPT_BYTES { std::mem::take(body).into_boxed_slice() } else { body.as_slice().into() }
+}
 
 fn shutting_down() -> Failure {
     Failure::new(ErrorCode::ShuttingDown, "the broker is stopping and did not take this request; try again at the next one")

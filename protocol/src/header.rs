@@ -119,7 +119,7 @@ pub struct Header {
     pub seq: Option<u64>,
     /// Replies to mutations up to this number were read.
     pub ack: Option<u64>,
-    /// The highest `id` whose reply was read: gives back reply credit.
+    /// The highest `id` whose reply was read. Nothing depends on it: what a client says of itself is no bound.
     pub got: Option<u64>,
 }
 

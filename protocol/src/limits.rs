@@ -121,6 +121,23 @@ pub const DEAR_WORK_MIN: usize = 16 << 10;
 pub const CLIENT_WORK_AT_ONCE: usize = 1 << 10;
 /// Most bytes of replies and events that wait in the release queue before the worker pauses.
 pub const RELEASE_BYTES_MAX: usize = 256 << 20;
+/// What a client is credited with, bytes: with so much of replies made for it that have not left the broker, its next request waits
+/// until some have. One reply is always made, however large.
+pub const REPLY_CREDIT_BYTES: usize = 8 << 20;
+/// Most bytes of replies that have not left the broker, all clients together. Beyond them only small replies are made.
+pub const REPLIES_BYTES_MAX: usize = 1 << 30;
+/// A small reply, bytes: also what a client is credited with while [`REPLIES_BYTES_MAX`] is used up.
+pub const SMALL_REPLY_BYTES: usize = 64 << 10;
+/// Most bytes of refusals that one client has not read; beyond them they are dropped.
+pub const REFUSAL_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one client's replies in libzmq's hands that are not counted yet: what small replies come to before one of them is watched.
+pub const REPLY_UNCOUNTED_BYTES: usize = 4 << 10;
+/// Most requests of clients without credit that wait for it, all clients together; beyond them `busy`.
+pub const HELD_CALLS_MAX: usize = INTAKE_CALLS_MAX / 4;
+/// Most bytes of the same.
+pub const HELD_BYTES_MAX: usize = INTAKE_BYTES_MAX / 4;
+/// One request of a client without credit that is not larger than this may always wait, bytes.
+pub const HELD_SMALL_BYTES: usize = 4 << 10;
 /// Most bytes of events that wait for the publisher; beyond, whole batches of events are dropped there and counted.
 pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
 /// Most connections of the front end.
@@ -172,7 +189,16 @@ const _: () = {
     assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX <= TURN_LOG_BYTES_MAX, "the largest value can get a deadline");
     // What we hold ourselves at the worst moment; libzmq's own buffers come on top (docs/operations.md).
     assert!(INTAKE_BYTES_MAX + RELEASE_BYTES_MAX + PUBLISH_BYTES_MAX + BATCH_BYTES_MAX <= 640 << 20);
+    assert!(RELEASE_BYTES_MAX <= REPLIES_BYTES_MAX, "what waits for the front end is charged, too");
     assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX + HISTORY_PASS_BYTES_MAX + HISTORY_MEMORY_BYTES_MAX <= 512 << 20);
+    assert!(REPLY_CREDIT_BYTES >= VALUE_BYTES_MAX, "the largest values can follow each other without a pause");
+    assert!(REPLY_CREDIT_BYTES >= IN_FLIGHT_MAX * 1_024, "a pipeline of ordinary replies is never held back");
+    assert!(REPLIES_BYTES_MAX >= 64 * ARRAY_REPLY_BYTES_MAX, "a few clients cannot use up what all may have");
+    assert!(CONNECTIONS_MAX * REPLY_UNCOUNTED_BYTES <= 64 << 20, "what is not counted does not matter");
+    assert!(SMALL_REPLY_BYTES >= 16 * REPLY_UNCOUNTED_BYTES && SMALL_REPLY_BYTES <= REPLY_CREDIT_BYTES / 64);
+    assert!(CONNECTIONS_MAX * SMALL_REPLY_BYTES <= REPLIES_BYTES_MAX, "small replies cannot double what all may have");
+    assert!(IN_FLIGHT_MAX <= HELD_CALLS_MAX / 2, "one client alone may wait with all its requests");
+    assert!(CONNECTIONS_MAX * HELD_SMALL_BYTES <= INTAKE_BYTES_MAX / 4, "one small request of everybody can wait");
     assert!(SNAPSHOT_LINGER_MS <= SNAPSHOT_IDLE_MS, "a snapshot that was read to its end is kept no longer than another");
     assert!(SNAPSHOT_BYTES_MAX >= 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end every snapshot");
     assert!(HISTORY_MEMORY_BYTES_MAX >= 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end the history");

@@ -34,6 +34,14 @@ impl Outcomes {
             Outcomes::Many(outcomes) => outcomes,
         }
     }
+
+    /// The outcomes in order, to be changed.
+    pub fn as_mut_slice(&mut self) -> &mut [Outcome] {
+        match self {
+            Outcomes::One(outcome) => std::slice::from_mut(outcome),
+            Outcomes::Many(outcomes) => outcomes,
+        }
+    }
 }
 
 /// What became of one operation.
@@ -268,6 +276,7 @@ pub fn reported_limits() -> Vec<(String, u64)> {
         ("examined_keys", EXAMINED_KEYS_MAX),
         ("in_flight", IN_FLIGHT_MAX),
         ("in_flight_bytes", IN_FLIGHT_BYTES_MAX),
+        ("reply_credit_bytes", REPLY_CREDIT_BYTES),
         ("session_window", SESSION_WINDOW),
         ("session_reply_bytes", SESSION_REPLY_BYTES_MAX),
         ("history_versions", HISTORY_VERSIONS_MAX),

@@ -24,6 +24,7 @@
 mod curve;
 mod ends;
 mod error;
+mod lent;
 mod monitor;
 mod options;
 mod socket;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use zmq::{DONTWAIT, Message, POLLIN, PollEvents, PollItem, SNDMORE};
 
+use super::lent::Lent;
 use super::monitor::Monitor;
 use super::{Context, Errno, MonitorEvent, TransportError};
 
@@ -148,24 +149,45 @@ impl Socket {
         let last = frames.len().saturating_sub(1);
         for (index, frame) in frames.iter().enumerate() {
             let flags = if index == last { DONTWAIT } else { DONTWAIT | SNDMORE };
-            let sent = loop {
-                match self.inner.send(frame.as_frame(), flags) {
-                    Err(zmq::Error::EINTR) => {}
-                    other => break other,
-                }
-            };
-            match sent {
-                Ok(()) => {}
-                Err(zmq::Error::EHOSTUNREACH) if index == 0 => return Ok(SendOutcome::PeerGone),
-                Err(zmq::Error::EAGAIN) if index == 0 => return Ok(SendOutcome::Full),
-                // The pipe ended after the first frames went into it. libzmq now
-                // swallows frames up to the end of this message, so the rest must be
-                // handed over, or the next message would lose its beginning.
-                Err(zmq::Error::EAGAIN) => outcome = SendOutcome::PeerGone,
-                Err(error) => return Err(TransportError::zmq("send", error)),
+            let sent = without_interruption(|| self.inner.send(frame.as_frame(), flags));
+            match judge(sent, index)? {
+                SendOutcome::Queued => {}
+                // libzmq now swallows frames up to the end of this message, so the rest
+                // must be handed over, or the next message would lose its beginning.
+                gone if index > 0 => outcome = gone,
+                not_sent => return Ok(not_sent),
             }
         }
         Ok(outcome)
+    }
+
+    /// As [`Socket::try_send`], with a last frame that is handed over instead of being copied. `receipt` is dropped, on whatever
+    /// thread, when libzmq keeps these bytes no longer: they have left (with CURVE: as a copy that is on its way out), they
+    /// were not taken, or their connection has ended and this socket was polled or used since.
+    ///
+    /// # Errors
+    /// As [`Socket::try_send`].
+    pub fn try_send_with_receipt<F: AsFrame, R: Send + 'static>(
+        &mut self,
+        frames: &[F],
+        last: Box<[u8]>,
+        receipt: R,
+    ) -> Result<SendOutcome, TransportError> {
+        let mut lent = Lent::new(last, receipt)?;
+        let mut outcome = SendOutcome::Queued;
+        for (index, frame) in frames.iter().enumerate() {
+            let sent = without_interruption(|| self.inner.send(frame.as_frame(), DONTWAIT | SNDMORE));
+            match judge(sent, index)? {
+                SendOutcome::Queued => {}
+                gone if index > 0 => outcome = gone,
+                not_sent => return Ok(not_sent),
+            }
+        }
+        let sent = without_interruption(|| lent.send(&mut self.inner));
+        match judge(sent, frames.len())? {
+            SendOutcome::Queued => Ok(outcome),
+            other => Ok(other),
+        }
     }
 
     /// For [`poll`] together with other sockets and file descriptors.
@@ -237,6 +259,27 @@ impl Socket {
 
     pub(super) fn set_ipv6(&self, address: IpAddr) -> Result<(), TransportError> {
         self.inner.set_ipv6(address.is_ipv6()).map_err(|error| TransportError::zmq("choose IPv4 or IPv6", error))
+    }
+}
+
+fn without_interruption(mut call: impl FnMut() -> zmq::Result<()>) -> zmq::Result<()> {
+    loop {
+        match call() {
+            Err(zmq::Error::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// What became of the frame with this index in its message.
+fn judge(sent: zmq::Result<()>, index: usize) -> Result<SendOutcome, TransportError> {
+    match sent {
+        Ok(()) => Ok(SendOutcome::Queued),
+        Err(zmq::Error::EHOSTUNREACH) if index == 0 => Ok(SendOutcome::PeerGone),
+        Err(zmq::Error::EAGAIN) if index == 0 => Ok(SendOutcome::Full),
+        // The pipe ended after the first frames went into it.
+        Err(zmq::Error::EAGAIN) => Ok(SendOutcome::PeerGone),
+        Err(error) => Err(TransportError::zmq("send", error)),
     }
 }
 

@@ -297,6 +297,54 @@ fn gone_and_slow_peers_are_told_apart() {
 }
 
 #[test]
+fn a_receipt_comes_back_when_the_bytes_have_left_or_cannot() {
+    const MESSAGES: usize = 8;
+    let mut server = Server::with(&ServerOptions { linger_ms: 0, send_hwm: 8, ..ServerOptions::default() });
+    let context = Context::new(1).unwrap();
+    let mut client = context.dealer(Security::Local).unwrap();
+    client.raw().set_rcvhwm(1).unwrap();
+    client.watch(&context).unwrap();
+    client.connect_ipc(&server.ipc()).unwrap();
+    wait_until_ready(&client);
+    assert_eq!(client.try_send(&["hello"]).unwrap(), SendOutcome::Queued);
+    let routing_id = server.receive().remove(0);
+    let held = Arc::new(());
+    let send = |server: &mut Server, number: usize| {
+        let body = vec![number as u8; 1 << 20].into_boxed_slice();
+        server.router.try_send_with_receipt(&[&routing_id[..], b"envelope"], body, Arc::clone(&held)).unwrap()
+    };
+    let unread = || Arc::strong_count(&held) - 1;
+    let until = |what: &str, holds: &mut dyn FnMut() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::yield_now();
+        }
+    };
+    // What is read has left, and its content is whole.
+    for number in 0..MESSAGES {
+        assert_eq!(send(&mut server, number), SendOutcome::Queued);
+    }
+    let mut frames = Vec::new();
+    for number in 0..MESSAGES {
+        assert_eq!(client.receive(LIMITS, &mut frames, Some(PATIENCE)).unwrap(), Reception::Whole);
+        assert_eq!((&frames[0][..], &frames[1][..]), (&b"envelope"[..], &vec![number as u8; 1 << 20][..]));
+    }
+    until("every receipt is back", &mut || unread() == 0);
+    // A client that reads nothing: its socket takes a few, the rest is kept, and goes with the connection.
+    until("every buffer on the way is full", &mut || send(&mut server, 7) == SendOutcome::Full);
+    assert!(unread() > 0, "somebody has to hold what nobody reads");
+    drop(client);
+    until("the end of the connection gives the rest back", &mut || {
+        // libzmq has the socket's owner take part in the end of a connection.
+        poll(&mut [server.router.poll_item(POLLIN)], Some(Duration::from_millis(5))).unwrap();
+        unread() == 0
+    });
+    until("libzmq says that it is gone", &mut || send(&mut server, 9) == SendOutcome::PeerGone);
+    assert_eq!(unread(), 0);
+}
+
+#[test]
 fn endless_messages_are_cut_and_the_next_one_is_whole() {
     let server = Server::start();
     let context = Context::new(1).unwrap();

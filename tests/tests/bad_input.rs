@@ -439,23 +439,6 @@ fn random_and_truncated_messages_are_all_answered() {
     is_unharmed(broker, bystander, 128);
 }
 
-/// What is not bounded yet; run by hand with `--ignored`.
-#[test]
-#[ignore = "replies are not counted against a credit yet: each that is not read stays in libzmq's memory"]
-fn a_client_that_does_not_read_cannot_bloat_the_broker() {
-    let broker = Broker::plain();
-    let big = json!({"op": "put", "key": "big", "value": "x".repeat(8_000_000)});
-    assert_eq!(broker.dealer().ask_json(&big)["status"], "ok");
-    let bystander = Bystander::start(&broker);
-    let client = broker.dealer();
-    client.socket().set_rcvhwm(1).unwrap();
-    for _ in 0..200 {
-        client.send(&[r#"{"op":"get","key":"big"}"#]);
-    }
-    bystander.is_served();
-    is_unharmed(broker, bystander, 512);
-}
-
 #[test]
 fn a_client_with_many_dear_queries_does_not_hold_up_the_others() {
     const ROUNDS: usize = 20;

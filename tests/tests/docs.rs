@@ -120,6 +120,7 @@ fn bounds_of_memory_are_the_programs() {
         ("INTAKE_BYTES_MAX", limits::INTAKE_BYTES_MAX),
         ("BATCH_BYTES_MAX", limits::BATCH_BYTES_MAX),
         ("RELEASE_BYTES_MAX", limits::RELEASE_BYTES_MAX),
+        ("REPLIES_BYTES_MAX", limits::REPLIES_BYTES_MAX),
         ("PUBLISH_BYTES_MAX", limits::PUBLISH_BYTES_MAX),
         ("SESSIONS_REPLY_BYTES_MAX", limits::SESSIONS_REPLY_BYTES_MAX),
         ("SNAPSHOT_BYTES_MAX", limits::SNAPSHOT_BYTES_MAX),

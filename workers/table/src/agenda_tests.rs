@@ -3,12 +3,14 @@ use kvbroker_protocol::{Form, Header, Operation, Operations, Request, Scan, Stor
 
 use super::*;
 use crate::call::Envelope;
+use crate::credit::{Account, Charge};
 
 /// The `number`-th call of a client.
 fn call(client: ClientId, number: u64, operations: Operations) -> Call {
     let header = Header { id: Some(number), ..Header::default() };
     Call {
         client,
+        account: Account::alone(client),
         user: "owner".into(),
         envelope: Envelope::default(),
         request: Request { header, form: Form::Compact, operations },
@@ -188,4 +190,86 @@ fn the_order_of_each_client_is_kept_and_nothing_is_lost_or_done_twice() {
     assert_eq!(sent, seen);
     assert!(agenda.lanes.is_empty() && agenda.cheap.is_empty() && agenda.dear.is_empty(), "idle clients take no memory");
     assert_eq!((agenda.waiting.calls(), agenda.waiting.bytes.load(Ordering::Relaxed)), (0, 0));
+}
+
+/// A client with an account that the test can charge.
+fn owing(client: ClientId, bytes: usize) -> (Account, Charge) {
+    let account = Account::alone(client);
+    let charge = account.charge(bytes);
+    (account, charge)
+}
+
+fn calls_of(account: &Account, client: ClientId, numbers: std::ops::RangeInclusive<u64>) -> Vec<Call> {
+    numbers.map(|number| Call { account: account.clone(), ..cheap(client, number) }).collect()
+}
+
+fn give_back(agenda: &mut Agenda, client: ClientId, charge: Charge) {
+    drop(charge);
+    agenda.back.clients.push(client);
+}
+
+#[test]
+fn a_client_without_credit_is_passed_over_until_it_has_some() {
+    let (account, charge) = owing(1, limits::REPLY_CREDIT_BYTES);
+    let mut agenda = agenda(calls_of(&account, 1, 1..=2).into_iter().chain([cheap(2, 1), dear(2, 2)]));
+    assert_eq!(turn(&mut agenda), [(2, 1)]);
+    assert_eq!((agenda.held_calls, agenda.waiting.held()), (2, 1));
+    arrive(&mut agenda, calls_of(&account, 1, 3..=3));
+    assert_eq!(turn(&mut agenda), [(2, 2)]);
+    assert!(agenda.is_empty(), "nothing here can run");
+    assert_eq!(agenda.waiting.calls(), 3, "it waits all the same");
+    // A call back that comes too early changes nothing.
+    agenda.back.clients.push(1);
+    assert_eq!(turn(&mut agenda), []);
+    give_back(&mut agenda, 1, charge);
+    assert_eq!(turn(&mut agenda), [(1, 1), (1, 2), (1, 3)]);
+    assert_eq!((agenda.held_calls, agenda.held_bytes, agenda.waiting.held(), agenda.waiting.calls()), (0, 0, 0, 0));
+    assert!(agenda.lanes.is_empty());
+}
+
+#[test]
+fn a_dear_call_is_held_as_well_and_everybody_can_be_called_back() {
+    let (account, charge) = owing(1, limits::REPLY_CREDIT_BYTES);
+    let mut agenda = agenda([Call { account, ..dear(1, 1) }]);
+    assert_eq!(turn(&mut agenda), []);
+    drop(charge);
+    agenda.back.everybody = true;
+    assert_eq!(turn(&mut agenda), [(1, 1)]);
+}
+
+#[test]
+fn what_is_held_leaves_most_of_the_intake_to_others() {
+    let mut charges = Vec::new();
+    let mut agenda = agenda([]);
+    for client in 0..40 {
+        let (account, charge) = owing(client, limits::REPLY_CREDIT_BYTES);
+        charges.push(charge);
+        arrive(&mut agenda, calls_of(&account, client, 1..=1_000));
+        // More comes when it is held already.
+        turn(&mut agenda);
+        arrive(&mut agenda, calls_of(&account, client, 1_001..=1_100));
+        turn(&mut agenda);
+    }
+    assert!(agenda.held_calls <= limits::HELD_CALLS_MAX + 40, "{} calls are held", agenda.held_calls);
+    let refused: Vec<Call> = agenda.refused().collect();
+    assert_eq!(agenda.waiting.calls() + refused.len(), 40 * 1_100, "each call is held or refused");
+    assert!(agenda.held.len() == 40 && refused.iter().all(|call| call.client > 5), "nobody lacks what the first did not need");
+    // Large ones are refused altogether where there is no room.
+    let large = |number: ClientId, bytes| {
+        let (account, charge) = owing(100 + number, limits::REPLY_CREDIT_BYTES);
+        (Call { account, bytes, ..cheap(100 + number, 1) }, charge)
+    };
+    for number in 0..20 {
+        let (call, charge) = large(number, limits::MESSAGE_BYTES_MAX);
+        arrive(&mut agenda, [call]);
+        charges.push(charge);
+        turn(&mut agenda);
+    }
+    assert!(agenda.held_bytes <= limits::HELD_BYTES_MAX);
+    assert!(agenda.refused().all(|call| call.bytes == limits::MESSAGE_BYTES_MAX));
+    // When the broker stops they are all given up.
+    let held = agenda.held_calls;
+    assert_eq!(agenda.give_up().count(), held);
+    assert_eq!((agenda.waiting.calls(), agenda.waiting.held()), (0, 0));
+    assert!(agenda.is_empty() && agenda.lanes.is_empty());
 }

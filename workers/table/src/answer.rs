@@ -12,11 +12,11 @@ use kvbroker_core::{
 };
 use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
 use kvbroker_protocol::{
-    Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, request_hash,
+    Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, limits, request_hash,
 };
 
 use crate::call::{Call, ClientId};
-use crate::released::{Event, EventKind, ReplyOut};
+use crate::released::{Event, EventKind, ReplyOut, no_room_for_replies};
 use crate::replay::origin;
 use crate::trace::Trace;
 use crate::worker::{Saying, Worker};
@@ -33,6 +33,8 @@ struct Asking {
     turn: Turn,
     /// What mutations are refused with, if they are.
     refusal: Option<Failure>,
+    /// Only small replies are made now.
+    is_tight: bool,
 }
 
 impl Asking {
@@ -42,7 +44,7 @@ impl Asking {
             Operations::Many(_) => Turn::many(),
         };
         let ack = header.ack.unwrap_or_default();
-        Asking { client, user, session: header.session, next_seq: header.seq, ack, time_ms, turn, refusal: None }
+        Asking { client, user, session: header.session, next_seq: header.seq, ack, time_ms, turn, refusal: None, is_tight: false }
     }
 
     /// The name of a mutation in its session, and the next one's number.
@@ -70,15 +72,37 @@ fn check_header(header: &Header, mutations: usize) -> Result<(), Failure> {
     }
 }
 
+/// True for a mutation whose answer can have values in it.
+fn answers_values(operation: &Operation) -> bool {
+    match operation {
+        Operation::Del { return_old, .. } => *return_old,
+        Operation::Txn(txn) => txn.operations().any(|inner| answers_values(inner) || !inner.is_mutation()),
+        _ => false,
+    }
+}
+
+/// Asking alone, as `reply_full` suggests, would not help: it is not this array that has no room.
+fn say_why_no_room(outcome: &mut Outcome) {
+    if outcome.result.as_ref().is_err_and(|failure| failure.code == ErrorCode::ReplyFull) {
+        outcome.result = Err(no_room_for_replies());
+    }
+}
+
 impl<L: Log> Worker<L> {
     /// Decides a call's operations and gives its reply, to be released when the batch is durable.
     pub(crate) fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, saying: &mut Saying) -> ReplyOut {
-        let Call { client, user, envelope, request, bytes } = call;
+        let Call { client, account, user, envelope, request, bytes } = call;
         let header = request.header;
         let mutations = request.operations.as_slice().iter().filter(|operation| operation.is_mutation()).count();
         let mut asking = Asking::new(client, user, &header, &request.operations, time_ms);
         asking.refusal.clone_from(&saying.refusal);
-        let outcomes = if let Err(failure) = check_header(&header, mutations) {
+        let is_tight = account.credit().is_tight();
+        if is_tight {
+            // Before anything is changed for a reply that could not be kept.
+            asking.is_tight = true;
+            asking.turn.reply_bytes_left = Some(limits::SMALL_REPLY_BYTES);
+        }
+        let mut outcomes = if let Err(failure) = check_header(&header, mutations) {
             Outcomes::One(self.observed(Err(failure)))
         } else {
             let mut run = |operation| self.operation(operation, &mut asking, batch, &mut saying.events);
@@ -87,10 +111,13 @@ impl<L: Log> Worker<L> {
                 Operations::Many(operations) => Outcomes::Many(operations.into_iter().map(run).collect()),
             }
         };
+        if is_tight {
+            outcomes.as_mut_slice().iter_mut().for_each(say_why_no_room);
+        }
         saying.count(&asking.turn);
         let retry_safe = (mutations > 0).then_some(header.seq.is_some() && header.session.is_some());
         let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
-        ReplyOut { client, envelope, reply, request_bytes: bytes }
+        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None }
     }
 
     fn operation(
@@ -122,6 +149,10 @@ impl<L: Log> Worker<L> {
                     Decision::refused(&self.state, Failure::invalid("`end` ends the `session` of the header, which is missing"))
                 }
             },
+            // Its failure for want of room would be remembered as its outcome.
+            operation if asking.is_tight && name.is_some() && answers_values(&operation) => {
+                Decision::refused(&self.state, no_room_for_replies())
+            }
             operation => self.decide(operation, name, asking, stamp),
         };
         let decision = if is_mutation { self.refused_if_busy(decision, asking) } else { decision };
@@ -213,6 +244,8 @@ impl<L: Log> Worker<L> {
             ("internal_errors", load(&self.counters.internal_errors)),
             ("throttled", load(&self.counters.throttled)),
             ("intake_calls", self.intake.len() as u64),
+            ("unread_reply_bytes", self.intake.credit().used() as u64),
+            ("held_clients", self.intake.held() as u64),
             ("events_dropped", load(&self.events_dropped)),
             ("history_calls", self.histories.len() as u64),
             ("history_bytes", self.history.bytes() as u64),

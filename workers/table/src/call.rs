@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use kvbroker_protocol::{Operation, Predicate, Request};
 
+use crate::credit::Account;
+
 /// A connection of the front end, numbered in the order of first requests; for accounting and logs, never for identity.
 pub type ClientId = u64;
 
@@ -16,11 +18,20 @@ pub struct Envelope {
     pub frames: Vec<Vec<u8>>,
 }
 
+impl Envelope {
+    /// Bytes of the frames that come back.
+    pub fn bytes(&self) -> usize {
+        self.frames.iter().map(Vec::len).sum()
+    }
+}
+
 /// A decoded request on its way to the worker.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Call {
     /// Whose it is, for accounting.
     pub client: ClientId,
+    /// What its replies are charged to.
+    pub account: Account,
     /// The authenticated user: whom its sessions belong to.
     pub user: Arc<str>,
     /// Where the reply goes.

@@ -12,12 +12,16 @@ use kvbroker_log::Persisted;
 use kvbroker_protocol::{Answer, Failure, Form, Key, Operation, Operations, Outcome, Outcomes, Reply, limits};
 
 use crate::call::{Call, ClientId, Envelope};
+use crate::credit::{Account, Charge};
 use crate::released::{Released, ReplyOut};
 use crate::trace::Trace;
 
 /// A call for a key's history.
 pub(crate) struct HistoryCall {
     client: ClientId,
+    account: Account,
+    /// Room for its answer, taken while it waits for the log's reader.
+    reserved: Option<Charge>,
     envelope: Envelope,
     id: Option<u64>,
     form: Form,
@@ -42,12 +46,14 @@ impl HistoryCall {
 
     /// The call for a key's history; None if it is another.
     pub(crate) fn of(call: Call, revision: u64) -> Option<HistoryCall> {
-        let Call { client, envelope, request, bytes, .. } = call;
+        let Call { client, account, envelope, request, bytes, .. } = call;
         let Operations::One(operation) = request.operations else { return None };
         let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(client, None, &operation));
         let Operation::History { key, limit, before } = operation else { return None };
         Some(HistoryCall {
             client,
+            account,
+            reserved: None,
             envelope,
             id: request.header.id,
             form: request.form,
@@ -67,7 +73,17 @@ impl HistoryCall {
             trace.finish(&outcome);
         }
         let reply = Reply { id: self.id, form: self.form, retry_safe: None, outcomes: Outcomes::One(outcome) };
-        ReplyOut { client: self.client, envelope: self.envelope, reply, request_bytes: self.request_bytes }
+        let (client, envelope, request_bytes) = (self.client, self.envelope, self.request_bytes);
+        let mut out = ReplyOut { client, envelope, reply, request_bytes, account: self.account, charge: None };
+        // Before the room is given back: nobody is to be answered for what is only between the two.
+        out.charge(false);
+        drop(self.reserved);
+        out
+    }
+
+    /// Takes room for the answer: others of this client are to wait until it is there.
+    pub(crate) fn reserve(&mut self) {
+        self.reserved = Some(self.account.charge(limits::PAGE_BYTES_MAX));
     }
 
     fn busy(self) -> ReplyOut {

@@ -5,11 +5,12 @@
 //! - It only hands over. Whose call is next is the agenda's business, and no lock is held for it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::agenda::{Agenda, Waiting};
-use crate::call::Call;
+use crate::agenda::{Agenda, Back, Waiting};
+use crate::call::{Call, ClientId};
+use crate::credit::{Credit, Wake};
 
 /// Why a call was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,18 +35,59 @@ pub enum Collected {
 #[derive(Default)]
 struct Inner {
     calls: VecDeque<Call>,
+    back: Back,
     closed: bool,
     worker_waits: bool,
     /// The worker has something else to do.
     nudged: bool,
 }
 
-/// The queue; shared by the front end and the worker.
 #[derive(Default)]
-pub struct Intake {
+struct Queue {
     inner: Mutex<Inner>,
     ready: Condvar,
+}
+
+impl Queue {
+    /// A panic of another thread ends the process; until then the queue's content is whole.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, note: impl FnOnce(&mut Back)) {
+        let mut inner = self.lock();
+        note(&mut inner.back);
+        let wake = inner.worker_waits;
+        drop(inner);
+        if wake {
+            self.ready.notify_one();
+        }
+    }
+}
+
+impl Wake for Queue {
+    fn client(&self, client: ClientId) {
+        self.tell(|back| back.clients.push(client));
+    }
+
+    fn everybody(&self) {
+        self.tell(|back| back.everybody = true);
+    }
+}
+
+/// The queue; shared by the front end and the worker.
+pub struct Intake {
+    queue: Arc<Queue>,
+    credit: Arc<Credit>,
     waiting: Arc<Waiting>,
+}
+
+impl Default for Intake {
+    fn default() -> Intake {
+        let queue = Arc::new(Queue::default());
+        let wake: Weak<dyn Wake> = Arc::<Queue>::downgrade(&queue);
+        Intake { queue, credit: Credit::new(wake), waiting: Arc::default() }
+    }
 }
 
 impl Intake {
@@ -59,9 +101,14 @@ impl Intake {
         Agenda::new(self.waiting.clone())
     }
 
-    /// A panic of another thread ends the process; until then the queue's content is whole.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the clients of this queue may leave unread.
+    pub fn credit(&self) -> &Arc<Credit> {
+        &self.credit
+    }
+
+    /// Clients whose calls wait for credit.
+    pub fn held(&self) -> usize {
+        self.waiting.held()
     }
 
     /// Puts calls into the queue in order; what is not taken stays in `calls`.
@@ -69,7 +116,7 @@ impl Intake {
     /// # Errors
     /// [`Refusal`] if not all were taken.
     pub fn push(&self, calls: &mut VecDeque<Call>) -> Result<(), Refusal> {
-        let mut inner = self.lock();
+        let mut inner = self.queue.lock();
         let mut refusal = Ok(());
         while let Some(call) = calls.front() {
             if inner.closed {
@@ -86,17 +133,18 @@ impl Intake {
         let wake = inner.worker_waits && !inner.calls.is_empty();
         drop(inner);
         if wake {
-            self.ready.notify_one();
+            self.queue.ready.notify_one();
         }
         refusal
     }
 
     /// Brings what has arrived to the agenda and begins its next turn; waits up to `wait` where there is nothing in either.
     pub fn collect(&self, agenda: &mut Agenda, wait: Duration) -> Collected {
-        let mut inner = self.lock();
-        if inner.calls.is_empty() && agenda.is_empty() {
+        let mut inner = self.queue.lock();
+        let is_quiet = |inner: &Inner| inner.calls.is_empty() && inner.back.is_nobody();
+        if is_quiet(&inner) && agenda.is_empty() {
             let deadline = Instant::now() + wait;
-            while inner.calls.is_empty() {
+            while is_quiet(&inner) {
                 if inner.closed {
                     return Collected::Closed;
                 }
@@ -107,12 +155,13 @@ impl Intake {
                     return Collected::Idle;
                 };
                 inner.worker_waits = true;
-                inner = self.ready.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+                inner = self.queue.ready.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
                 inner.worker_waits = false;
             }
         }
         // The agenda has sorted in what came the last time: two buffers take turns.
         std::mem::swap(&mut inner.calls, agenda.arrived());
+        std::mem::swap(&mut inner.back, agenda.back());
         drop(inner);
         agenda.begin();
         Collected::Calls
@@ -120,19 +169,19 @@ impl Intake {
 
     /// Ends the worker's wait: something else than a call is there for it.
     pub(crate) fn nudge(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.queue.lock();
         inner.nudged = true;
         let wake = inner.worker_waits;
         drop(inner);
         if wake {
-            self.ready.notify_one();
+            self.queue.ready.notify_one();
         }
     }
 
     /// Takes no more calls; the worker still gets those that are in.
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.ready.notify_all();
+        self.queue.lock().closed = true;
+        self.queue.ready.notify_all();
     }
 
     /// Calls that wait now, in the queue and in the agenda.
@@ -150,12 +199,13 @@ impl Intake {
 mod tests {
     use super::*;
     use crate::call::Envelope;
+    use crate::credit::Account;
     use kvbroker_protocol::{Form, Header, Operation, Operations, Request, limits};
 
     fn call_of(operations: Operations, message_bytes: usize) -> Call {
         let request = Request { header: Header::default(), form: Form::Json, operations };
         let bytes = Call::weight(&request, message_bytes);
-        Call { client: 1, user: "owner".into(), envelope: Envelope::default(), request, bytes }
+        Call { client: 1, account: Account::alone(1), user: "owner".into(), envelope: Envelope::default(), request, bytes }
     }
 
     fn call(bytes: usize) -> Call {

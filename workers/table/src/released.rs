@@ -1,12 +1,14 @@
 //! Replies and events that may leave the broker.
 
 use kvbroker_log::Persisted;
-use kvbroker_protocol::{Key, Reply, Stored};
+use kvbroker_protocol::{Failure, Key, Outcome, Outcomes, Reply, Stored, limits};
 
-use crate::call::{ClientId, Envelope};
+use crate::call::{Call, ClientId, Envelope};
+use crate::credit::{Account, Charge};
+use crate::sizes::reply_bytes;
 
 /// A reply and where it goes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct ReplyOut {
     /// Whose it is, for accounting.
     pub client: ClientId,
@@ -16,6 +18,38 @@ pub struct ReplyOut {
     pub reply: Reply,
     /// Bytes of the request that it answers: given back to the client's bounds.
     pub request_bytes: usize,
+    /// What it is charged to.
+    pub account: Account,
+    /// For what it takes; None: it is a refusal, which has an allowance of its own.
+    pub charge: Option<Charge>,
+}
+
+impl ReplyOut {
+    /// Refuses a call without having looked at it.
+    pub(crate) fn refusal(call: Call, failure: Failure) -> ReplyOut {
+        let Call { client, account, envelope, request, bytes, .. } = call;
+        let outcomes = Outcomes::One(Outcome { revision: None, result: Err(failure) });
+        let reply = Reply { id: request.header.id, form: request.form, retry_safe: None, outcomes };
+        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None }
+    }
+
+    /// Takes it back where it would be too large for what all clients may have unread together; only for one that tells of no
+    /// change. Gives the bytes that it is charged for.
+    pub(crate) fn charge(&mut self, is_change: bool) -> usize {
+        let mut bytes = reply_bytes(self);
+        if !is_change && bytes > limits::SMALL_REPLY_BYTES && self.account.credit().is_tight() {
+            self.reply.outcomes = Outcomes::One(Outcome { revision: None, result: Err(no_room_for_replies()) });
+            bytes = reply_bytes(self);
+        }
+        self.charge = Some(self.account.charge(bytes));
+        bytes
+    }
+}
+
+/// What is answered instead of a large reply while all clients together have used up what they may leave unread.
+pub(crate) fn no_room_for_replies() -> Failure {
+    let message = "clients that do not read their replies have used up the memory for large ones; try again, or ask for less";
+    Failure::busy(message, limits::RETRY_AFTER_MS)
 }
 
 /// What happened to a key.

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use kvbroker_core::{History, SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
-use kvbroker_protocol::{Failure, limits};
+use kvbroker_protocol::{ErrorCode, Failure, limits};
 
 use crate::agenda::Agenda;
+use crate::call::Call;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
+use crate::credit::Charge;
 use crate::facts::Facts;
 use crate::histories::{Histories, HistoryCall};
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
 use crate::released::{Event, Released, ReplyOut};
-use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes, reply_bytes};
+use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes};
 use crate::stamper::Stamper;
 use crate::{versions, work};
 
@@ -103,6 +105,20 @@ const _: () = assert!(
         <= kvbroker_log::MAX_BATCH_BYTES,
     "the log takes every batch that the worker makes"
 );
+/// A client that has not read its replies, and has asked for more than can wait until it does.
+fn without_credit(call: Call) -> ReplyOut {
+    let message = format!(
+        "{} bytes of replies to this client have not left the broker, and too many requests wait for that; read the replies, then try again",
+        call.account.owes()
+    );
+    ReplyOut::refusal(call, Failure::busy(message, limits::RETRY_AFTER_MS))
+}
+
+fn stopping() -> Failure {
+    let message = "the broker is stopping; this request waited for replies to be read, and was not looked at";
+    Failure::new(ErrorCode::ShuttingDown, message)
+}
+
 /// No interval of syncs makes the worker spin.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// What a batch will say once it is durable.
@@ -168,6 +184,11 @@ impl<L: Log> Worker<L> {
                 self.log.tick(self.clock.now().boot_us / 1_000)?;
             }
         }
+        // They have changed nothing; the log's proof is as good as any.
+        let held: Vec<ReplyOut> = agenda.give_up().map(|call| ReplyOut::refusal(call, stopping())).collect();
+        if !held.is_empty() {
+            self.release(Released::new(&self.log.persisted(), self.state.revision(), held, Vec::new()), 0);
+        }
         let stamp_ms = self.stamp_ms();
         self.log.close(stamp_ms)?;
         self.histories.close();
@@ -195,18 +216,19 @@ impl<L: Log> Worker<L> {
         while let Some(call) = agenda.take() {
             if HistoryCall::is_one(&call) {
                 self.counters.operations.fetch_add(1, Ordering::Relaxed);
-                let Some(call) = HistoryCall::of(call, self.state.revision()) else { continue };
+                let Some(mut call) = HistoryCall::of(call, self.state.revision()) else { continue };
                 let (answer, spent) = versions::from_memory(&self.state, &self.history, &call, self.log.oldest_revision());
                 match answer {
                     Some(answer) => {
                         let reply = call.reply(Ok(answer));
-                        let bytes = reply_bytes(&reply);
+                        let bytes = reply.charge.as_ref().map_or(0, Charge::bytes);
                         agenda.spend(spent + work::around(reply.reply.outcomes.as_slice(), bytes));
                         saying.reply_bytes += bytes;
                         saying.replies.push(reply);
                     }
                     None => {
                         agenda.spend(spent + work::around(&[], 0));
+                        call.reserve();
                         saying.histories.push(call);
                     }
                 }
@@ -216,9 +238,9 @@ impl<L: Log> Worker<L> {
                 continue;
             }
             let batch_bytes = batch.bytes();
-            let reply = self.answer(call, time_ms, batch, &mut saying);
-            let reply_bytes = reply_bytes(&reply);
+            let mut reply = self.answer(call, time_ms, batch, &mut saying);
             let logged_bytes = batch.bytes().saturating_sub(batch_bytes);
+            let reply_bytes = reply.charge(logged_bytes > 0);
             agenda.spend(saying.spent + work::around(reply.reply.outcomes.as_slice(), logged_bytes + reply_bytes));
             saying.reply_bytes += reply_bytes;
             saying.replies.push(reply);
@@ -227,6 +249,7 @@ impl<L: Log> Worker<L> {
                 break;
             }
         }
+        saying.replies.extend(agenda.refused().map(without_credit));
         tracing::debug!(calls = saying.replies.len(), "collected a batch");
         Ok(self.persist(saying, batch)? || appended)
     }

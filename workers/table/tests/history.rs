@@ -13,8 +13,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Txn, Version, VersionKind, limits,
 };
 use kvbroker_table::{
-    Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, ReplyOut, SimClock,
-    Stamper, Stopped, Worker, replay_into,
+    Account, Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, ReplyOut,
+    SimClock, Stamper, Stopped, Worker, replay_into,
 };
 
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -93,6 +93,7 @@ impl Life {
         let header = Header { id: Some(self.asked), ..Header::default() };
         let call = Call {
             client: 1,
+            account: Account::alone(1),
             user: "owner".into(),
             envelope: Envelope { routing_id: self.asked.to_be_bytes().to_vec(), frames: vec![] },
             request: Request { header, form: Form::Compact, operations: Operations::One(operation) },

@@ -12,8 +12,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{
-    Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock, Stamper,
-    Stopped, Worker, WorkerCounters,
+    Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock,
+    Stamper, Stopped, Worker, WorkerCounters,
 };
 
 pub const WALL_MS: u64 = 1_700_000_000_000;
@@ -247,6 +247,7 @@ impl Bench {
         let header = Header { id: Some(self.next_id), ..header };
         let call = Call {
             client: self.client,
+            account: Account::alone(self.client),
             user: "owner".into(),
             envelope: Envelope { routing_id: self.next_id.to_be_bytes().to_vec(), frames: vec![Vec::new()] },
             request: Request { header, form: Form::Compact, operations },
