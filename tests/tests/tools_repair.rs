@@ -145,23 +145,28 @@ fn a_header_that_the_batches_tell_is_made_anew_and_nothing_is_lost() {
 const SIZES: [&str; 8] =
     ["--segment-size", "64KiB", "--checkpoint-after", "64KiB", "--history-age", "0s", "--history-size", "64KiB"];
 
-/// Puts all keys again and again until the log no longer begins with its first segment: a checkpoint stands for that.
-fn cover_the_beginning(broker: &Broker) {
+/// Puts all keys once.
+fn put_all(broker: &Broker, round: u64) {
     let client = broker.dealer();
-    let put = |round: u64, number: u64| {
+    for number in 1..=KEYS {
         let value = format!("value-{round}-{number}-{}", "x".repeat(4_000));
         let key = format!("key-{number:02}");
         wait_until(PATIENCE, "a put is done", || {
             let reply = client.ask_json(&json!({"op": "put", "key": key, "value": value}));
             (reply["error"]["code"] != "busy").then(|| assert_eq!(reply["status"], "ok", "{reply}"))
         });
-    };
+    }
+}
+
+/// Puts all keys again and again until a checkpoint stands for what was done so far, and the log no longer begins with its first segment.
+fn cover_the_beginning(broker: &Broker) {
     let first = broker.data_directory().join("table.txn.00000001");
+    let until = broker.stat("revision");
     let mut rounds = 0;
     wait_until(PATIENCE, "the first segment is covered and removed", || {
         rounds += 1;
-        (1..=KEYS).for_each(|number| put(rounds, number));
-        (!first.exists()).then_some(())
+        put_all(broker, rounds);
+        (!first.exists() && broker.stat("checkpoint_revision") >= until).then_some(())
     });
 }
 
@@ -222,6 +227,8 @@ fn whatever_memory_of_requests_a_checkpoint_lost_none_is_done_twice() {
     let places: [(&str, Place); 2] = [("sessions", |_| 4096 + 44 + 8), ("replies", |bytes| bytes - (44 + 24) - 8)];
     for (lost, place) in places {
         let mut broker = Broker::start(BrokerOptions::default().args(SIZES));
+        // First, so that every checkpoint with what follows has all keys, and several blocks of them.
+        put_all(&broker, 0);
         let client = broker.dealer();
         let hello = |client: &RawClient| client.ask_json(&json!({"op": "hello"}))["session"].clone();
         let incr = |session: &Value| json!({"op": "incr", "key": "key-30-raw", "session": session, "seq": 1, "ack": 0});
