@@ -118,6 +118,7 @@ pub fn mend_checkpoint(bytes: &mut [u8], mend: Mend) {
         sum(header, SEGMENT_HEADER_BYTES - 4);
     }
     let salt = u64_at(header, 32);
+    let (uuid, covers) = (header[16..32].to_vec(), header[40..76].to_vec());
     let (mut previous_crc, mut records, mut payload_bytes, mut digest) = (0, 0u64, 0u64, XxHash64::with_seed(0));
     let mut at = SEGMENT_HEADER_BYTES;
     while let Some(rest) = bytes.get_mut(at..)
@@ -130,10 +131,12 @@ pub fn mend_checkpoint(bytes: &mut [u8], mend: Mend) {
             put(block, 8, &salt.to_le_bytes());
             put(block, 16, &(at as u64).to_le_bytes());
             put(block, 32, &u32::to_le_bytes(previous_crc));
-            if block[4] == 2 && length == 24 {
+            if block[4] == 2 && length == 76 {
                 put(block, BLOCK_HEADER_BYTES, &records.to_le_bytes());
                 put(block, BLOCK_HEADER_BYTES + 8, &payload_bytes.to_le_bytes());
                 put(block, BLOCK_HEADER_BYTES + 16, &digest.finish().to_le_bytes());
+                put(block, BLOCK_HEADER_BYTES + 24, &uuid);
+                put(block, BLOCK_HEADER_BYTES + 40, &covers);
             }
         }
         if mend.batches {

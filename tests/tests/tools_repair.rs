@@ -142,6 +142,28 @@ fn a_header_that_the_batches_tell_is_made_anew_and_nothing_is_lost() {
     check_table(&broker, KEYS);
 }
 
+#[test]
+fn a_checkpoint_without_its_header_keeps_everything_and_its_epoch() {
+    let mut broker = Broker::start(BrokerOptions::default().args(SIZES));
+    cover_the_beginning(&broker);
+    let revision = broker.stat("revision");
+    let epoch = broker.endpoint()["epoch"].clone();
+    let rows = |broker: &Broker| broker.dealer().ask_json(&json!({"op": "scan", "limit": 10_000}))["rows"].clone();
+    let before = rows(&broker);
+    assert!(before.as_array().is_some_and(|rows| rows.len() > 10), "{before}");
+    broker.kill9();
+    flip(&broker.data_directory().join("table.ckpt"), |_| 50);
+    let ended = broker.try_restart().err().unwrap();
+    assert_eq!(ended.status.code(), Some(11), "{}", ended.stderr);
+    let said = repair(&broker, &["--discard-from", "table.ckpt:0"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    for part in ["remedy    the checkpoint's header is made anew from its end block", "lost      nothing"] {
+        assert!(said.text().contains(part), "{part}: {}", said.text());
+    }
+    broker.restart();
+    assert_eq!((broker.stat("revision"), &broker.endpoint()["epoch"], rows(&broker)), (revision, &epoch, before));
+}
+
 const SIZES: [&str; 8] =
     ["--segment-size", "64KiB", "--checkpoint-after", "64KiB", "--history-age", "0s", "--history-size", "64KiB"];
 
@@ -224,7 +246,7 @@ type Place = fn(usize) -> usize;
 /// The effects are in blocks that can be read, and the block with the sessions, or the one with their replies, can't.
 #[test]
 fn whatever_memory_of_requests_a_checkpoint_lost_none_is_done_twice() {
-    let places: [(&str, Place); 2] = [("sessions", |_| 4096 + 44 + 8), ("replies", |bytes| bytes - (44 + 24) - 8)];
+    let places: [(&str, Place); 2] = [("sessions", |_| 4096 + 44 + 8), ("replies", |bytes| bytes - (44 + 76) - 8)];
     for (lost, place) in places {
         let mut broker = Broker::start(BrokerOptions::default().args(SIZES));
         // First, so that every checkpoint with what follows has all keys, and several blocks of them.

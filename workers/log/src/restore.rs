@@ -2,7 +2,7 @@
 //!
 //! - The files come in any way that keeps their order (a directory, a stream); nothing of them is believed before all of them were
 //!   read back, verified as a recovery would, and compared with the manifest.
-//! - The restored log is another log: it gets a new uuid (in the header block of every file) and, in a new last segment, a new epoch. Since
+//! - The restored log is another log: it gets a new uuid (in the header block of every file, and in the end block of a checkpoint) and, in a new last segment, a new epoch. Since
 //!   the backup was made the old one may have acknowledged more, even under the same revisions, and may still run.
 //! - Built in a directory that no broker looks at; giving it its place, in one step, is for the caller.
 //!
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::backup::{
     BackupError, BackupSource, LogEnd, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestFault, ManifestFile,
 };
+use crate::checkpoint::end::EndBlock;
 use crate::checkpoint::format::{CHECKPOINT_CRC_AT, CHECKPOINT_HEADER_BYTES, CHECKPOINT_UUID_AT, HeaderFault};
 use crate::checkpoint::{CHECKPOINT_FILE, CheckpointHeader};
 use crate::entropy::{Entropy, random_u64, random_uuid};
@@ -194,6 +195,13 @@ impl<'s> Restore<'s> {
         let bytes = if part.at == 0 { part.head.len() as u64 } else { part.at };
         if bytes != part.expected || part.at == 0 {
             return Err(RestoreError::Incomplete(format!("it ends inside {name}")));
+        }
+        if name == CHECKPOINT_FILE {
+            // One that can't be read is found when all files are verified.
+            let end = EndBlock::find(&*part.file).map_err(|source| self.failed("read", name, source))?;
+            if let Some(end) = end {
+                end.rename(&*part.file, self.uuid).map_err(|source| self.failed("write", name, source))?;
+            }
         }
         part.file.sync().map_err(|source| self.failed("sync", name, source))?;
         self.done.push(ManifestFile { name: name.to_owned(), bytes, crc: part.crc });

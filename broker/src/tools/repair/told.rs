@@ -5,7 +5,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 
-use kvbroker_log::{Gap, GroupRef, RecordRef, Remedy, RepairPlan};
+use kvbroker_log::{CHECKPOINT_FILE, Gap, GroupRef, RecordRef, Remedy, RepairPlan};
 use serde_json::{Value, json};
 
 use crate::tools::Place;
@@ -61,6 +61,9 @@ pub(super) fn report(place: &Place, plan: &RepairPlan, keys: &Keys) -> Vec<Strin
     let mut lines = vec![line("damaged", format!("{} at byte {}: {}", path.display(), damage.offset, damage.what))];
     let done = match plan.remedy {
         Remedy::EndLog => "the log is ended there, and a new epoch begins",
+        Remedy::NewHeader if damage.name == CHECKPOINT_FILE => {
+            "the checkpoint's header is made anew from its end block, which says the same"
+        }
         Remedy::NewHeader => "the segment's header is made anew from the batches behind it",
         Remedy::RemoveCheckpoint => "the checkpoint is removed: the log is there from its beginning, and says the same",
         Remedy::SalvageCheckpoint => "the records that can be read make a new checkpoint, and a new epoch begins",

@@ -19,7 +19,7 @@ pub(crate) use manifest::ManifestFault;
 pub use manifest::{MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestFile};
 pub use sink::{BackupSink, StorageSink};
 
-use crate::checkpoint::format::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, CHECKPOINT_HEADER_BYTES, Totals};
+use crate::checkpoint::format::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, CHECKPOINT_HEADER_BYTES, CheckpointEnd, Totals};
 use crate::checkpoint::{CHECKPOINT_FILE, CheckpointHeader, CheckpointReader};
 use crate::error::LogError;
 use crate::format::{MARK_FILE, SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
@@ -343,9 +343,10 @@ impl Checkpoint {
             write(BlockKind::Records, block.offset, block.records, block.payload())?;
         }
         let summary = self.reader.summary().expect("the last block was read");
-        let totals = Totals { records: summary.records, bytes: summary.record_bytes, digest: summary.digest }.encode();
-        let offset = summary.file_bytes - (BLOCK_HEADER_BYTES + totals.len()) as u64;
-        write(BlockKind::End, offset, 0, &totals)
+        let totals = Totals { records: summary.records, bytes: summary.record_bytes, digest: summary.digest };
+        let end = CheckpointEnd { totals, covers: summary.header.covers }.encode();
+        let offset = summary.file_bytes - (BLOCK_HEADER_BYTES + end.len()) as u64;
+        write(BlockKind::End, offset, 0, &end)
     }
 }
 

@@ -283,6 +283,9 @@ fn a_checkpoint_comes_along_and_what_it_covers_stays_behind() {
     let reader = CheckpointReader::open(&target, CHECKPOINT_FILE).unwrap();
     assert_eq!((reader.covers().uuid, reader.covers().next_segment), (restored.uuid, 3));
     assert_eq!(back_up(&target).unwrap().1.revision, 13);
+    let mut again = CheckpointReader::open_without_header(&target, CHECKPOINT_FILE).unwrap().unwrap();
+    assert_eq!(again.header(), reader.header(), "both ends of it have the new name");
+    while again.next_block().unwrap().is_some() {}
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! [`BlockOutput`]: writes blocks of records one after the other: the body of a checkpoint, or a sorted run.
 //!
 //! - A block leaves in one write. A record out of order, or longer than any reader takes, is refused.
-//! - The end block carries the totals of all records.
+//! - The end block carries the totals of all records, in a checkpoint also what that covers.
 
 use std::hash::Hasher;
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use twox_hash::XxHash64;
 
 use super::format::{
-    BLOCK_HEADER_BYTES, BLOCK_PAYLOAD_BYTES, BlockHeader, BlockKind, MAX_BLOCK_PAYLOAD_BYTES, Totals, push_record, record_bytes,
+    BLOCK_HEADER_BYTES, BLOCK_PAYLOAD_BYTES, BlockHeader, BlockKind, CheckpointEnd, Covers, MAX_BLOCK_PAYLOAD_BYTES, Totals,
+    push_record, record_bytes,
 };
 use crate::error::LogError;
 use crate::storage::StorageFile;
@@ -139,11 +140,14 @@ impl BlockOutput {
         Ok(())
     }
 
-    /// Writes the last records and the end block. Nothing may be pushed afterwards.
-    pub fn end(&mut self) -> Result<Totals, LogError> {
+    /// Writes the last records and the end block, with what a checkpoint covers. Nothing may be pushed afterwards.
+    pub fn end(&mut self, covers: Option<Covers>) -> Result<Totals, LogError> {
         self.flush()?;
         let totals = self.running.totals();
-        self.block.extend_from_slice(&totals.encode());
+        match covers {
+            Some(covers) => self.block.extend_from_slice(&CheckpointEnd { totals, covers }.encode()),
+            None => self.block.extend_from_slice(&totals.encode()),
+        }
         self.write_block(BlockKind::End)?;
         Ok(totals)
     }

@@ -1,7 +1,7 @@
 //! Blocks of records in a file, read one after the other: the body of a checkpoint and of a sorted run.
 //!
 //! - Records ascend strictly by key, over all blocks; others are taken for damage.
-//! - The end block carries the totals; the file ends right behind it. A file that stops anywhere else is damaged.
+//! - The end block carries the totals, in a checkpoint also what its header says of the log; the file ends right behind it. A file that stops anywhere else is damaged.
 //! - Memory is bounded by the read-ahead and the longest record, whatever a header claims.
 
 use std::ops::Range;
@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use super::CheckpointRecord;
 use super::block_output::Running;
 use super::format::{
-    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader, BlockKind, MAX_BLOCK_PAYLOAD_BYTES, RECORD_HEADER_BYTES, RunRecord, Totals,
-    split_record, split_run_record,
+    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader, BlockKind, CHECKPOINT_HEADER_BYTES, CheckpointEnd, CheckpointHeader, Covers,
+    MAX_BLOCK_PAYLOAD_BYTES, RECORD_HEADER_BYTES, RunRecord, Totals, split_record, split_run_record,
 };
 use crate::error::LogError;
 use crate::storage::StorageFile;
@@ -70,6 +70,8 @@ pub(super) struct BlockInput {
     path: PathBuf,
     kind: BlockKind,
     salt: u64,
+    /// What the end block must say of the log; `None` in a run.
+    covers: Option<Covers>,
     /// Where the next block starts.
     offset: u64,
     previous_crc: u32,
@@ -87,13 +89,32 @@ pub(super) struct BlockInput {
 }
 
 impl BlockInput {
-    /// Blocks of `kind` from `offset` of `file` on. `read_ahead` bytes are read at once.
-    pub fn new(file: Box<dyn StorageFile>, path: PathBuf, kind: BlockKind, salt: u64, offset: u64, read_ahead: usize) -> Self {
+    /// The blocks of a sorted run. `read_ahead` bytes are read at once.
+    pub fn of_run(file: Box<dyn StorageFile>, path: PathBuf, salt: u64, read_ahead: usize) -> Self {
+        Self::new(file, path, BlockKind::Run, salt, None, 0, read_ahead)
+    }
+
+    /// The blocks of a checkpoint with this header.
+    pub fn of_checkpoint(file: Box<dyn StorageFile>, path: PathBuf, header: &CheckpointHeader, read_ahead: usize) -> Self {
+        let offset = CHECKPOINT_HEADER_BYTES as u64;
+        Self::new(file, path, BlockKind::Records, header.salt, Some(header.covers), offset, read_ahead)
+    }
+
+    fn new(
+        file: Box<dyn StorageFile>,
+        path: PathBuf,
+        kind: BlockKind,
+        salt: u64,
+        covers: Option<Covers>,
+        offset: u64,
+        read_ahead: usize,
+    ) -> Self {
         Self {
             file,
             path,
             kind,
             salt,
+            covers,
             offset,
             previous_crc: 0,
             last_key: None,
@@ -180,9 +201,16 @@ impl BlockInput {
     fn check_end(&mut self, header: &BlockHeader) -> Result<(), LogError> {
         let start = usize::try_from(self.offset - self.buffer_offset).expect("the block is in the buffer") + BLOCK_HEADER_BYTES;
         let payload = &self.buffer[start..start + header.payload_bytes as usize];
-        let Some(totals) = Totals::decode(payload).filter(|_| header.records == 0) else {
-            return Err(self.damaged("the end block has the wrong size"));
+        let (totals, covers) = match self.covers {
+            None => (Totals::decode(payload), None),
+            Some(_) => CheckpointEnd::decode(payload).map(|end| (end.totals, end.covers)).unzip(),
         };
+        let Some(totals) = totals.filter(|_| header.records == 0) else {
+            return Err(self.damaged("the end block is none that a writer makes, although the checksum is right"));
+        };
+        if covers != self.covers {
+            return Err(self.damaged("the end block doesn't say the same of the log as the header"));
+        }
         if totals != self.running.totals() && !self.gaps {
             return Err(self.damaged("the end block's totals are not those of the records"));
         }

@@ -56,10 +56,18 @@ pub(crate) const RECORD_REVISION_AT: usize = 8;
 /// Stands for the length of the value in a sorted run: the record is deleted. Never in a checkpoint.
 pub(crate) const RUN_DELETED: u32 = u32::MAX;
 
-pub(crate) const END_PAYLOAD_BYTES: usize = 24;
+pub(crate) const END_PAYLOAD_BYTES: usize = 76;
+/// A sorted run ends with the totals alone.
+pub(crate) const RUN_END_PAYLOAD_BYTES: usize = 24;
 pub(crate) const END_RECORDS_AT: usize = 0;
 pub(crate) const END_BYTES_AT: usize = 8;
 pub(crate) const END_DIGEST_AT: usize = 16;
+pub(crate) const END_UUID_AT: usize = RUN_END_PAYLOAD_BYTES;
+pub(crate) const END_NEXT_SEGMENT_AT: usize = 40;
+pub(crate) const END_NEXT_SEQUENCE_AT: usize = 48;
+pub(crate) const END_REVISION_AT: usize = 56;
+pub(crate) const END_STAMP_AT: usize = 64;
+pub(crate) const END_PREVIOUS_CRC_AT: usize = 72;
 
 /// What a checkpoint holds: all that the log says up to here, and where the log goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +96,10 @@ impl Covers {
             last_stamp_ms: self.stamp_ms,
             writer: None,
         }
+    }
+
+    fn is_possible(&self) -> bool {
+        self.next_segment != 0 && self.next_sequence != 0
     }
 }
 
@@ -158,7 +170,7 @@ impl CheckpointHeader {
             stamp_ms: u64_at(bytes, CHECKPOINT_STAMP_AT),
             previous_crc: u32_at(bytes, CHECKPOINT_PREVIOUS_CRC_AT),
         };
-        if covers.next_segment == 0 || covers.next_sequence == 0 {
+        if !covers.is_possible() {
             return Err(HeaderFault::Damaged("the segment or batch that goes on behind it has the number 0"));
         }
         Ok(Self { salt: u64_at(bytes, CHECKPOINT_SALT_AT), covers })
@@ -281,7 +293,7 @@ pub(crate) fn split_run_record(bytes: &[u8]) -> Option<(RunRecord<'_>, &[u8])> {
     Some((RunRecord { key, value: Some(value), revision }, rest))
 }
 
-/// Totals in the end block.
+/// Totals in the end block, and all that it holds in a sorted run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub records: u64,
@@ -290,8 +302,8 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub fn encode(&self) -> [u8; END_PAYLOAD_BYTES] {
-        let mut bytes = [0; END_PAYLOAD_BYTES];
+    pub fn encode(&self) -> [u8; RUN_END_PAYLOAD_BYTES] {
+        let mut bytes = [0; RUN_END_PAYLOAD_BYTES];
         put_at(&mut bytes, END_RECORDS_AT, &self.records.to_le_bytes());
         put_at(&mut bytes, END_BYTES_AT, &self.bytes.to_le_bytes());
         put_at(&mut bytes, END_DIGEST_AT, &self.digest.to_le_bytes());
@@ -299,11 +311,50 @@ impl Totals {
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == END_PAYLOAD_BYTES).then(|| Self {
+        (bytes.len() == RUN_END_PAYLOAD_BYTES).then(|| Self {
             records: u64_at(bytes, END_RECORDS_AT),
             bytes: u64_at(bytes, END_BYTES_AT),
             digest: u64_at(bytes, END_DIGEST_AT),
         })
+    }
+}
+
+/// What the end block of a checkpoint holds: the totals, and the header's fields once more, so that no page of the file is the only
+/// one that tells where the log goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckpointEnd {
+    pub totals: Totals,
+    pub covers: Covers,
+}
+
+impl CheckpointEnd {
+    pub fn encode(&self) -> [u8; END_PAYLOAD_BYTES] {
+        let mut bytes = [0; END_PAYLOAD_BYTES];
+        put_at(&mut bytes, END_RECORDS_AT, &self.totals.encode());
+        put_at(&mut bytes, END_UUID_AT, self.covers.uuid.as_bytes());
+        put_at(&mut bytes, END_NEXT_SEGMENT_AT, &self.covers.next_segment.to_le_bytes());
+        put_at(&mut bytes, END_NEXT_SEQUENCE_AT, &self.covers.next_sequence.to_le_bytes());
+        put_at(&mut bytes, END_REVISION_AT, &self.covers.revision.to_le_bytes());
+        put_at(&mut bytes, END_STAMP_AT, &self.covers.stamp_ms.to_le_bytes());
+        put_at(&mut bytes, END_PREVIOUS_CRC_AT, &self.covers.previous_crc.to_le_bytes());
+        bytes
+    }
+
+    /// `None` for another length, or fields that no header can have.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != END_PAYLOAD_BYTES {
+            return None;
+        }
+        let covers = Covers {
+            uuid: Uuid::from_bytes(array_at(bytes, END_UUID_AT)),
+            next_segment: u64_at(bytes, END_NEXT_SEGMENT_AT),
+            next_sequence: u64_at(bytes, END_NEXT_SEQUENCE_AT),
+            revision: u64_at(bytes, END_REVISION_AT),
+            stamp_ms: u64_at(bytes, END_STAMP_AT),
+            previous_crc: u32_at(bytes, END_PREVIOUS_CRC_AT),
+        };
+        let totals = Totals::decode(&bytes[..RUN_END_PAYLOAD_BYTES])?;
+        covers.is_possible().then_some(Self { totals, covers })
     }
 }
 

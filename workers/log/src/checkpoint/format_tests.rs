@@ -36,7 +36,17 @@ fn the_documented_layout_is_the_one_in_the_code() {
     assert_eq!(documented("Checkpoint block"), fields(BLOCK_HEADER_BYTES, &block));
     let record = [(RECORD_KEY_BYTES_AT, "key_bytes"), (RECORD_VALUE_BYTES_AT, "value_bytes"), (RECORD_REVISION_AT, "revision")];
     assert_eq!(documented("Checkpoint record"), fields(RECORD_HEADER_BYTES, &record));
-    let end = [(END_RECORDS_AT, "records"), (END_BYTES_AT, "bytes"), (END_DIGEST_AT, "digest")];
+    let end = [
+        (END_RECORDS_AT, "records"),
+        (END_BYTES_AT, "bytes"),
+        (END_DIGEST_AT, "digest"),
+        (END_UUID_AT, "uuid"),
+        (END_NEXT_SEGMENT_AT, "next_segment"),
+        (END_NEXT_SEQUENCE_AT, "next_sequence"),
+        (END_REVISION_AT, "revision"),
+        (END_STAMP_AT, "stamp_ms"),
+        (END_PREVIOUS_CRC_AT, "previous_crc"),
+    ];
     assert_eq!(documented("Checkpoint end"), fields(END_PAYLOAD_BYTES, &end));
 }
 
@@ -52,6 +62,8 @@ fn headers_survive_a_round_trip_and_no_flipped_bit() {
         assert!(CheckpointHeader::decode(&bytes).is_err(), "byte {at}");
         bytes[at] ^= 0x10;
     }
+    let end = CheckpointEnd { totals: Totals { records: 1, bytes: 2, digest: 3 }, covers };
+    assert_eq!(CheckpointEnd::decode(&end.encode()), Some(end));
     let mut block = BlockHeader {
         kind: 1,
         reserved: [0; 3],

@@ -6,12 +6,14 @@
 //! - [`CheckpointReader`] gives nothing out that it has not checked: checksums, the chain of the blocks, order, counts, digest, and
 //!   that the file ends where its end block says.
 //! - [`Merge`] makes one out of an old checkpoint and sealed segments, in slices and in bounded memory.
-//! - What a checkpoint covers is in its header ([`Covers`]): the log goes on with that segment, batch and chain.
+//! - What a checkpoint covers is in its header ([`Covers`]): the log goes on with that segment, batch and chain. The end block says it
+//!   again, so that a bad header costs nothing but a repair.
 //!
 //! The layout is in `docs/storage.md` and in [`mod@format`]; a test compares the two.
 
 mod block_output;
 mod blocks;
+pub(crate) mod end;
 pub(crate) mod format;
 mod input;
 mod merge;

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::CheckpointSummary;
 use super::blocks::{Block, BlockCursor, BlockInput};
-use super::format::{BlockKind, CHECKPOINT_HEADER_BYTES, CheckpointHeader, Covers, HeaderFault};
+use super::end::EndBlock;
+use super::format::{CHECKPOINT_HEADER_BYTES, CheckpointHeader, Covers, HeaderFault};
 use crate::error::LogError;
 use crate::format::FORMAT_VERSION;
 use crate::storage::{Storage, StorageFile};
@@ -76,9 +77,26 @@ impl CheckpointReader {
                 });
             }
         };
-        let offset = CHECKPOINT_HEADER_BYTES as u64;
-        let blocks = BlockInput::new(file, path.clone(), BlockKind::Records, header.salt, offset, READ_AHEAD);
-        Ok(Self { header, path, blocks })
+        Ok(Self::with_header(file, path, header))
+    }
+
+    fn with_header(file: Box<dyn StorageFile>, path: PathBuf, header: CheckpointHeader) -> Self {
+        let blocks = BlockInput::of_checkpoint(file, path.clone(), &header, READ_AHEAD);
+        Self { header, path, blocks }
+    }
+
+    /// Opens the checkpoint `name` without looking at its header: what that should say is taken from the end block. `None` if there
+    /// is none that can be read. For a repair only: a start believes no checkpoint whose header is damaged.
+    ///
+    /// # Errors
+    /// `Io` with `NotFound` if there is no such file, and what the disk says.
+    pub(crate) fn open_without_header(storage: &dyn Storage, name: &str) -> Result<Option<Self>, LogError> {
+        let file = storage.open(name).map_err(|source| LogError::io("open", storage.path(name), source))?;
+        let found = EndBlock::find(&*file).map_err(|source| LogError::io("read", storage.path(name), source))?;
+        Ok(found.map(|found| {
+            let header = CheckpointHeader { salt: found.salt(), covers: found.end.covers };
+            Self::with_header(file, storage.path(name), header)
+        }))
     }
 
     /// The header.

@@ -125,7 +125,7 @@ impl Run {
     pub fn open(&self, storage: &dyn Storage, read_ahead: usize) -> Result<Source, MergeError> {
         let path = storage.path(&self.name);
         let file = storage.open(&self.name).map_err(|source| MergeError::Output(LogError::io("open", path.clone(), source)))?;
-        let input = BlockInput::new(file, path, BlockKind::Run, self.salt, 0, read_ahead);
+        let input = BlockInput::of_run(file, path, self.salt, read_ahead);
         Ok(Source::Run(BlockCursor::new(input)))
     }
 }
@@ -177,7 +177,7 @@ impl RunOutput {
     }
 
     pub fn finish(mut self) -> Result<Run, LogError> {
-        self.out.end()?;
+        self.out.end(None)?;
         Ok(Run { name: self.name, salt: self.salt, longest: self.out.longest() })
     }
 }

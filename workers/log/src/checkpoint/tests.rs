@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::format::{
     BLOCK_CRC_AT, BLOCK_HEADER_BYTES, BLOCK_PAYLOAD_BYTES_AT, BLOCK_PAYLOAD_CRC_AT, BLOCK_PREVIOUS_CRC_AT,
-    CHECKPOINT_HEADER_BYTES, CHECKPOINT_VERSION_AT,
+    CHECKPOINT_HEADER_BYTES, CHECKPOINT_NEXT_SEGMENT_AT, CHECKPOINT_NEXT_SEQUENCE_AT, CHECKPOINT_PREVIOUS_CRC_AT,
+    CHECKPOINT_REVISION_AT, CHECKPOINT_STAMP_AT, CHECKPOINT_UUID_AT, CHECKPOINT_VERSION_AT, END_NEXT_SEGMENT_AT,
+    END_NEXT_SEQUENCE_AT, END_PAYLOAD_BYTES, END_PREVIOUS_CRC_AT, END_REVISION_AT, END_STAMP_AT, END_UUID_AT,
 };
 use super::*;
 use crate::disk::DiskStorage;
@@ -19,7 +21,14 @@ use crate::sim::{Fault, SimStorage, TearDetail};
 type Records = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 
 fn covers(revision: u64) -> Covers {
-    Covers { uuid: Uuid::from_bytes([1; 16]), next_segment: 3, next_sequence: 20, revision, stamp_ms: 1000, previous_crc: 77 }
+    Covers {
+        uuid: Uuid::from_bytes([1; 16]),
+        next_segment: 3,
+        next_sequence: 20,
+        revision,
+        stamp_ms: 1000,
+        previous_crc: 0x7766_5544,
+    }
 }
 
 fn begin(storage: &Arc<dyn Storage>, records: &Records) -> Result<CheckpointWriter, LogError> {
@@ -249,6 +258,40 @@ fn a_newer_checkpoint_and_one_of_another_log_are_told_apart_from_damage() {
     let error = CheckpointReader::open(&*storage, CHECKPOINT_FILE).err().unwrap();
     assert!(error.to_string().contains("format version 9") && error.to_string().contains("format version 2"), "{error}");
     assert_eq!(error.exit_code(), 13);
+}
+
+#[test]
+fn a_header_and_an_end_that_say_different_things_are_refused() {
+    let disk = SimStorage::new();
+    let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+    write(&storage, &some_records(1, 10, 10), 1).unwrap();
+    let good = disk.contents(CHECKPOINT_FILE).unwrap();
+    let end = good.len() - END_PAYLOAD_BYTES;
+    let fields = [
+        (CHECKPOINT_UUID_AT, END_UUID_AT),
+        (CHECKPOINT_NEXT_SEGMENT_AT, END_NEXT_SEGMENT_AT),
+        (CHECKPOINT_NEXT_SEQUENCE_AT, END_NEXT_SEQUENCE_AT),
+        (CHECKPOINT_REVISION_AT, END_REVISION_AT),
+        (CHECKPOINT_STAMP_AT, END_STAMP_AT),
+        (CHECKPOINT_PREVIOUS_CRC_AT, END_PREVIOUS_CRC_AT),
+    ];
+    for (in_header, in_end) in fields {
+        for (changed, is_refused) in [(vec![in_header], true), (vec![end + in_end], true), (vec![in_header, end + in_end], false)]
+        {
+            let mut bytes = good.clone();
+            changed.iter().for_each(|&at| bytes[at] ^= 0x40);
+            seal_again(&mut bytes);
+            disk.overwrite(CHECKPOINT_FILE, Some(bytes));
+            match read(&*storage) {
+                Err(LogError::Damaged { offset, what, .. }) if is_refused => {
+                    assert_eq!(offset as usize, end - BLOCK_HEADER_BYTES, "{what}");
+                    assert!(what.contains("as the header"), "{what}");
+                }
+                Ok(_) if !is_refused => {}
+                other => panic!("{changed:?}: {other:?}"),
+            }
+        }
+    }
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Finishing {
     }
 
     fn write_end(&mut self) -> Result<CheckpointSummary, LogError> {
-        let totals = self.out.end()?;
+        let totals = self.out.end(Some(self.header.covers))?;
         let block = self.header.encode();
         self.out.file.write_at(&block, 0).map_err(|source| LogError::io("write", self.out.path.clone(), source))?;
         Ok(CheckpointSummary {

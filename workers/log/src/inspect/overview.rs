@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::checkpoint::format::{BLOCK_HEADER_BYTES, BlockHeader, BlockKind, END_PAYLOAD_BYTES, Totals};
+use crate::checkpoint::end::EndBlock;
 use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, Covers};
 use crate::error::LogError;
 use crate::inspect::facts::SegmentFacts;
@@ -90,13 +90,8 @@ fn checkpoint_facts(storage: &dyn Storage) -> Result<Option<CheckpointFacts>, Lo
     let failed = |source| LogError::io("read", storage.path(CHECKPOINT_FILE), source);
     let file = storage.open(CHECKPOINT_FILE).map_err(failed)?;
     let bytes = file.length().map_err(failed)?;
-    let mut end = [0; BLOCK_HEADER_BYTES + END_PAYLOAD_BYTES];
-    let offset = bytes.saturating_sub(end.len() as u64);
-    let read = file.read_at(&mut end, offset).map_err(failed)?;
-    let (header, payload) = end[..read].split_at(read.min(BLOCK_HEADER_BYTES));
-    let totals = BlockHeader::decode(header, reader.header().salt, offset)
-        .filter(|header| header.kind == BlockKind::End as u8 && crc32c::crc32c(payload) == header.payload_crc)
-        .and_then(|_| Totals::decode(payload));
-    let totals = totals.map(|totals| (totals.records, totals.bytes, totals.digest));
+    let end = EndBlock::find(&*file).map_err(failed)?;
+    let end = end.filter(|found| found.salt() == reader.header().salt && found.end.covers == *reader.covers());
+    let totals = end.map(|found| (found.end.totals.records, found.end.totals.bytes, found.end.totals.digest));
     Ok(Some(CheckpointFacts { covers: *reader.covers(), bytes, totals }))
 }

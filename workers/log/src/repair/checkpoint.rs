@@ -41,25 +41,79 @@ pub struct Remains {
 pub(super) enum Found {
     Absent,
     Whole(Covers),
-    /// With what its header says, if that can be read.
-    Damaged(Damage, Option<(Covers, Remains)>),
+    /// With what is left of it, if its header or its end block can be read.
+    Damaged(Damage, Option<Left>),
+}
+
+/// What is left of a damaged checkpoint.
+pub(super) struct Left {
+    /// What it holds.
+    pub covers: Covers,
+    pub remains: Remains,
+    /// Nothing but the header is damaged: all blocks and totals are what was written.
+    pub is_only_header: bool,
+}
+
+/// What a checkpoint can be read by.
+enum Opened {
+    Absent,
+    /// Its header, or if that is damaged its end block, which says the same.
+    Readable(Option<Damage>, Box<CheckpointReader>),
+    Unreadable(Damage),
+}
+
+fn open(storage: &dyn Storage) -> Result<Opened, LogError> {
+    let damage = match CheckpointReader::open_if_there(storage, CHECKPOINT_FILE) {
+        Ok(None) => return Ok(Opened::Absent),
+        Ok(Some(reader)) => return Ok(Opened::Readable(None, Box::new(reader))),
+        Err(LogError::Damaged { offset, what, .. }) => damage(offset, what),
+        Err(error) => return Err(error),
+    };
+    Ok(match CheckpointReader::open_without_header(storage, CHECKPOINT_FILE)? {
+        Some(reader) => Opened::Readable(Some(damage), Box::new(reader)),
+        None => Opened::Unreadable(damage),
+    })
+}
+
+/// The checkpoint that a plan was made for, by whatever it can be read.
+fn open_again(storage: &dyn Storage) -> Result<Box<CheckpointReader>, LogError> {
+    let damaged = |offset, what| LogError::Damaged { file: storage.path(CHECKPOINT_FILE), offset, what };
+    match open(storage)? {
+        Opened::Readable(_, reader) => Ok(reader),
+        Opened::Unreadable(Damage { offset, what, .. }) => Err(damaged(offset, what)),
+        Opened::Absent => Err(damaged(0, "it was there a moment ago".to_owned())),
+    }
 }
 
 /// Reads the whole checkpoint.
 pub(super) fn find(storage: &dyn Storage) -> Result<Found, LogError> {
-    let mut reader = match CheckpointReader::open_if_there(storage, CHECKPOINT_FILE) {
-        Ok(Some(reader)) => reader,
-        Ok(None) => return Ok(Found::Absent),
-        Err(LogError::Damaged { offset, what, .. }) => return Ok(Found::Damaged(damage(offset, what), None)),
-        Err(error) => return Err(error),
+    let (at_header, mut reader) = match open(storage)? {
+        Opened::Absent => return Ok(Found::Absent),
+        Opened::Unreadable(damage) => return Ok(Found::Damaged(damage, None)),
+        Opened::Readable(at_header, reader) => (at_header, reader),
     };
     let covers = *reader.covers();
-    let mut first = None;
-    let remains = read(storage, &mut reader, &mut first, &mut |_, _, _| Ok(()))?;
-    Ok(match first {
+    let mut in_blocks = None;
+    let remains = read(storage, &mut reader, &mut in_blocks, &mut |_, _, _| Ok(()))?;
+    let is_only_header = in_blocks.is_none();
+    Ok(match at_header.or(in_blocks) {
         None => Found::Whole(covers),
-        Some(damage) => Found::Damaged(damage, Some((covers, remains))),
+        Some(damage) => Found::Damaged(damage, Some(Left { covers, remains, is_only_header })),
     })
+}
+
+/// Makes the checkpoint anew under a header that says what its end block says. Every record is read strictly once more: nothing is
+/// put in the place of the damaged file that isn't all of it.
+pub(super) fn rebuild(storage: &Arc<dyn Storage>, salt: u64) -> Result<(), LogError> {
+    let mut reader = open_again(&**storage)?;
+    let covers = *reader.covers();
+    let mut writer = CheckpointWriter::create(Arc::clone(storage), salt, SYNC_BYTES)?;
+    while let Some(block) = reader.next_block()? {
+        for record in block.records() {
+            writer.put(record)?;
+        }
+    }
+    writer.finish(covers).run().map(|_| ())
 }
 
 /// What becomes of the records of a checkpoint of which some are lost. The log doesn't know what they mean; who does, says it here.
@@ -87,7 +141,7 @@ pub(super) fn salvage(
     last_stamp_ms: u64,
     rules: &dyn SalvageRules,
 ) -> Result<(), LogError> {
-    let mut reader = CheckpointReader::open(&**storage, CHECKPOINT_FILE)?;
+    let mut reader = open_again(&**storage)?;
     let mut covers = *reader.covers();
     let mut writer = CheckpointWriter::create(Arc::clone(storage), salt, SYNC_BYTES)?;
     let Additions { records, stamp_ms } = rules.additions(last_stamp_ms);

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::checkpoint::{self, Found, Remains};
+use super::checkpoint::{self, Found, Left};
 use super::{Action, Damage, Loss, Remedy, RepairError, RepairPlan, Verdict, repaired};
 use crate::checkpoint::{CHECKPOINT_FILE, Covers};
 use crate::error::LogError;
@@ -33,7 +33,7 @@ pub fn examine(storage: &dyn Storage, lost: &mut dyn FnMut(&GroupRef<'_>)) -> Re
     match checkpoint::find(storage)? {
         Found::Absent => Examination::new(storage, None)?.run(lost),
         Found::Whole(covers) => Examination::new(storage, Some(covers))?.run(lost),
-        Found::Damaged(damage, readable) => examine_behind(storage, damage, readable, lost),
+        Found::Damaged(damage, left) => examine_behind(storage, damage, left, lost),
     }
 }
 
@@ -41,7 +41,7 @@ pub fn examine(storage: &dyn Storage, lost: &mut dyn FnMut(&GroupRef<'_>)) -> Re
 fn examine_behind(
     storage: &dyn Storage,
     damage: Damage,
-    readable: Option<(Covers, Remains)>,
+    left: Option<Left>,
     lost: &mut dyn FnMut(&GroupRef<'_>),
 ) -> Result<Verdict, RepairError> {
     let plan = |remedy, end: &Walked, checkpoint, action| {
@@ -61,16 +61,17 @@ fn examine_behind(
         Err(RepairError::Hopeless { .. }) => (false, Walked::start(Chain::START)),
         Err(error) => return Err(error),
     };
-    let reaches = readable.as_ref().is_some_and(|(covers, _)| end.chain.next_sequence >= covers.next_sequence);
+    let reaches = left.as_ref().is_some_and(|left| end.chain.next_sequence >= left.covers.next_sequence);
     if is_whole || reaches {
         return Ok(plan(Remedy::RemoveCheckpoint, &end, None, Action::RemoveCheckpoint));
     }
-    let Some((covers, remains)) = readable else {
+    let Some(Left { covers, remains, is_only_header }) = left else {
         return Err(RepairError::Hopeless { file: storage.path(&damage.name), offset: damage.offset, what: damage.what });
     };
     let log = Examination::new(storage, Some(covers))?;
     let number = log.found.last().map_or(covers.next_segment, |found| found.number + 1);
     Ok(match log.read(lost)? {
+        (Verdict::Sound { .. }, end) if is_only_header => plan(Remedy::NewHeader, &end, None, Action::RebuildCheckpoint),
         (Verdict::Sound { .. }, end) => {
             let action = Action::SalvageCheckpoint { uuid: covers.uuid, number, chain: end.chain };
             plan(Remedy::SalvageCheckpoint, &end, Some(remains), action)

@@ -12,7 +12,8 @@
 //! a shorter log under its old epoch that looks well.
 //!
 //! A damaged checkpoint is the same the other way round: the segment with the new epoch comes first, since nothing is served before the
-//! checkpoint is whole again.
+//! checkpoint is whole again. One of which only the header is damaged loses nothing and needs no new epoch: it is written anew beside
+//! itself, with the header's fields from its end block, and takes its own place by a rename.
 //!
 //! - What a damaged checkpoint lost is not known: what of the rest may be kept is said by [`SalvageRules`], which know what records mean.
 //!   The other remedies need no rules: a log that is ended earlier is what it was then.
@@ -90,7 +91,7 @@ pub struct Damage {
 pub enum Remedy {
     /// The log is ended before the damage; what follows is given up.
     EndLog,
-    /// A segment's header is made anew from the batches behind it; nothing is lost.
+    /// A segment's header is made anew from the batches behind it, or that of the checkpoint from its end block; nothing is lost.
     NewHeader,
     /// The checkpoint is removed: the whole log is there, and says the same; nothing is lost.
     RemoveCheckpoint,
@@ -131,6 +132,8 @@ enum Action {
         is_last: bool,
     },
     RemoveCheckpoint,
+    /// All of the checkpoint under a new header.
+    RebuildCheckpoint,
     /// Segment `number` behind `chain` only brings the new epoch.
     SalvageCheckpoint {
         uuid: Uuid,
@@ -161,6 +164,7 @@ impl RepairPlan {
                 remove(storage, MARK_FILE)
             }
             Action::RemoveCheckpoint => remove(storage, CHECKPOINT_FILE),
+            Action::RebuildCheckpoint => checkpoint::rebuild(shared, random()?),
             Action::SalvageCheckpoint { uuid, number, chain } => {
                 // The epoch first: as long as the checkpoint is damaged, a start is refused.
                 create_segment(storage, &repaired(*uuid, random()?, random()?, *number, chain), None)?;

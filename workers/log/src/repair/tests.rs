@@ -267,13 +267,9 @@ fn of_a_damaged_checkpoint_the_readable_records_are_kept() {
     let (disk, log) = with_checkpoint();
     let (whole, _) = open_keys(&disk.after_kill(), 2).unwrap();
     assert_eq!(whole.len(), 13);
-    for at in 0..disk.contents(CHECKPOINT_FILE).unwrap().len() {
+    for at in 4096..disk.contents(CHECKPOINT_FILE).unwrap().len() {
         let damaged = flipped(&disk, CHECKPOINT_FILE, at);
         assert!(matches!(open_keys(&damaged.after_kill(), 2), Err(LogError::Damaged { .. })), "{at}");
-        if at < 4096 {
-            assert!(matches!(find(&damaged), Err(RepairError::Hopeless { .. })), "{at}");
-            continue;
-        }
         let plans = repair(&damaged).unwrap();
         let [plan] = &plans[..] else { panic!("{at}: {plans:?}") };
         assert_eq!((plan.remedy, plan.damage.name.as_str()), (Remedy::SalvageCheckpoint, CHECKPOINT_FILE));
@@ -288,6 +284,93 @@ fn of_a_damaged_checkpoint_the_readable_records_are_kept() {
             assert!(gap.after.as_ref().is_none_or(|after| after < key) && gap.before.as_ref().is_none_or(|before| key < before));
         }
         assert!(keys.iter().all(|(key, revision)| whole[key] == *revision));
+    }
+}
+
+type Change<'a> = dyn Fn(&mut [u8]) + 'a;
+
+/// The same disk with these bytes of the checkpoint changed.
+fn with_bytes(disk: &SimStorage, change: impl FnOnce(&mut [u8])) -> SimStorage {
+    let disk = disk.after_kill();
+    let mut bytes = disk.contents(CHECKPOINT_FILE).unwrap();
+    change(&mut bytes);
+    disk.overwrite(CHECKPOINT_FILE, Some(bytes));
+    disk
+}
+
+#[test]
+fn a_bad_header_of_a_checkpoint_costs_nothing() {
+    let (disk, log) = with_checkpoint();
+    let (whole, before) = open_keys(&disk.after_kill(), 2).unwrap();
+    let good = disk.contents(CHECKPOINT_FILE).unwrap();
+    let mut repaired = 0;
+    for at in 0..4096 {
+        let damages: [&Change<'_>; 4] =
+            [&|bytes| bytes[at] ^= 0x01, &|bytes| bytes[at] ^= 0xff, &|bytes| bytes[at] = 0, &|bytes| bytes[at..4096].fill(0)];
+        for damage in damages {
+            let damaged = with_bytes(&disk, damage);
+            if damaged.contents(CHECKPOINT_FILE).unwrap() == good {
+                continue;
+            }
+            assert!(matches!(open_keys(&damaged.after_kill(), 2), Err(LogError::Damaged { offset: 0, .. })), "{at}");
+            let plans = repair(&damaged).unwrap();
+            let [plan] = &plans[..] else { panic!("{at}: {plans:?}") };
+            assert_eq!((plan.remedy, plan.damage.offset, plan.damage.name.as_str()), (Remedy::NewHeader, 0, CHECKPOINT_FILE));
+            assert_eq!((plan.kept_revision, plan.checkpoint.as_ref(), plan.loss), (13, None, Loss::default()));
+            let (keys, report) = open_keys(&damaged, 3).unwrap();
+            assert_eq!((&keys, report.epoch, report.last_revision), (&whole, log.epoch(), 13), "{at}");
+            assert_eq!((report.uuid, report.last_stamp_ms), (before.uuid, before.last_stamp_ms), "{at}");
+            // All but the salt, and what covers that, is what was written.
+            let remade = damaged.contents(CHECKPOINT_FILE).unwrap();
+            assert_eq!((remade.len(), &remade[..32], &remade[40..4092]), (good.len(), &good[..32], &good[40..4092]), "{at}");
+            repaired += 1;
+        }
+    }
+    assert!(repaired > 8_192, "{repaired}");
+    // The page is gone and whatever stood there belongs to nobody.
+    let damaged = with_bytes(&disk, |bytes| bytes[..4096].fill(0xee));
+    repair(&damaged).unwrap();
+    assert_eq!(open_keys(&damaged, 3).unwrap().0, whole);
+}
+
+#[test]
+fn without_its_header_a_checkpoint_is_salvaged_by_its_end_and_without_both_not_at_all() {
+    let (disk, log) = with_checkpoint();
+    let (whole, _) = open_keys(&disk.after_kill(), 2).unwrap();
+    let length = disk.contents(CHECKPOINT_FILE).unwrap().len();
+    let end = length - (44 + 76);
+    for at in 4096..length {
+        let damaged = with_bytes(&disk, |bytes| {
+            bytes[50] ^= 1;
+            bytes[at] ^= 0x11;
+        });
+        if at >= end {
+            let operations = damaged.operations();
+            assert!(matches!(find(&damaged), Err(RepairError::Hopeless { offset: 0, .. })), "{at}");
+            assert_eq!(damaged.operations(), operations);
+            continue;
+        }
+        let plans = repair(&damaged).unwrap();
+        let [plan] = &plans[..] else { panic!("{at}: {plans:?}") };
+        assert_eq!((plan.remedy, plan.damage.offset), (Remedy::SalvageCheckpoint, 0), "{at}");
+        let remains = plan.checkpoint.as_ref().unwrap();
+        assert!(remains.gaps == 1 && (remains.told[0].offset..end as u64).contains(&(at as u64)), "{at}: {remains:?}");
+        let (keys, report) = open_keys(&damaged, 3).unwrap();
+        assert!(report.epoch != log.epoch() && report.checkpoint.unwrap().records == remains.records, "{at}");
+        assert!(keys.len() < whole.len() && keys.iter().all(|(key, revision)| whole[key] == *revision), "{at}");
+    }
+    // A log that is damaged behind it is ended first, and keeps no start from being refused until the header is there again.
+    let damaged = with_bytes(&flipped(&disk, "table.txn.00000003", 4200), |bytes| bytes[50] ^= 1);
+    let remedies: Vec<_> = repair(&damaged).unwrap().iter().map(|plan| plan.remedy).collect();
+    assert_eq!(remedies, [Remedy::EndLog, Remedy::NewHeader]);
+    open_keys(&damaged, 3).unwrap();
+    // Bytes too many, or too few: the end is not where it says.
+    for length in [length - 1, length + 1] {
+        let damaged = with_bytes(&disk, |bytes| bytes[50] ^= 1);
+        let mut bytes = damaged.contents(CHECKPOINT_FILE).unwrap();
+        bytes.resize(length, 0);
+        damaged.overwrite(CHECKPOINT_FILE, Some(bytes));
+        assert!(matches!(find(&damaged), Err(RepairError::Hopeless { .. })));
     }
 }
 
@@ -369,6 +452,39 @@ fn damage_behind_a_checkpoint_is_found_where_a_start_is_refused() {
             }
         }
     }
+}
+
+#[test]
+fn a_new_header_for_a_checkpoint_that_is_stopped_anywhere_can_be_made_again() {
+    let (whole_disk, log) = with_checkpoint();
+    let (whole, _) = open_keys(&whole_disk.after_kill(), 2).unwrap();
+    let disk = flipped(&whole_disk, CHECKPOINT_FILE, 50);
+    let Verdict::Damaged(plan) = find(&disk).unwrap() else { panic!("it is damaged") };
+    let done = disk.after_kill();
+    plan.apply(&shared(&done), &mut SeededEntropy::new(7), &KeepAll).unwrap();
+    let (mut refused, mut served) = (0, 0);
+    for operation in 0..done.operations() {
+        let stopped = disk.after_kill();
+        stopped.stop_at(operation);
+        assert!(plan.apply(&shared(&stopped), &mut SeededEntropy::new(7), &KeepAll).is_err());
+        let mut disks = vec![stopped.after_kill()];
+        let choices = stopped.crash_choices(crate::sim::TearDetail::Sectors);
+        disks.extend(choices.iter().map(|choice| stopped.after_power_failure(choice)));
+        for disk in disks {
+            match open_keys(&disk.after_kill(), 8) {
+                Ok((keys, report)) => {
+                    assert!(keys == whole && report.epoch == log.epoch());
+                    served += 1;
+                }
+                Err(LogError::Damaged { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            repair(&disk).unwrap();
+            let (keys, report) = open_keys(&disk, 9).unwrap();
+            assert!(keys == whole && report.epoch == log.epoch());
+        }
+    }
+    assert!(refused > 10 && served > 0, "{refused} refused, {served} served");
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn after_a_restart_on_a_disk_nearly_full_a_checkpoint_is_made_so_that_history_ma
 fn advice_for_a_start_is_not_given_while_serving() {
     let damaged = || LogError::Damaged { file: "table.ckpt".into(), offset: 9, what: "wrong".to_owned() };
     assert_eq!(damaged().fact(), "table.ckpt is damaged at byte 9: wrong");
-    assert!(damaged().to_string().contains("Restore the data directory from a backup"));
+    assert!(damaged().to_string().contains("`kvbroker PROJECT restore` takes a backup"));
     let said = CheckpointError::Damaged(damaged()).to_string();
     assert_eq!(said, "a checkpoint can't be made from the files: table.ckpt is damaged at byte 9: wrong");
 }
