@@ -5,6 +5,7 @@
 //! - A message is decoded and checked whole before any of its operations may run.
 //! - Nothing here allocates more than a constant factor of the bytes it was given.
 
+mod access;
 mod compare;
 mod convert;
 mod decode;
@@ -29,6 +30,7 @@ mod sink;
 mod txn;
 mod value;
 
+pub use access::{Access, GrantInfo, Role, Scope, UserKey, UserKeyError, grant_comment};
 pub use compare::{integer_of, same_value};
 pub use convert::{json_to_msgpack, msgpack_to_json};
 pub use decode::{Rejected, decode_request};

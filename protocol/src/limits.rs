@@ -142,6 +142,14 @@ pub const HELD_SMALL_BYTES: usize = 4 << 10;
 pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
 /// Most connections of the front end.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Most users that `authorized_clients` names.
+pub const GRANTS_MAX: usize = 4_096;
+/// Most key prefixes of one user.
+pub const GRANT_PREFIXES_MAX: usize = 64;
+/// Longest comment on one user, bytes.
+pub const GRANT_COMMENT_BYTES_MAX: usize = 256;
+/// Largest `authorized_clients`, bytes.
+pub const GRANTS_BYTES_MAX: usize = 1 << 20;
 /// What a `busy` answer tells the client to wait, milliseconds.
 pub const RETRY_AFTER_MS: u64 = 100;
 
@@ -202,6 +210,11 @@ const _: () = {
     assert!(SNAPSHOT_LINGER_MS <= SNAPSHOT_IDLE_MS, "a snapshot that was read to its end is kept no longer than another");
     assert!(SNAPSHOT_BYTES_MAX >= 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end every snapshot");
     assert!(HISTORY_MEMORY_BYTES_MAX >= 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end the history");
+    assert!(GRANTS_MAX * 128 <= GRANTS_BYTES_MAX, "the file holds as many plain lines as it may");
+    assert!(
+        GRANTS_MAX * GRANT_COMMENT_BYTES_MAX + 2 * GRANTS_BYTES_MAX <= MESSAGE_BYTES_MAX,
+        "an answer to `who` fits into a message"
+    );
     assert!(HISTORY_VERSIONS_DEFAULT <= HISTORY_VERSIONS_MAX);
     assert!(HISTORY_PASS_BYTES_MAX >= PAGE_BYTES_MAX + VALUE_BYTES_MAX, "one request for the history always gets its answer");
 };
