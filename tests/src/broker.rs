@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{PATIENCE, RawClient, RawSubscriber, program, wait_until};
+use crate::{Machine, PATIENCE, RawClient, RawSubscriber, program, wait_until};
 
 /// A directory that serves as `KVBROKER_HOME`; removed with its last holder.
 #[derive(Clone, Debug)]
@@ -97,6 +97,13 @@ impl BrokerOptions {
     #[must_use]
     pub fn home(mut self, home: &Home) -> Self {
         self.home = home.clone();
+        self
+    }
+
+    /// The same on another machine.
+    #[must_use]
+    pub fn on(mut self, machine: &Machine) -> Self {
+        self.wrapper = machine.enter();
         self
     }
 

@@ -1,18 +1,21 @@
 //! Running `kvclient` as a user or a script does.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::{Home, json, program};
+use crate::{Home, Machine, json, program};
 
 /// A `kvclient` in an environment of its own: one home, no catalog unless told.
 #[derive(Clone, Debug)]
 pub struct Cli {
     home: PathBuf,
     catalog: String,
+    /// What stands before the program on the command line.
+    wrapper: Vec<OsString>,
 }
 
 /// What a finished run said.
@@ -52,7 +55,7 @@ impl Said {
 impl Cli {
     /// With this `KVBROKER_HOME`.
     pub fn new(home: &Home) -> Cli {
-        Cli { home: home.path().to_owned(), catalog: "none".to_owned() }
+        Cli { home: home.path().to_owned(), catalog: "none".to_owned(), wrapper: Vec::new() }
     }
 
     /// The same that asks these catalogs.
@@ -62,9 +65,18 @@ impl Cli {
         self
     }
 
+    /// The same on another machine.
+    #[must_use]
+    pub fn on(mut self, machine: &Machine) -> Cli {
+        self.wrapper = machine.enter();
+        self
+    }
+
     /// The command, for what the other methods don't do.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Command {
-        let mut command = Command::new(program("kvclient"));
+        let mut line = self.wrapper.iter().cloned().chain([program("kvclient").into()]);
+        let mut command = Command::new(line.next().expect("there is at least the program"));
+        command.args(line);
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("KVBROKER_") || name.starts_with("CATALOG_")) {
                 command.env_remove(name);

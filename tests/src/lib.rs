@@ -6,6 +6,7 @@
 //! - [`RawClient`] uses ZeroMQ sockets directly and not this project's client library: it stands for a stranger's program.
 //! - [`NumberedClient`] is such a stranger that numbers its mutations and outlives restarts; a [`Recorder`] is a process that writes down
 //!   what it asked and was told, one way or the other.
+//! - A [`Wire`] has [`Machine`]s: network namespaces, for tests of several hosts on one.
 //! - [`linear`] is pure: it tells whether a history of operations can have happened.
 //! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
 //!
@@ -16,6 +17,7 @@ mod broker;
 mod cli;
 mod dice;
 pub mod linear;
+mod machines;
 mod numbered;
 mod peers;
 mod raw;
@@ -28,6 +30,7 @@ pub use binaries::program;
 pub use broker::{Broker, BrokerOptions, Ended, Home, Memory, end_with_us};
 pub use cli::{Cli, Said, finish};
 pub use dice::Dice;
+pub use machines::{Machine, Wire};
 pub use numbered::{NumberedClient, NumberedError};
 pub use peers::{left_out, peer, peers_are_required, python};
 pub use raw::{RawClient, RawSubscriber, json, pack, unpack};
