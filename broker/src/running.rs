@@ -15,8 +15,8 @@ use kvbroker_discovery::Announcer;
 use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
-    CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Stopped, SystemClock,
-    Worker, WorkerCounters,
+    AccessBook, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Stopped,
+    SystemClock, Worker, WorkerCounters,
 };
 
 use crate::args::Config;
@@ -131,6 +131,7 @@ impl Running {
             log: opened.log,
             clock: Box::new(SystemClock),
             stamper: opened.stamper,
+            access: Arc::new(AccessBook::new()),
             intake: intake.clone(),
             replies,
             events,

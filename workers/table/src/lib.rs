@@ -5,6 +5,7 @@
 //! - While one batch syncs, the next collects: throughput rises with clients, one client pays one sync.
 //! - An error of the log ends the worker; nothing of its batch is released.
 
+mod access_book;
 mod agenda;
 mod answer;
 mod call;
@@ -26,6 +27,7 @@ mod versions;
 mod work;
 mod worker;
 
+pub use access_book::{ANYONE, AccessBook, OWNER, Speaker, Speaking};
 pub use agenda::Agenda;
 pub use call::{Call, ClientId, Envelope};
 pub use checkpoints::{Behind, CheckpointThread, Checkpoints};

@@ -9,6 +9,7 @@ use kvbroker_core::{History, SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
 use kvbroker_protocol::{ErrorCode, Failure, limits};
 
+use crate::access_book::AccessBook;
 use crate::agenda::Agenda;
 use crate::call::Call;
 use crate::checkpoints::Checkpoints;
@@ -64,6 +65,8 @@ pub struct Worker<L> {
     pub clock: Box<dyn Clock>,
     /// Makes stamps of it.
     pub stamper: Stamper,
+    /// Who may do what now.
+    pub access: Arc<AccessBook>,
     /// Where calls come from.
     pub intake: Arc<Intake>,
     /// Where replies go.
@@ -159,6 +162,7 @@ impl<L: Log> Worker<L> {
         let mut batch = BatchBuilder::new();
         let mut agenda = self.intake.agenda();
         let mut last_append = Instant::now();
+        let speaker = self.access.speaker();
         let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).clamp(WAIT_MIN, IDLE));
         loop {
             if !self.snapshots.is_empty() {
@@ -171,8 +175,12 @@ impl<L: Log> Worker<L> {
                 Collected::Idle => self.is_due(),
                 Collected::Closed => break,
             };
-            if has_work && self.turn(&mut agenda, &mut batch)? {
-                last_append = Instant::now();
+            if has_work {
+                // What the turn looks up in the access book counts until its replies and events are handed over.
+                let _speaking = speaker.begin();
+                if self.turn(&mut agenda, &mut batch)? {
+                    last_append = Instant::now();
+                }
             }
             self.checkpoints.serve(&self.state, &mut self.log)?;
             // Not only when no call came: somebody may read all the time, and the last write still wants a voucher.

@@ -55,6 +55,7 @@ impl Life {
             log,
             clock: Box::new(clock.clone()),
             stamper,
+            access: Arc::default(),
             intake: intake.clone(),
             replies: replies.clone(),
             events: Arc::new(Outbox::new(1, Arc::new(NoDoorbell))),

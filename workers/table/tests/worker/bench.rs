@@ -217,6 +217,7 @@ impl Bench {
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
             clock: Box::new(self.clock.clone()),
             stamper,
+            access: Arc::default(),
             intake: self.intake.clone(),
             replies: self.replies.clone(),
             events: self.events.clone(),
