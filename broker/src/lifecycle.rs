@@ -28,7 +28,7 @@ use crate::open::{Opened, open};
 use crate::ports::Ports;
 use crate::ready::{Ready, kvclient_command};
 use crate::running::{Running, Sockets};
-use crate::sockets::{self, Place};
+use crate::sockets::{self, Listener, PortWish, Protection};
 
 /// How long the ready block waits for the catalogs' word.
 const CATALOG_WAIT: Duration = Duration::from_millis(500);
@@ -117,26 +117,17 @@ impl Home {
 fn bind(config: &Config, home: &Home, data: &Path) -> Result<Sockets, Failure> {
     let remembered = Ports::remembered(data);
     let policy = Policy::owner_only(*home.owner.public());
-    let (router_socket, pub_socket) = (home.runtime.router_socket(), home.runtime.pub_socket());
-    let router = Place {
-        ipc: &router_socket,
-        listen: config.listen,
-        port: config.port,
-        remembered: remembered.map(|ports| ports.router),
-        flag: "--port",
-    };
-    let publisher = Place {
-        ipc: &pub_socket,
-        port: config.pub_port,
-        remembered: remembered.map(|ports| ports.publisher),
-        flag: "--pub-port",
-        ..router
-    };
+    let listen = [config.listen];
+    let protection = Protection::Curve(home.project.clone());
+    let router = Listener::new(&home.runtime.router_socket(), &listen, protection.clone());
+    let publisher = Listener::new(&home.runtime.pub_socket(), &listen, protection);
+    let router_port = PortWish { asked: config.port, remembered: remembered.map(|ports| ports.router), flag: "--port" };
+    let pub_port = PortWish { asked: config.pub_port, remembered: remembered.map(|ports| ports.publisher), flag: "--pub-port" };
     let sockets = Sockets {
-        router: sockets::router(policy.clone(), &home.project, &router)?,
-        publisher: sockets::publisher(policy, &home.project, &publisher)?,
+        router: sockets::router(policy.clone(), router, &router_port)?,
+        publisher: sockets::publisher(policy, publisher, &pub_port)?,
     };
-    let ports = Ports { router: sockets.router.tcp.port(), publisher: sockets.publisher.tcp.port() };
+    let ports = Ports { router: sockets.router.listener.port(), publisher: sockets.publisher.listener.port() };
     if remembered != Some(ports)
         && let Err(error) = ports.remember(data)
     {
@@ -146,7 +137,7 @@ fn bind(config: &Config, home: &Home, data: &Path) -> Result<Sockets, Failure> {
 }
 
 fn endpoint(config: &Config, home: &Home, report: &RecoveryReport, sockets: &Sockets, instance: uuid::Uuid) -> Endpoint {
-    let (router, publisher): (SocketAddr, SocketAddr) = (sockets.router.tcp, sockets.publisher.tcp);
+    let (router, publisher) = (&sockets.router.listener, &sockets.publisher.listener);
     Endpoint {
         project: config.project.clone(),
         owner: config.owner.clone(),
@@ -157,7 +148,11 @@ fn endpoint(config: &Config, home: &Home, report: &RecoveryReport, sockets: &Soc
         starttime_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         router_socket: home.runtime.router_socket(),
         pub_socket: home.runtime.pub_socket(),
-        tcp: Some(TcpEndpoint { hosts: vec![router.ip()], port: router.port(), pub_port: publisher.port() }),
+        tcp: Some(TcpEndpoint {
+            hosts: router.tcp().iter().map(SocketAddr::ip).collect(),
+            port: router.port(),
+            pub_port: publisher.port(),
+        }),
         public_key: *home.project.public(),
     }
 }

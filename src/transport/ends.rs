@@ -62,8 +62,8 @@ impl ClientSocket {
     }
 }
 
-/// A broker's end: NULL on its ipc endpoints, CURVE on its tcp endpoints, and
-/// each peer judged by the ZAP handler.
+/// A broker's end: NULL on its ipc endpoints, CURVE on its tcp endpoints (unless
+/// they are expressly plain), and each peer judged by the ZAP handler.
 pub struct ServerSocket {
     socket: Socket,
 }
@@ -99,6 +99,20 @@ impl ServerSocket {
             .inner
             .set_curve_secretkey(keys.secret().expose_bytes())
             .map_err(|error| TransportError::zmq("set the broker's key", error))?;
+        self.bind_any_tcp(address, port)
+    }
+
+    /// Binds a tcp port (0: any free one) on which nothing is encrypted and peers prove nothing: only where the user asked for it
+    /// by `--insecure`. The door must admit such peers, too ([`crate::zap::Policy::plain_tcp`]). Returns the address bound.
+    ///
+    /// # Errors
+    /// [`TransportError::is_address_in_use`], or the address isn't ours.
+    pub fn bind_plain_tcp(&mut self, address: IpAddr, port: u16) -> Result<SocketAddr, TransportError> {
+        self.set_curve_server(false)?;
+        self.bind_any_tcp(address, port)
+    }
+
+    fn bind_any_tcp(&mut self, address: IpAddr, port: u16) -> Result<SocketAddr, TransportError> {
         self.socket.set_ipv6(address)?;
         self.socket.bind_raw(&tcp_endpoint(SocketAddr::new(address, port)))?;
         let endpoint = self.socket.inner.get_last_endpoint();

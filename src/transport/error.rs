@@ -127,6 +127,13 @@ impl TransportError {
         self.errno() == Some(Errno(native::EADDRINUSE))
     }
 
+    /// Whether this machine has no such address, or no addresses of that family.
+    #[must_use]
+    pub fn is_address_not_ours(&self) -> bool {
+        let numbers = [native::EADDRNOTAVAIL, native::ENODEV, rustix::io::Errno::AFNOSUPPORT.raw_os_error()];
+        self.errno().is_some_and(|errno| numbers.contains(&errno.0))
+    }
+
     /// Whether the context was terminated: stop working on it.
     #[must_use]
     pub fn is_terminated(&self) -> bool {

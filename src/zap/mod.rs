@@ -9,7 +9,8 @@
 //! - Sockets also set `ZMQ_ZAP_ENFORCE_DOMAIN`, so that a missing handler refuses.
 //! - NULL is admitted on ipc alone, and there only if the kernel says that the
 //!   peer runs under our own user id. CURVE is admitted if the policy knows the
-//!   key. Anything else is refused.
+//!   key. Anything else is refused. (A policy can admit NULL on TCP, too, as nobody
+//!   in particular: `--insecure`.)
 //! - A request that can't be understood is answered (400, or 500), never a panic.
 //! - If the handler's thread dies, the process ends.
 //!
@@ -17,6 +18,7 @@
 //! (`localhost:UID:GID:PID`), which libzmq fills in when it is built with
 //! `ZMQ_HAVE_SO_PEERCRED`. Without it the field has no uid, and ipc is refused.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,9 @@ pub const LOCAL_USER_ID: &str = "local";
 
 /// The `User-Id` of peers with the owner's own key.
 pub const OWNER_USER_ID: &str = "owner";
+
+/// The `User-Id` of peers on TCP without encryption, where the policy admits them.
+pub const ANYONE_USER_ID: &str = "anyone";
 
 /// RFC 27's version of requests and replies.
 const VERSION: &[u8] = b"1.0";
@@ -59,6 +64,8 @@ pub struct Policy {
     /// Which keys are admitted, and as whom. Runs on the handler's thread while
     /// every new connection waits, so it must not wait for anything.
     pub keys: KeyPolicy,
+    /// Whether peers on TCP are admitted that prove nothing, as [`ANYONE_USER_ID`]: only where the user asked for it by `--insecure`.
+    pub plain_tcp: bool,
 }
 
 impl Policy {
@@ -68,6 +75,7 @@ impl Policy {
         Self {
             local_uid: rustix::process::geteuid().as_raw(),
             keys: Arc::new(move |key| (key == owner.as_bytes()).then(|| OWNER_USER_ID.to_owned())),
+            plain_tcp: false,
         }
     }
 }
@@ -227,6 +235,7 @@ fn answer(frames: &[Message], policy: &Policy) -> Answer {
         (b"NULL", []) => match uid_of(address) {
             Some(uid) if uid == policy.local_uid => Answer::admit(LOCAL_USER_ID.to_owned()),
             Some(_) => Answer::refuse("400", "only the broker's own user may connect by ipc"),
+            None if policy.plain_tcp && is_tcp(address) => Answer::admit(ANYONE_USER_ID.to_owned()),
             None => Answer::refuse("400", "unencrypted connections are refused"),
         },
         (b"CURVE", [key]) => match <&[u8; KEY_BYTES]>::try_from(&key[..]) {
@@ -236,6 +245,12 @@ fn answer(frames: &[Message], policy: &Policy) -> Answer {
         (b"NULL" | b"CURVE", _) => Answer::refuse("400", "wrong number of credentials"),
         _ => Answer::refuse("400", "this mechanism is not used here"),
     }
+}
+
+/// Whether the peer came by TCP: then libzmq writes its address, with the interface behind a link-local one (`fe80::1%eth0`).
+fn is_tcp(address: &[u8]) -> bool {
+    let text = std::str::from_utf8(address).unwrap_or_default();
+    text.split('%').next().is_some_and(|text| text.parse::<IpAddr>().is_ok())
 }
 
 /// The peer's uid from `localhost:UID:GID:PID`, which libzmq writes for ipc on

@@ -60,6 +60,27 @@ fn who_is_admitted_and_as_whom() {
 }
 
 #[test]
+fn whoever_comes_by_tcp_is_anyone_where_that_is_wanted_and_never_the_owner() {
+    let policy = Policy { plain_tcp: true, ..policy(owner()) };
+    let cases = [
+        ("127.0.0.1", Some("anyone")),
+        ("2001:db8::7", Some("anyone")),
+        ("fe80::1%eth0", Some("anyone")),
+        ("localhost:1000:1000:1", Some("local")),
+        ("localhost:1001:1001:1", None),
+        ("localhost", None),
+        ("", None),
+        ("%", None),
+    ];
+    for (address, expected) in cases {
+        let answer = answer(&request(address, "NULL", &[]), &policy);
+        assert_eq!((answer.status == "200").then_some(answer.user_id.as_str()), expected, "{address}: {answer:?}");
+    }
+    let stranger = owner();
+    assert_eq!(answer(&request("127.0.0.1", "CURVE", &[stranger.as_bytes()]), &policy).status, "400");
+}
+
+#[test]
 fn what_is_no_request_gets_an_answer_too() {
     let policy = policy(owner());
     for length in 0..FIXED_FRAMES {
@@ -125,7 +146,7 @@ fn noted() -> (OnDeath, Receiver<String>) {
 #[test]
 fn the_death_of_the_handler_is_the_end_of_the_process() {
     let (on_death, deaths) = noted();
-    let policy = Policy { local_uid: 1_000, keys: Arc::new(|_| panic!("the policy broke")) };
+    let policy = Policy { local_uid: 1_000, keys: Arc::new(|_| panic!("the policy broke")), plain_tcp: false };
     let context = SecuredContext::start(1, policy, on_death).unwrap();
     let asker = context.context().zap_asker().unwrap();
     let frames = request("127.0.0.1", "CURVE", &[&[7; 32]]);
