@@ -233,7 +233,9 @@ fn needs(operation: &Operation) -> (Role, Reach<'_>) {
             (Role::Read, Reach::Key(key))
         }
         Operation::Mget { keys } => (Role::Read, Reach::Keys(keys)),
-        Operation::Size | Operation::Scan(_) | Operation::Query { .. } | Operation::List(_) => (Role::Read, Reach::Own),
+        Operation::Size | Operation::Scan(_) | Operation::Query { .. } | Operation::List(_) | Operation::Events(_) => {
+            (Role::Read, Reach::Own)
+        }
         Operation::Put { key, .. }
         | Operation::Del { key, .. }
         | Operation::Incr { key, .. }
@@ -377,7 +379,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::header::SessionId;
-    use crate::operation::{Condition, List, Scan};
+    use crate::operation::{Condition, Events, List, Scan};
     use crate::predicate::Scalar;
     use crate::txn::Compare;
     use crate::value::Stored;
@@ -447,6 +449,7 @@ mod tests {
             (Role::Read, false, Operation::Scan(scan)),
             (Role::Read, false, query),
             (Role::Read, false, Operation::List(list)),
+            (Role::Read, false, Operation::Events(Events { prefix: key.clone(), ..Events::default() })),
             (Role::Write, false, Operation::DelPrefix { prefix: key.clone(), limit: None }),
             (Role::Read, true, get.clone()),
             (Role::Read, true, Operation::Exists { key: key.clone() }),
@@ -491,9 +494,10 @@ mod tests {
             Operation::Query { .. } => 19,
             Operation::List(_) => 20,
             Operation::History { .. } => 21,
+            Operation::Events(_) => 22,
         }
     }
-    const KINDS: usize = 22;
+    const KINDS: usize = 23;
 
     #[test]
     fn every_role_and_scope_may_do_exactly_what_the_matrix_says() {

@@ -194,12 +194,8 @@ impl Many {
                 "an array holds at most {ARRAY_REGEXES_MAX} regexes, those in predicates included"
             )));
         }
-        if operation == Operation::End {
-            return Err(Failure::invalid("`end` stands alone in its message"));
-        }
-        if matches!(operation, Operation::History { .. }) {
-            // It waits for the log's reader, and the operations behind it would wait as well.
-            return Err(Failure::invalid("`history` stands alone in its message"));
+        if operation.stands_alone() {
+            return Err(Failure::invalid(format!("`{}` stands alone in its message", operation.verb())));
         }
         self.weight += operation.weight();
         if self.weight > ARRAY_OPERATIONS_MAX {
@@ -466,6 +462,10 @@ mod tests {
             (r#"[{"op":"size","id":4}]"#, "no field"),
             (r#"{"id":4,"ops":[{"op":"size"},{"op":"history","key":"a"}]}"#, "stands alone"),
             (r#"{"op":"txn","then":[{"op":"history","key":"a"}],"id":4}"#, "part of a transaction"),
+            (r#"{"id":4,"ops":[{"op":"size"},{"op":"events"}]}"#, "stands alone"),
+            (r#"{"op":"txn","then":[{"op":"events","wait":5}],"id":4}"#, "part of a transaction"),
+            (r#"{"op":"events","wait":60001,"id":4}"#, "at most 60000 ms"),
+            (r#"{"op":"events","limit":0,"id":4}"#, "at least 1"),
             (r#"{"op":"txn","then":[{"op":"scan","snapshot":0}],"id":4}"#, "`snapshot`"),
             (r#"{"op":"txn","else":[{"op":"query","subkey":"a","subvalue":1,"snapshot":7}],"id":4}"#, "`snapshot`"),
         ];

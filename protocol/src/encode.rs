@@ -3,7 +3,7 @@
 use crate::PROTOCOL_VERSION;
 use crate::header::Header;
 use crate::msgpack::write;
-use crate::operation::{Condition, List, Operation, Operations, Scan};
+use crate::operation::{Condition, Events, List, Operation, Operations, Scan};
 use crate::txn::Compare;
 
 /// Appends the compact form of a message.
@@ -129,6 +129,22 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
             if let Some(before) = before {
                 write::text(out, "before");
                 write::uint(out, *before);
+            }
+        }
+        Operation::Events(Events { prefix, after, limit, wait_ms }) => {
+            let options =
+                [("after", *after), ("limit", limit.map(|limit| limit as u64)), ("wait", Some(*wait_ms).filter(|ms| *ms > 0))];
+            let given = options.iter().filter(|(_, value)| value.is_some()).count();
+            head(out, if given > 0 { 3 } else { 2 });
+            write::key(out, prefix);
+            if given > 0 {
+                write::map(out, given);
+            }
+            for (name, value) in options {
+                if let Some(value) = value {
+                    write::text(out, name);
+                    write::uint(out, value);
+                }
             }
         }
         Operation::Get { key } | Operation::Exists { key } | Operation::Persist { key } | Operation::Ttl { key } => {
@@ -297,6 +313,8 @@ mod tests {
             Operation::List(List { prefix: vec![], delimiter: b"/".to_vec(), cursor: None, limit: None }),
             Operation::History { key: key.clone(), limit: None, before: None },
             Operation::History { key: key.clone(), limit: Some(4), before: Some(77) },
+            Operation::Events(Events { prefix: key.clone(), after: Some(0), limit: Some(7), wait_ms: 60_000 }),
+            Operation::Events(Events::default()),
             Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None, ttl_ms: None },
             Operation::Put {
                 key: b"k".to_vec(),
@@ -346,8 +364,7 @@ mod tests {
             ack: Some(0),
             got: Some(300),
         };
-        let alone = |operation: &&Operation| matches!(operation, Operation::End | Operation::History { .. });
-        let many = operations.iter().filter(|operation| !alone(operation)).cloned().collect();
+        let many = operations.iter().filter(|operation| !operation.stands_alone()).cloned().collect();
         for operations in operations.iter().cloned().map(Operations::One).chain([Operations::Many(many)]) {
             let mut body = Vec::new();
             encode_request(&header, &operations, &mut body);

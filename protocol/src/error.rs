@@ -103,6 +103,8 @@ codes! {
     IdReused = "id_reused", Failed;
     /// The snapshot is not kept any more; begin a new one.
     SnapshotGone = "snapshot_gone", Failed;
+    /// Changes so old are not known any more: read the keys as they are, and go on from there.
+    Compacted = "compacted", Failed;
     /// The header names another broker than this one.
     WrongBroker = "wrong_broker", Failed;
     /// Hello asked for another project than this one.
@@ -144,12 +146,14 @@ pub struct Failure {
     pub retry_after_ms: Option<u64>,
     /// With `id_reused`: what became of the request that used the number first.
     pub original: Option<Box<Outcome>>,
+    /// With `compacted`: the oldest revision whose changes are still known.
+    pub oldest: Option<u64>,
 }
 
 impl Failure {
     /// A failure with a sentence.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Failure {
-        Failure { code, message: message.into(), retry_after_ms: None, original: None }
+        Failure { code, message: message.into(), retry_after_ms: None, original: None, oldest: None }
     }
 
     /// `invalid` with a sentence.
@@ -164,7 +168,12 @@ impl Failure {
 
     /// `busy`, with the time after which a retry makes sense.
     pub fn busy(message: impl Into<String>, retry_after_ms: u64) -> Failure {
-        Failure { code: ErrorCode::Busy, message: message.into(), retry_after_ms: Some(retry_after_ms), original: None }
+        Failure { retry_after_ms: Some(retry_after_ms), ..Failure::new(ErrorCode::Busy, message) }
+    }
+
+    /// `compacted`, with the oldest revision whose changes are still known.
+    pub fn compacted(message: impl Into<String>, oldest: u64) -> Failure {
+        Failure { oldest: Some(oldest), ..Failure::new(ErrorCode::Compacted, message) }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::field::Raw;
 use crate::json::{Token as Json, Walker};
 use crate::limits;
 use crate::msgpack::{Cursor, Token as Pack};
-use crate::operation::{Condition, LIST_DELIMITER, List, Operation, Scan};
+use crate::operation::{Condition, Events, LIST_DELIMITER, List, Operation, Scan};
 use crate::txn::{Txn, compares_of, operations_of};
 use crate::value::Key;
 
@@ -151,6 +151,24 @@ pub(crate) static VERBS: &[Verb] = &[
         build: |fields| {
             let before = fields.given(2).map(|raw| raw.uint("before")).transpose()?;
             Ok(Operation::History { key: fields.needed(0)?.key("key")?, limit: limit(fields, 1)?, before })
+        },
+    },
+    Verb {
+        names: &["events"],
+        positional: &["prefix"],
+        options: &["after", "limit", "wait"],
+        build: |fields| {
+            let wait_ms = fields.given(3).map(|raw| raw.uint("wait")).transpose()?.unwrap_or_default();
+            if wait_ms > limits::EVENTS_WAIT_MS_MAX {
+                let message = format!("`wait` is at most {} ms; ask again for a longer one", limits::EVENTS_WAIT_MS_MAX);
+                return Err(Failure::limit(message));
+            }
+            Ok(Operation::Events(Events {
+                prefix: fields.given(0).map(|raw| raw.key("prefix")).transpose()?.unwrap_or_default(),
+                after: fields.given(1).map(|raw| raw.uint("after")).transpose()?,
+                limit: limit(fields, 2)?,
+                wait_ms,
+            }))
         },
     },
     Verb { names: &["size"], positional: &[], options: &[], build: |_| Ok(Operation::Size) },

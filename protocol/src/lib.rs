@@ -38,10 +38,11 @@ pub use encode::{encode_message, encode_operation, encode_request};
 pub use error::{ErrorCode, Failure, Status};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
-pub use operation::{Condition, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
+pub use operation::{Condition, Events, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Predicate, PredicateMatcher, Scalar, Subject, Verdict, field_equals};
 pub use reply::{
-    Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind, reported_limits,
+    Answer, Deadline, Fate, Found, HelloAnswer, KeyEvent, Outcome, Outcomes, Reply, RevisionEvents, Row, StatValue, Version,
+    VersionKind, reported_limits,
 };
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
 pub use reply_encode::{encode_outcome, encode_reply};

@@ -94,6 +94,20 @@ pub const HISTORY_PASS_BYTES_MAX: usize = 64 << 20;
 pub const HISTORY_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Most `history` requests that wait for the log's reader.
 pub const HISTORY_CALLS_MAX: usize = 256;
+/// Most changes of the table that one answer to `events` looks at, those of other keys included; a revision is always looked at whole.
+pub const EVENTS_CHANGES_MAX: usize = 4_000;
+/// Longest wait of `events` for a change, milliseconds.
+pub const EVENTS_WAIT_MS_MAX: u64 = 60_000;
+/// Most requests of one client that wait for a change.
+pub const PARKED_PER_CLIENT_MAX: usize = 256;
+/// Most requests that wait for a change, of one user other than the owner.
+pub const PARKED_PER_USER_MAX: usize = 1_024;
+/// Most requests that wait for a change, all users together.
+pub const PARKED_MAX: usize = 16_384;
+/// Most bytes that these take.
+pub const PARKED_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of those of one user other than the owner.
+pub const PARKED_USER_BYTES_MAX: usize = PARKED_BYTES_MAX / 4;
 /// Longest delimiter of `ls`, bytes.
 pub const DELIMITER_BYTES_MAX: usize = 64;
 /// Most snapshots that are open.
@@ -216,5 +230,10 @@ const _: () = {
         "an answer to `who` fits into a message"
     );
     assert!(HISTORY_VERSIONS_DEFAULT <= HISTORY_VERSIONS_MAX);
+    assert!(EVENTS_CHANGES_MAX <= EXAMINED_KEYS_MAX, "events look at no more than a scan");
+    assert!(PARKED_PER_CLIENT_MAX < IN_FLIGHT_MAX, "who waits for changes can still ask for something else");
+    assert!(PARKED_PER_CLIENT_MAX <= PARKED_PER_USER_MAX && PARKED_PER_USER_MAX <= PARKED_MAX / 4);
+    assert!(PARKED_MAX <= INTAKE_CALLS_MAX / 4, "what waits for changes leaves the intake to the others");
+    assert!(PARKED_USER_BYTES_MAX >= PARKED_PER_CLIENT_MAX * KEY_BYTES_MAX, "one client can wait with the longest prefixes");
     assert!(HISTORY_PASS_BYTES_MAX >= PAGE_BYTES_MAX + VALUE_BYTES_MAX, "one request for the history always gets its answer");
 };

@@ -154,6 +154,8 @@ pub enum Operation {
         /// Only versions before this revision.
         before: Option<u64>,
     },
+    /// Lists the changes of keys with a prefix, revision by revision, and waits for some where there are none.
+    Events(Events),
 }
 
 impl Operation {
@@ -170,6 +172,12 @@ impl Operation {
             Operation::Txn(txn) => txn.operations().any(Operation::is_mutation),
             _ => false,
         }
+    }
+
+    /// True for operations that stand alone in their message: they end their session, or are answered at another time than those
+    /// around them.
+    pub fn stands_alone(&self) -> bool {
+        matches!(self, Operation::End | Operation::History { .. } | Operation::Events(_))
     }
 
     /// The snapshot that a scan or query reads: 0 opens one, another number is the revision of an open one.
@@ -225,6 +233,7 @@ impl Operation {
             | Operation::History { key, .. } => Some(key),
             Operation::DelPrefix { prefix, .. } => Some(prefix),
             Operation::List(list) => Some(&list.prefix),
+            Operation::Events(events) => Some(&events.prefix),
             Operation::Mget { keys } => keys.first(),
             Operation::Txn(txn) => match txn.compares.first() {
                 Some(compare) => Some(&compare.key),
@@ -266,6 +275,7 @@ impl Operation {
             Operation::End => "end",
             Operation::List(_) => "ls",
             Operation::History { .. } => "history",
+            Operation::Events(_) => "events",
         }
     }
 }
@@ -319,6 +329,19 @@ pub struct List {
     pub cursor: Option<Key>,
     /// Most names wanted on this page; the page limit where absent.
     pub limit: Option<usize>,
+}
+
+/// Which changes to list, and how long to wait for the first one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Only changes of keys that start with these bytes.
+    pub prefix: Vec<u8>,
+    /// Only revisions behind this one; None: those that come from now on.
+    pub after: Option<u64>,
+    /// Most revisions wanted.
+    pub limit: Option<usize>,
+    /// How long to wait for the first change where there is none yet, milliseconds; 0: not at all.
+    pub wait_ms: u64,
 }
 
 /// The delimiter of [`List`] where none is given.

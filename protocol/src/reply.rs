@@ -115,6 +115,15 @@ pub enum Answer {
         /// The oldest revision of which the broker still knows.
         oldest: u64,
     },
+    /// Changes, revision by revision.
+    Events {
+        /// The revisions that changed something under the prefix, in order, each whole.
+        events: Vec<RevisionEvents>,
+        /// All changes up to this revision have been told: the `after` of the next request.
+        through: u64,
+        /// There may be more already: ask again.
+        more: bool,
+    },
     /// A transaction was done.
     Txn {
         /// True: `then` was done; false: `else`.
@@ -193,6 +202,26 @@ impl VersionKind {
             VersionKind::Expire => "expire",
         }
     }
+}
+
+/// What one revision changed, as far as was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionEvents {
+    /// The revision.
+    pub revision: u64,
+    /// When it was made, by the broker's time, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// The keys that it changed, in their order, each once; never empty.
+    pub changes: Vec<KeyEvent>,
+}
+
+/// What a revision did to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyEvent {
+    /// The key.
+    pub key: Key,
+    /// What happened to it.
+    pub kind: VersionKind,
 }
 
 /// A value with its key's revisions.
@@ -280,6 +309,9 @@ pub fn reported_limits() -> Vec<(String, u64)> {
         ("session_window", SESSION_WINDOW),
         ("session_reply_bytes", SESSION_REPLY_BYTES_MAX),
         ("history_versions", HISTORY_VERSIONS_MAX),
+        ("events_changes", EVENTS_CHANGES_MAX),
+        ("events_wait_ms", EVENTS_WAIT_MS_MAX as usize),
+        ("events_waiting", PARKED_PER_CLIENT_MAX),
         ("ttl_ms", TTL_MS_MAX as usize),
     ]
     .into_iter()

@@ -5,7 +5,10 @@ use crate::header::Form;
 use crate::limits::DEPTH_MAX;
 use crate::msgpack::{self, Cursor, Malformed, Token};
 use crate::operation::{Operation, Operations};
-use crate::reply::{Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind};
+use crate::reply::{
+    Answer, Deadline, Fate, Found, HelloAnswer, KeyEvent, Outcome, Outcomes, Reply, RevisionEvents, Row, StatValue, Version,
+    VersionKind,
+};
 use crate::reply_named::named_outcome;
 use crate::value::{Key, Stored, ValueKind};
 
@@ -47,6 +50,8 @@ pub enum Expect {
     Result,
     /// A key's versions.
     History,
+    /// Changes, after a wait of so many milliseconds at most.
+    Events(u64),
     /// A transaction's results: those of `then`, or those of `else`.
     Txn(Vec<Expect>, Vec<Expect>),
     /// Who the broker is.
@@ -70,6 +75,7 @@ impl Operation {
             Operation::DelPrefix { .. } => Expect::Deleted,
             Operation::Result { .. } => Expect::Result,
             Operation::History { .. } => Expect::History,
+            Operation::Events(events) => Expect::Events(events.wait_ms),
             Operation::List(_) => Expect::Keys,
             Operation::Get { .. } => Expect::Value,
             Operation::Size => Expect::Size,
@@ -216,14 +222,15 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
     let status = Status::from_number(number).ok_or_else(|| ReplyError(format!("its status is {number}")))?;
     let revision = optional_uint(cursor)?;
     if status != Status::Ok {
-        if length != 6 {
+        if !(5..=7).contains(&length) {
             end_of(5)?;
         }
         let (name, message) = (text(cursor)?, text(cursor)?);
         let (code, message) = code_of(status, &name, message);
         let retry_after_ms = optional_uint(cursor)?;
-        let original = if length == 6 { Some(Box::new(named_outcome(cursor)?)) } else { None };
-        return Ok(Outcome { revision, result: Err(Failure { code, message, retry_after_ms, original }) });
+        let original = if length > 5 { original(cursor)? } else { None };
+        let oldest = if length == 7 { optional_uint(cursor)? } else { None };
+        return Ok(Outcome { revision, result: Err(Failure { code, message, retry_after_ms, original, oldest }) });
     }
     let answer = match expect {
         Expect::Done if length == 3 => Answer::Removed(stored(cursor)?),
@@ -289,6 +296,10 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
             end_of(5)?;
             Answer::History { versions: versions(cursor)?, more: boolean(cursor)?, oldest: uint(cursor)? }
         }
+        Expect::Events(_) => {
+            end_of(5)?;
+            Answer::Events { events: events(cursor)?, through: uint(cursor)?, more: boolean(cursor)? }
+        }
         Expect::Txn(then, otherwise) => {
             end_of(4)?;
             let succeeded = boolean(cursor)?;
@@ -305,6 +316,16 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
         }
     };
     Ok(Outcome { revision, result: Ok(answer) })
+}
+
+/// The outcome of the request that used a number first; nil where there is none.
+fn original(cursor: &mut Cursor<'_>) -> Result<Option<Box<Outcome>>, ReplyError> {
+    let at = cursor.offset();
+    if cursor.token()? == Token::Nil {
+        return Ok(None);
+    }
+    cursor.seek(at);
+    Ok(Some(Box::new(named_outcome(cursor)?)))
 }
 
 pub(crate) fn values(cursor: &mut Cursor<'_>, wanted: Option<usize>) -> Result<Answer, ReplyError> {
@@ -364,6 +385,48 @@ pub(crate) fn versions(cursor: &mut Cursor<'_>) -> Result<Vec<Version>, ReplyErr
         versions.push(Version { revision, time_ms, kind });
     }
     Ok(versions)
+}
+
+/// What a newer broker adds at the end of one of these arrays is passed over.
+pub(crate) fn events(cursor: &mut Cursor<'_>) -> Result<Vec<RevisionEvents>, ReplyError> {
+    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no events".into())) };
+    let mut events = Vec::new();
+    for _ in 0..count {
+        let length = elements(cursor, 3, "a revision's events")?;
+        let (revision, time_ms) = (uint(cursor)?, uint(cursor)?);
+        let Token::Array(count) = cursor.token()? else { return Err(ReplyError("a revision has no changes".into())) };
+        let changes = (0..count).map(|_| key_event(cursor)).collect::<Result<_, _>>()?;
+        pass_over(cursor, length - 3)?;
+        events.push(RevisionEvents { revision, time_ms, changes });
+    }
+    Ok(events)
+}
+
+fn key_event(cursor: &mut Cursor<'_>) -> Result<KeyEvent, ReplyError> {
+    let length = elements(cursor, 2, "a change")?;
+    let (key, name) = (needed_key(cursor)?, text(cursor)?);
+    let (kind, read) = match (name.as_str(), length) {
+        ("put", 3..) => (VersionKind::Put(stored(cursor)?), 3),
+        ("remove", _) => (VersionKind::Remove, 2),
+        ("expire", _) => (VersionKind::Expire, 2),
+        _ => return Err(ReplyError(format!("a change is {name:?} of {length}"))),
+    };
+    pass_over(cursor, length - read)?;
+    Ok(KeyEvent { key, kind })
+}
+
+fn elements(cursor: &mut Cursor<'_>, least: usize, what: &str) -> Result<usize, ReplyError> {
+    match cursor.token()? {
+        Token::Array(length) if length >= least => Ok(length),
+        other => Err(ReplyError(format!("{other:?} where {what} was expected"))),
+    }
+}
+
+fn pass_over(cursor: &mut Cursor<'_>, count: usize) -> Result<(), ReplyError> {
+    for _ in 0..count {
+        cursor.raw()?;
+    }
+    Ok(())
 }
 
 pub(crate) fn rows(cursor: &mut Cursor<'_>) -> Result<Vec<Row>, ReplyError> {
@@ -463,6 +526,8 @@ mod tests {
         };
         let version = |kind| Version { revision: 5, time_ms: 6, kind };
         let kinds = [VersionKind::Put(value.clone()), VersionKind::Remove, VersionKind::Expire];
+        let change = |kind| KeyEvent { key: vec![0xff], kind };
+        let events = vec![RevisionEvents { revision: 5, time_ms: 6, changes: kinds.iter().cloned().map(change).collect() }];
         let versions = kinds.into_iter().map(version).collect();
         let rows = vec![Row { key: vec![0xff], value: value.clone(), modified: 2 }];
         vec![
@@ -490,6 +555,9 @@ mod tests {
             (Expect::Result, ok(Answer::Result(Fate::Acknowledged))),
             (Expect::Result, ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Removed(value.clone()))))))),
             (Expect::History, ok(Answer::History { versions, more: true, oldest: 3 })),
+            (Expect::Events(7), ok(Answer::Events { events, through: 9, more: true })),
+            (Expect::Events(0), ok(Answer::Events { events: vec![], through: 0, more: false })),
+            (Expect::Events(0), Outcome { revision: Some(9), result: Err(Failure::compacted("gone", 7)) }),
             (Expect::Hello, ok(Answer::Hello(Box::new(hello)))),
             (
                 Expect::Stats,

@@ -1,14 +1,15 @@
 //! Writing a reply in its request's shape.
 //!
 //! Compact: `[version, id, retry_safe, result-or-results]` with `[0, rev, …]` for success and
-//! `[status, rev, code, message, retry_after_ms]` otherwise, with the original's outcome behind it where a number was used twice. Map
-//! and JSON say the same by name.
+//! `[status, rev, code, message, retry_after_ms]` otherwise, with the original's outcome behind it where a number was used twice, and
+//! behind that (nil where there is none) the oldest revision that is still known where an older one was asked for. Map and JSON say
+//! the same by name.
 
 use crate::PROTOCOL_VERSION;
 use crate::error::{Failure, Status};
 use crate::header::Form;
 use crate::msgpack::write;
-use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, StatValue, Version, VersionKind};
+use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, RevisionEvents, StatValue, Version, VersionKind};
 use crate::sink::Sink;
 
 /// Appends a reply in its request's shape.
@@ -45,15 +46,19 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
     let answer = match &outcome.result {
         Ok(answer) => answer,
         Err(failure) => {
-            write::array(out, 5 + usize::from(failure.original.is_some()));
+            let (has_original, has_oldest) = (failure.original.is_some(), failure.oldest.is_some());
+            write::array(out, if has_oldest { 7 } else { 5 + usize::from(has_original) });
             write::uint(out, u64::from(failure.code.status().number()));
             write::optional_uint(out, outcome.revision);
             write::text(out, failure.code.name());
             write::text(out, &failure.message);
             write::optional_uint(out, failure.retry_after_ms);
-            if let Some(original) = &failure.original {
-                encode_outcome(original, out);
+            match &failure.original {
+                Some(original) => encode_outcome(original, out),
+                None if has_oldest => write::nil(out),
+                None => {}
             }
+            failure.oldest.iter().for_each(|oldest| write::uint(out, *oldest));
             return;
         }
     };
@@ -131,6 +136,12 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             self::versions(versions, &mut Sink { json: false, comma: false, out });
             write::boolean(out, *more);
             write::uint(out, *oldest);
+        }
+        Answer::Events { events, through, more } => {
+            head(out, 3);
+            self::events(events, &mut Sink { json: false, comma: false, out });
+            write::uint(out, *through);
+            write::boolean(out, *more);
         }
         Answer::Txn { succeeded, results } => {
             head(out, 2);
@@ -210,7 +221,7 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
             ) => 1,
             Ok(Answer::Value { .. }) => 3,
             Ok(Answer::Txn { .. } | Answer::Ttl(_) | Answer::Deleted { .. }) => 2,
-            Ok(Answer::History { .. }) => 3,
+            Ok(Answer::History { .. } | Answer::Events { .. }) => 3,
             Ok(Answer::Result(fate)) => {
                 if matches!(fate, Fate::Decided(_)) {
                     2
@@ -316,6 +327,14 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             sink.name("oldest");
             sink.uint(*oldest);
         }
+        Ok(Answer::Events { events, through, more }) => {
+            sink.name("events");
+            self::events(events, sink);
+            sink.name("through");
+            sink.uint(*through);
+            sink.name("more");
+            sink.boolean(*more);
+        }
         Ok(Answer::Hello(hello)) => hello_fields(hello, sink),
         Ok(Answer::Stats(stats)) => {
             sink.name("stats");
@@ -355,6 +374,33 @@ fn versions(versions: &[Version], sink: &mut Sink<'_>) {
     sink.end_array();
 }
 
+/// `[rev, time, [[key, "put", value], …]]`, where keys that are gone have no value: `[key, "remove"]`, `[key, "expire"]`.
+fn events(events: &[RevisionEvents], sink: &mut Sink<'_>) {
+    sink.array(events.len());
+    for RevisionEvents { revision, time_ms, changes } in events {
+        sink.array(3);
+        sink.uint(*revision);
+        sink.uint(*time_ms);
+        sink.array(changes.len());
+        for change in changes {
+            let value = match &change.kind {
+                VersionKind::Put(value) => Some(value),
+                VersionKind::Remove | VersionKind::Expire => None,
+            };
+            sink.array(if value.is_some() { 3 } else { 2 });
+            sink.key(&change.key);
+            sink.text(change.kind.name());
+            if let Some(value) = value {
+                sink.stored(value);
+            }
+            sink.end_array();
+        }
+        sink.end_array();
+        sink.end_array();
+    }
+    sink.end_array();
+}
+
 /// `[value, modified, created]` or nil for each key asked for.
 fn found_values(values: &[Option<Found>], sink: &mut Sink<'_>) {
     sink.array(values.len());
@@ -375,7 +421,8 @@ fn found_values(values: &[Option<Found>], sink: &mut Sink<'_>) {
 
 fn failure_field(failure: &Failure, sink: &mut Sink<'_>) {
     sink.name("error");
-    sink.map(3 + usize::from(failure.retry_after_ms.is_some()) + usize::from(failure.original.is_some()));
+    let further = [failure.retry_after_ms.is_some(), failure.original.is_some(), failure.oldest.is_some()];
+    sink.map(3 + further.iter().filter(|is_there| **is_there).count());
     sink.name("code");
     sink.text(failure.code.name());
     sink.name("message");
@@ -389,6 +436,10 @@ fn failure_field(failure: &Failure, sink: &mut Sink<'_>) {
     if let Some(original) = &failure.original {
         sink.name("original");
         outcome_map(original, sink);
+    }
+    if let Some(oldest) = failure.oldest {
+        sink.name("oldest");
+        sink.uint(oldest);
     }
     sink.end_map();
 }

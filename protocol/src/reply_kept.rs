@@ -71,6 +71,12 @@ fn each_value_of(answer: &mut Answer, change: &mut Change<'_>) -> Result<(), Rep
             VersionKind::Put(value) => replace(value),
             VersionKind::Remove | VersionKind::Expire => Ok(()),
         }),
+        Answer::Events { events, .. } => {
+            events.iter_mut().flat_map(|revision| &mut revision.changes).try_for_each(|change| match &mut change.kind {
+                VersionKind::Put(value) => replace(value),
+                VersionKind::Remove | VersionKind::Expire => Ok(()),
+            })
+        }
         Answer::Txn { results, .. } => results.iter_mut().try_for_each(|outcome| each_value(outcome, change)),
         Answer::Result(Fate::Decided(outcome)) => each_value(outcome, change),
         Answer::Done

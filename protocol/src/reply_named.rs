@@ -7,7 +7,7 @@ use crate::error::{Failure, Status};
 use crate::msgpack::{Cursor, Token};
 use crate::reply::{Answer, Fate, Outcome};
 use crate::reply_decode::{
-    ReplyError, boolean, code_of, deadline, key, keys, optional_uint, rows, stored, text, uint, values, versions,
+    ReplyError, boolean, code_of, deadline, events, key, keys, optional_uint, rows, stored, text, uint, values, versions,
 };
 use crate::value::{Key, Stored};
 
@@ -28,6 +28,7 @@ struct Fields {
     removed: Option<u64>,
     more: Option<bool>,
     oldest: Option<u64>,
+    through: Option<u64>,
 }
 
 /// Reads one outcome from a MessagePack map of names.
@@ -72,6 +73,8 @@ impl Fields {
                 let versions = versions(cursor)?;
                 self.answer = Some(Answer::History { versions, more: false, oldest: 0 });
             }
+            "events" => self.answer = Some(Answer::Events { events: events(cursor)?, through: 0, more: false }),
+            "through" => self.through = Some(uint(cursor)?),
             "cursor" => self.cursor = key(cursor)?,
             "snapshot" => self.snapshot = Some(uint(cursor)?),
             "ttl" => self.ttl.get_or_insert_default().0 = optional_uint(cursor)?,
@@ -115,6 +118,9 @@ impl Fields {
             (Some(Answer::History { versions, .. }), ..) => {
                 Answer::History { versions, more, oldest: self.oldest.unwrap_or_default() }
             }
+            (Some(Answer::Events { events, .. }), ..) => {
+                Answer::Events { events, through: self.through.unwrap_or_default(), more }
+            }
             (Some(answer), ..) => answer,
             (None, ..) => match (self.succeeded, self.removed, self.ttl) {
                 (Some(succeeded), ..) => Answer::Txn { succeeded, results: self.results.unwrap_or_default() },
@@ -129,7 +135,8 @@ impl Fields {
 
 fn named_failure(cursor: &mut Cursor<'_>) -> Result<Failure, ReplyError> {
     let Token::Map(length) = cursor.token()? else { return Err(ReplyError("an error is no map".into())) };
-    let (mut name, mut message, mut retry_after_ms, mut original, mut definite) = (None, String::new(), None, None, true);
+    let (mut name, mut message, mut definite) = (None, String::new(), true);
+    let (mut retry_after_ms, mut original, mut oldest) = (None, None, None);
     for _ in 0..length {
         match text(cursor)?.as_str() {
             "code" => name = Some(text(cursor)?),
@@ -137,6 +144,7 @@ fn named_failure(cursor: &mut Cursor<'_>) -> Result<Failure, ReplyError> {
             "definite" => definite = boolean(cursor)?,
             "retry_after_ms" => retry_after_ms = Some(uint(cursor)?),
             "original" => original = Some(Box::new(named_outcome(cursor)?)),
+            "oldest" => oldest = Some(uint(cursor)?),
             _ => {
                 cursor.raw()?;
             }
@@ -144,7 +152,7 @@ fn named_failure(cursor: &mut Cursor<'_>) -> Result<Failure, ReplyError> {
     }
     let name = name.ok_or_else(|| ReplyError("an error without a code".into()))?;
     let (code, message) = code_of(if definite { Status::Failed } else { Status::Unknown }, &name, message);
-    Ok(Failure { code, message, retry_after_ms, original })
+    Ok(Failure { code, message, retry_after_ms, original, oldest })
 }
 
 #[cfg(test)]
@@ -172,8 +180,10 @@ mod tests {
             ok(Answer::Ttl(None)),
             ok(deadline(Some(1), Some(2))),
             ok(Answer::History { versions: vec![], more: true, oldest: 9 }),
+            ok(Answer::Events { events: vec![], through: 9, more: true }),
             ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Done))))),
             Outcome { revision: None, result: Err(Failure::busy("wait", 5)) },
+            Outcome { revision: Some(9), result: Err(Failure::compacted("gone", 7)) },
             Outcome { revision: Some(1), result: Err(Failure::new(ErrorCode::SessionExpired, "gone")) },
         ];
         for outcome in samples {

@@ -66,6 +66,7 @@ impl Txn {
                     | Operation::End
                     | Operation::DelPrefix { .. }
                     | Operation::History { .. }
+                    | Operation::Events(_)
             )
         });
         if let Some(operation) = outsider {

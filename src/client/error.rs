@@ -123,7 +123,7 @@ impl ClientError {
 #[must_use]
 pub fn exit_of(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::NotFound => Exit::NotFound,
+        ErrorCode::NotFound | ErrorCode::Compacted => Exit::NotFound,
         ErrorCode::Conflict | ErrorCode::IdReused => Exit::Conflict,
         ErrorCode::Invalid | ErrorCode::UnsupportedVersion | ErrorCode::WrongType | ErrorCode::OutOfRange => Exit::Usage,
         ErrorCode::Limit | ErrorCode::Busy | ErrorCode::ReplyFull | ErrorCode::OutOfOrder | ErrorCode::SnapshotGone => Exit::Busy,

@@ -76,6 +76,7 @@ fn company(operation: &Operation) -> Company {
         | Operation::Query { .. }
         | Operation::List(_)
         | Operation::History { .. }
+        | Operation::Events(_)
         | Operation::DelPrefix { .. }
         | Operation::Result { .. }
         | Operation::Hello { .. }

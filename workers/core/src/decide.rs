@@ -215,6 +215,7 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Scan(_)
         | Operation::Query { .. }
         | Operation::History { .. }
+        | Operation::Events(_)
         | Operation::Result { .. }
         | Operation::End
         | Operation::Hello { .. }

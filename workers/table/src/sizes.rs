@@ -1,6 +1,6 @@
 //! Rough bytes of what waits in the outboxes, for their bounds.
 
-use kvbroker_protocol::{Answer, Fate, HelloAnswer, Outcome, StatValue, Version, VersionKind};
+use kvbroker_protocol::{Answer, Fate, HelloAnswer, KeyEvent, Outcome, RevisionEvents, StatValue, Version, VersionKind};
 
 use crate::released::{Event, EventKind, ReplyOut};
 
@@ -41,6 +41,7 @@ fn answer_bytes(answer: &Answer) -> usize {
         Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
         Answer::Result(Fate::Decided(outcome)) => outcome_bytes(std::slice::from_ref(outcome)),
         Answer::History { versions, .. } => versions.iter().map(version_bytes).sum(),
+        Answer::Events { events, .. } => events.iter().map(revision_bytes).sum(),
         Answer::Done
         | Answer::Size(_)
         | Answer::Exists(_)
@@ -49,6 +50,16 @@ fn answer_bytes(answer: &Answer) -> usize {
         | Answer::Deleted { .. }
         | Answer::Result(_) => 0,
     }
+}
+
+/// Rough bytes of what one revision changed.
+fn revision_bytes(revision: &RevisionEvents) -> usize {
+    let value = |change: &KeyEvent| match &change.kind {
+        VersionKind::Put(value) => value.as_bytes().len(),
+        VersionKind::Remove | VersionKind::Expire => 0,
+    };
+    let changes = revision.changes.iter().map(|change| change.key.len() + value(change) + size_of::<KeyEvent>());
+    size_of::<RevisionEvents>() + changes.sum::<usize>()
 }
 
 /// Rough bytes of one version of a key.
