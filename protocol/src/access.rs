@@ -244,6 +244,7 @@ fn needs(operation: &Operation) -> (Role, Reach<'_>) {
         Operation::DelPrefix { .. } => (Role::Write, Reach::Own),
         Operation::Txn(txn) => (Role::Read, Reach::Txn(txn)),
         Operation::Stats => (Role::Read, Reach::Whole),
+        Operation::Authorize { .. } | Operation::Revoke { .. } | Operation::Who => (Role::Admin, Reach::Whole),
     }
 }
 
@@ -430,6 +431,8 @@ mod tests {
     fn samples(key: &[u8]) -> Vec<(Role, bool, Operation)> {
         let key = key.to_vec();
         let session = SessionId([7; 16]);
+        let user = UserKey::from_bytes([7; 32]);
+        let authorize = Operation::Authorize { key: user, role: Role::Read, prefixes: vec![key.clone()], comment: String::new() };
         let value = Stored::integer(1);
         let compare = |key: &Key| vec![Compare { key: key.clone(), condition: Condition::Absent }];
         let txn = |compares, then, otherwise| Operation::Txn(Box::new(Txn { compares, then, otherwise }));
@@ -466,6 +469,9 @@ mod tests {
             (Role::Write, true, txn(vec![], vec![get], vec![put])),
             (Role::Read, false, txn(vec![], vec![Operation::Size], vec![])),
             (Role::Read, true, Operation::Stats),
+            (Role::Admin, true, authorize),
+            (Role::Admin, true, Operation::Revoke { key: user }),
+            (Role::Admin, true, Operation::Who),
         ]
     }
 
@@ -495,9 +501,12 @@ mod tests {
             Operation::List(_) => 20,
             Operation::History { .. } => 21,
             Operation::Events(_) => 22,
+            Operation::Authorize { .. } => 23,
+            Operation::Revoke { .. } => 24,
+            Operation::Who => 25,
         }
     }
-    const KINDS: usize = 23;
+    const KINDS: usize = 26;
 
     #[test]
     fn every_role_and_scope_may_do_exactly_what_the_matrix_says() {

@@ -51,7 +51,7 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
         write::text(out, operation.verb());
     };
     match operation {
-        Operation::Ping | Operation::Stats | Operation::Size | Operation::Noop | Operation::End => head(out, 1),
+        Operation::Ping | Operation::Stats | Operation::Size | Operation::Noop | Operation::End | Operation::Who => head(out, 1),
         Operation::Hello { project } => {
             head(out, 2);
             write::map(out, usize::from(project.is_some()));
@@ -146,6 +146,28 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
                     write::uint(out, value);
                 }
             }
+        }
+        Operation::Authorize { key, role, prefixes, comment } => {
+            let options = usize::from(!prefixes.is_empty()) + usize::from(!comment.is_empty());
+            head(out, if options > 0 { 4 } else { 3 });
+            write::text(out, &key.to_string());
+            write::text(out, role.name());
+            if options > 0 {
+                write::map(out, options);
+            }
+            if !prefixes.is_empty() {
+                write::text(out, "prefixes");
+                write::array(out, prefixes.len());
+                prefixes.iter().for_each(|prefix| write::key(out, prefix));
+            }
+            if !comment.is_empty() {
+                write::text(out, "comment");
+                write::text(out, comment);
+            }
+        }
+        Operation::Revoke { key } => {
+            head(out, 2);
+            write::text(out, &key.to_string());
         }
         Operation::Get { key } | Operation::Exists { key } | Operation::Persist { key } | Operation::Ttl { key } => {
             head(out, 2);
@@ -271,6 +293,7 @@ fn write_scan(scan: &Scan, out: &mut Vec<u8>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::access::{Role, UserKey};
     use crate::decode::decode_request;
     use crate::header::{BrokerId, Form, SessionId};
     use crate::operation::Pattern;
@@ -315,6 +338,20 @@ mod tests {
             Operation::History { key: key.clone(), limit: Some(4), before: Some(77) },
             Operation::Events(Events { prefix: key.clone(), after: Some(0), limit: Some(7), wait_ms: 60_000 }),
             Operation::Events(Events::default()),
+            Operation::Authorize {
+                key: UserKey::from_bytes([9; 32]),
+                role: Role::Write,
+                prefixes: vec![b"a/".to_vec(), vec![0xff]],
+                comment: "Ada".into(),
+            },
+            Operation::Authorize {
+                key: UserKey::from_bytes([9; 32]),
+                role: Role::Admin,
+                prefixes: vec![],
+                comment: String::new(),
+            },
+            Operation::Revoke { key: UserKey::from_bytes([9; 32]) },
+            Operation::Who,
             Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None, ttl_ms: None },
             Operation::Put {
                 key: b"k".to_vec(),

@@ -1,5 +1,6 @@
 //! One field of a request in either encoding, read as what its operation needs.
 
+use crate::access::{Role, UserKey};
 use crate::error::Failure;
 use crate::json::{Token as Json, Walker};
 use crate::limits;
@@ -88,10 +89,28 @@ impl<'a> Raw<'a> {
 
     /// An array of keys, at least one.
     pub(crate) fn keys(self, name: &str) -> Result<Vec<Key>, Failure> {
+        let keys = self.key_list(name, limits::ARRAY_OPERATIONS_MAX)?;
+        if keys.is_empty() {
+            return Err(Failure::invalid(format!("`{name}` must be an array of at least one key")));
+        }
+        Ok(keys)
+    }
+
+    /// An array of key prefixes, at least one: an empty list would be read as nothing by some and as everything by others.
+    pub(crate) fn prefixes(self, name: &str) -> Result<Vec<Key>, Failure> {
+        let prefixes = self.key_list(name, limits::GRANT_PREFIXES_MAX)?;
+        if prefixes.is_empty() {
+            let message = format!("`{name}` must be an array of at least one key prefix; leave it out for every key");
+            return Err(Failure::invalid(message));
+        }
+        Ok(prefixes)
+    }
+
+    fn key_list(self, name: &str, most: usize) -> Result<Vec<Key>, Failure> {
         let mut keys = Vec::new();
         let mut take = |raw: Raw<'_>| {
-            if keys.len() == limits::ARRAY_OPERATIONS_MAX {
-                return Err(Failure::limit(format!("`{name}` holds at most {} keys", limits::ARRAY_OPERATIONS_MAX)));
+            if keys.len() == most {
+                return Err(Failure::limit(format!("`{name}` holds at most {most} keys")));
             }
             keys.push(raw.key(name).map_err(|failure| {
                 let place = format!("`{name}[{}]`", keys.len());
@@ -100,9 +119,6 @@ impl<'a> Raw<'a> {
             Ok(())
         };
         self.each_element(&mut take)?;
-        if keys.is_empty() {
-            return Err(Failure::invalid(format!("`{name}` must be an array of at least one key")));
-        }
         Ok(keys)
     }
 
@@ -151,6 +167,16 @@ impl<'a> Raw<'a> {
         self.text(name)?
             .parse()
             .map_err(|_| Failure::invalid(format!("`{name}` must be 32 hexadecimal digits, or 16 bytes of bin")))
+    }
+
+    /// A user's public key. The refusal never repeats the text: it may be a secret.
+    pub(crate) fn user_key(self, name: &str) -> Result<UserKey, Failure> {
+        self.text(name)?.parse().map_err(|error| Failure::invalid(format!("`{name}`: {error}")))
+    }
+
+    pub(crate) fn role(self, name: &str) -> Result<Role, Failure> {
+        let names = Role::ALL.map(Role::name).join(", ");
+        Role::from_name(&self.text(name)?).ok_or_else(|| Failure::invalid(format!("`{name}` must be one of {names}")))
     }
 
     pub(crate) fn stored(self) -> Result<Stored, Failure> {

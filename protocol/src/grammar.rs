@@ -1,5 +1,6 @@
 //! The verbs, their names and their fields: the one table that both encodings are read by and written from.
 
+use crate::access::{Access, grant_comment};
 use crate::decode::{json_entries, pack_entries};
 use crate::error::Failure;
 use crate::field::Raw;
@@ -190,6 +191,25 @@ pub(crate) static VERBS: &[Verb] = &[
             }
         },
     },
+    Verb {
+        names: &["authorize"],
+        positional: &["key", "role"],
+        options: &["prefixes", "comment"],
+        build: |fields| {
+            let (key, role) = (fields.needed(0)?.user_key("key")?, fields.needed(1)?.role("role")?);
+            let prefixes = fields.given(2).map(|raw| raw.prefixes("prefixes")).transpose()?.unwrap_or_default();
+            let access = Access::new(role, prefixes)?;
+            let comment = fields.given(3).map(|raw| grant_comment(&raw.text("comment")?)).transpose()?.unwrap_or_default();
+            Ok(Operation::Authorize { key, role, prefixes: access.scope.list().to_vec(), comment })
+        },
+    },
+    Verb {
+        names: &["revoke"],
+        positional: &["key"],
+        options: &[],
+        build: |fields| Ok(Operation::Revoke { key: fields.needed(0)?.user_key("key")? }),
+    },
+    Verb { names: &["who"], positional: &[], options: &[], build: |_| Ok(Operation::Who) },
     Verb { names: &["ping"], positional: &[], options: &[], build: |_| Ok(Operation::Ping) },
     Verb {
         names: &["hello"],

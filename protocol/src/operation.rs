@@ -1,5 +1,6 @@
 //! What a client asks for, decoded and checked.
 
+use crate::access::{Role, UserKey};
 use crate::error::Failure;
 use crate::header::{Form, Header, SessionId};
 use crate::limits;
@@ -156,6 +157,24 @@ pub enum Operation {
     },
     /// Lists the changes of keys with a prefix, revision by revision, and waits for some where there are none.
     Events(Events),
+    /// Lets a user in, or gives one that is in another role, other keys or another comment.
+    Authorize {
+        /// The user's public key.
+        key: UserKey,
+        /// What it may do.
+        role: Role,
+        /// The prefixes of the keys it may use; empty: every key. Checked to make a valid [`crate::Access`].
+        prefixes: Vec<Key>,
+        /// Whose key it is, for people; one line, may be empty.
+        comment: String,
+    },
+    /// Lets a user in no more. Once this is answered, nothing reaches it any more.
+    Revoke {
+        /// The user's public key.
+        key: UserKey,
+    },
+    /// Lists the users that were let in.
+    Who,
 }
 
 impl Operation {
@@ -177,7 +196,15 @@ impl Operation {
     /// True for operations that stand alone in their message: they end their session, or are answered at another time than those
     /// around them.
     pub fn stands_alone(&self) -> bool {
-        matches!(self, Operation::End | Operation::History { .. } | Operation::Events(_))
+        matches!(
+            self,
+            Operation::End
+                | Operation::History { .. }
+                | Operation::Events(_)
+                | Operation::Authorize { .. }
+                | Operation::Revoke { .. }
+                | Operation::Who
+        )
     }
 
     /// The snapshot that a scan or query reads: 0 opens one, another number is the revision of an open one.
@@ -246,7 +273,10 @@ impl Operation {
             | Operation::Size
             | Operation::Noop
             | Operation::Result { .. }
-            | Operation::End => None,
+            | Operation::End
+            | Operation::Authorize { .. }
+            | Operation::Revoke { .. }
+            | Operation::Who => None,
         }
     }
 
@@ -276,6 +306,9 @@ impl Operation {
             Operation::List(_) => "ls",
             Operation::History { .. } => "history",
             Operation::Events(_) => "events",
+            Operation::Authorize { .. } => "authorize",
+            Operation::Revoke { .. } => "revoke",
+            Operation::Who => "who",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the broker answers.
 
+use crate::access::{GrantInfo, Role};
 use crate::error::Failure;
 use crate::header::{BrokerId, Form, SessionId};
 use crate::value::{Key, Stored};
@@ -131,6 +132,13 @@ pub enum Answer {
         /// The outcomes of its operations, in order.
         results: Vec<Outcome>,
     },
+    /// A user was let in.
+    Granted {
+        /// True if it was in before: it has this role and these keys now, instead of those that it had.
+        replaced: bool,
+    },
+    /// The users that were let in, in the order of the broker's list.
+    Who(Vec<GrantInfo>),
     /// Who the broker is.
     Hello(Box<HelloAnswer>),
     /// Counters and settings by name.
@@ -280,8 +288,12 @@ pub struct HelloAnswer {
     pub session: SessionId,
     /// What an acknowledgement means here.
     pub durability: String,
-    /// Key prefixes that this client may use; empty: all.
-    pub prefixes: Vec<String>,
+    /// Whom the broker takes this client for: `owner`, the text of a public key, or `anyone` where nobody has to prove anything.
+    pub user: String,
+    /// What this client may do. None: the broker is of a version that does not say it.
+    pub role: Option<Role>,
+    /// The prefixes of the keys that this client may use; empty: every key.
+    pub prefixes: Vec<Key>,
     /// The bounds a client must know, by name.
     pub limits: Vec<(String, u64)>,
 }

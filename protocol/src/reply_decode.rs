@@ -1,5 +1,6 @@
 //! Reading a compact reply: what our own clients receive.
 
+use crate::access::{GrantInfo, Role};
 use crate::error::{ErrorCode, Failure, Status};
 use crate::header::Form;
 use crate::limits::DEPTH_MAX;
@@ -54,6 +55,10 @@ pub enum Expect {
     Events(u64),
     /// A transaction's results: those of `then`, or those of `else`.
     Txn(Vec<Expect>, Vec<Expect>),
+    /// Whether a user was let in before.
+    Granted,
+    /// The users that were let in.
+    Who,
     /// Who the broker is.
     Hello,
     /// Counters.
@@ -70,7 +75,10 @@ impl Operation {
             | Operation::Expire { .. }
             | Operation::Persist { .. }
             | Operation::Noop
-            | Operation::End => Expect::Done,
+            | Operation::End
+            | Operation::Revoke { .. } => Expect::Done,
+            Operation::Authorize { .. } => Expect::Granted,
+            Operation::Who => Expect::Who,
             Operation::Ttl { .. } => Expect::Ttl,
             Operation::DelPrefix { .. } => Expect::Deleted,
             Operation::Result { .. } => Expect::Result,
@@ -306,6 +314,14 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
             let Token::Array(length) = cursor.token()? else { return Err(ReplyError("no results".into())) };
             Answer::Txn { succeeded, results: outcomes_of(cursor, length, if succeeded { then } else { otherwise })? }
         }
+        Expect::Granted => {
+            end_of(3)?;
+            Answer::Granted { replaced: boolean(cursor)? }
+        }
+        Expect::Who => {
+            end_of(3)?;
+            Answer::Who(users(cursor)?)
+        }
         Expect::Hello => {
             end_of(3)?;
             Answer::Hello(Box::new(hello(cursor)?))
@@ -442,6 +458,35 @@ pub(crate) fn rows(cursor: &mut Cursor<'_>) -> Result<Vec<Row>, ReplyError> {
     Ok(rows)
 }
 
+pub(crate) fn users(cursor: &mut Cursor<'_>) -> Result<Vec<GrantInfo>, ReplyError> {
+    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no users".into())) };
+    (0..count).map(|_| user(cursor)).collect()
+}
+
+fn user(cursor: &mut Cursor<'_>) -> Result<GrantInfo, ReplyError> {
+    let Token::Map(count) = cursor.token()? else { return Err(ReplyError("a user is no map".into())) };
+    let (mut user, mut own_role, mut prefixes, mut comment) = (None, None, Vec::new(), String::new());
+    for _ in 0..count {
+        match text(cursor)?.as_str() {
+            "key" => user = Some(text(cursor)?.parse().map_err(|_| ReplyError("a user's key is none".into()))?),
+            "role" => own_role = Some(role(cursor)?),
+            "prefixes" => prefixes = keys(cursor)?,
+            "comment" => comment = text(cursor)?,
+            // A newer broker may say more.
+            _ => {
+                cursor.raw()?;
+            }
+        }
+    }
+    let (Some(key), Some(role)) = (user, own_role) else { return Err(ReplyError("a user without a key or a role".into())) };
+    Ok(GrantInfo { key, role, prefixes, comment })
+}
+
+fn role(cursor: &mut Cursor<'_>) -> Result<Role, ReplyError> {
+    let name = text(cursor)?;
+    Role::from_name(&name).ok_or_else(|| ReplyError(format!("{name:?} is no role that this program knows; a newer one may")))
+}
+
 fn stats(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
     let Token::Map(count) = cursor.token()? else { return Err(ReplyError("no stats".into())) };
     let mut stats = Vec::new();
@@ -476,10 +521,10 @@ fn hello(cursor: &mut Cursor<'_>) -> Result<HelloAnswer, ReplyError> {
                 let digits = text(cursor)?;
                 hello.epoch = u64::from_str_radix(&digits, 16).map_err(|_| ReplyError(format!("the epoch is {digits:?}")))?;
             }
-            "prefixes" => {
-                let Token::Array(count) = cursor.token()? else { return Err(ReplyError("prefixes are no array".into())) };
-                hello.prefixes = (0..count).map(|_| text(cursor)).collect::<Result<_, _>>()?;
-            }
+            "user" => hello.user = text(cursor)?,
+            // A role of a newer broker is no reason to turn away.
+            "role" => hello.role = Role::from_name(&text(cursor)?),
+            "prefixes" => hello.prefixes = keys(cursor)?,
             "limits" => {
                 let Token::Map(count) = cursor.token()? else { return Err(ReplyError("limits are no map".into())) };
                 hello.limits = (0..count).map(|_| Ok((text(cursor)?, uint(cursor)?))).collect::<Result<_, ReplyError>>()?;
@@ -502,6 +547,7 @@ fn id<T: std::str::FromStr>(cursor: &mut Cursor<'_>) -> Result<T, ReplyError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::access::UserKey;
     use crate::header::{BrokerId, SessionId};
     use crate::reply::reported_limits;
     use crate::reply_encode::encode_reply;
@@ -521,9 +567,16 @@ mod tests {
             pub_port: 65_535,
             session: SessionId([3; 16]),
             durability: "always".into(),
-            prefixes: vec!["a/".into()],
+            user: "kvpub1".into(),
+            role: Some(Role::Read),
+            prefixes: vec!["a/".into(), vec![0xff]],
             limits: reported_limits(),
         };
+        let key = UserKey::from_bytes([9; 32]);
+        let grants = vec![
+            GrantInfo { key, role: Role::Write, prefixes: vec![b"a/".to_vec(), vec![0xff]], comment: "Ada".into() },
+            GrantInfo { key, role: Role::Admin, prefixes: vec![], comment: String::new() },
+        ];
         let version = |kind| Version { revision: 5, time_ms: 6, kind };
         let kinds = [VersionKind::Put(value.clone()), VersionKind::Remove, VersionKind::Expire];
         let change = |kind| KeyEvent { key: vec![0xff], kind };
@@ -558,6 +611,10 @@ mod tests {
             (Expect::Events(7), ok(Answer::Events { events, through: 9, more: true })),
             (Expect::Events(0), ok(Answer::Events { events: vec![], through: 0, more: false })),
             (Expect::Events(0), Outcome { revision: Some(9), result: Err(Failure::compacted("gone", 7)) }),
+            (Expect::Granted, ok(Answer::Granted { replaced: true })),
+            (Expect::Who, ok(Answer::Who(grants))),
+            (Expect::Who, ok(Answer::Who(vec![]))),
+            (Expect::Hello, ok(Answer::Hello(Box::new(HelloAnswer { role: None, prefixes: vec![], ..hello.clone() })))),
             (Expect::Hello, ok(Answer::Hello(Box::new(hello)))),
             (
                 Expect::Stats,

@@ -6,11 +6,13 @@
 //! the same by name.
 
 use crate::PROTOCOL_VERSION;
+use crate::access::GrantInfo;
 use crate::error::{Failure, Status};
 use crate::header::Form;
 use crate::msgpack::write;
 use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, RevisionEvents, StatValue, Version, VersionKind};
 use crate::sink::Sink;
+use crate::value::Key;
 
 /// Appends a reply in its request's shape.
 pub fn encode_reply(reply: &Reply, out: &mut Vec<u8>) {
@@ -143,6 +145,14 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             write::uint(out, *through);
             write::boolean(out, *more);
         }
+        Answer::Granted { replaced } => {
+            head(out, 1);
+            write::boolean(out, *replaced);
+        }
+        Answer::Who(users) => {
+            head(out, 1);
+            self::users(users, &mut Sink { json: false, comma: false, out });
+        }
         Answer::Txn { succeeded, results } => {
             head(out, 2);
             write::boolean(out, *succeeded);
@@ -152,7 +162,7 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
         Answer::Hello(hello) => {
             head(out, 1);
             let sink = &mut Sink { json: false, comma: false, out };
-            sink.map(HELLO_FIELDS);
+            sink.map(hello_field_count(hello));
             hello_fields(hello, sink);
             sink.end_map();
         }
@@ -217,6 +227,8 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
                 | Answer::Exists(_)
                 | Answer::Integer(_)
                 | Answer::Values(_)
+                | Answer::Granted { .. }
+                | Answer::Who(_)
                 | Answer::Stats(_),
             ) => 1,
             Ok(Answer::Value { .. }) => 3,
@@ -232,7 +244,7 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
             Ok(Answer::Rows { cursor, snapshot, .. } | Answer::Keys { cursor, snapshot, .. }) => {
                 1 + usize::from(cursor.is_some()) + usize::from(snapshot.is_some())
             }
-            Ok(Answer::Hello(_)) => HELLO_FIELDS,
+            Ok(Answer::Hello(hello)) => hello_field_count(hello),
         }
 }
 
@@ -334,6 +346,14 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             sink.uint(*through);
             sink.name("more");
             sink.boolean(*more);
+        }
+        Ok(Answer::Granted { replaced }) => {
+            sink.name("replaced");
+            sink.boolean(*replaced);
+        }
+        Ok(Answer::Who(users)) => {
+            sink.name("users");
+            self::users(users, sink);
         }
         Ok(Answer::Hello(hello)) => hello_fields(hello, sink),
         Ok(Answer::Stats(stats)) => {
@@ -444,7 +464,40 @@ fn failure_field(failure: &Failure, sink: &mut Sink<'_>) {
     sink.end_map();
 }
 
-const HELLO_FIELDS: usize = 13;
+/// A map of `key`, `role`, `prefixes` unless it is every key, and `comment` unless there is none, for each user.
+fn users(users: &[GrantInfo], sink: &mut Sink<'_>) {
+    sink.array(users.len());
+    for GrantInfo { key, role, prefixes, comment } in users {
+        sink.map(2 + usize::from(!prefixes.is_empty()) + usize::from(!comment.is_empty()));
+        sink.name("key");
+        sink.text(&key.to_string());
+        sink.name("role");
+        sink.text(role.name());
+        prefixes_field(prefixes, sink);
+        if !comment.is_empty() {
+            sink.name("comment");
+            sink.text(comment);
+        }
+        sink.end_map();
+    }
+    sink.end_array();
+}
+
+/// Left out for every key: an empty list looks like nothing at all.
+fn prefixes_field(prefixes: &[Key], sink: &mut Sink<'_>) {
+    if prefixes.is_empty() {
+        return;
+    }
+    sink.name("prefixes");
+    sink.array(prefixes.len());
+    prefixes.iter().for_each(|prefix| sink.key(prefix));
+    sink.end_array();
+}
+
+/// Three numbers, nine texts and the limits; what may be left out on top.
+fn hello_field_count(hello: &HelloAnswer) -> usize {
+    13 + usize::from(hello.role.is_some()) + usize::from(!hello.prefixes.is_empty())
+}
 
 fn hello_fields(hello: &HelloAnswer, sink: &mut Sink<'_>) {
     let numbers =
@@ -463,15 +516,17 @@ fn hello_fields(hello: &HelloAnswer, sink: &mut Sink<'_>) {
         ("instance", hello.instance.to_string()),
         ("session", hello.session.to_string()),
         ("durability", hello.durability.clone()),
+        ("user", hello.user.clone()),
     ];
     for (name, value) in texts {
         sink.name(name);
         sink.text(&value);
     }
-    sink.name("prefixes");
-    sink.array(hello.prefixes.len());
-    hello.prefixes.iter().for_each(|prefix| sink.text(prefix));
-    sink.end_array();
+    if let Some(role) = hello.role {
+        sink.name("role");
+        sink.text(role.name());
+    }
+    prefixes_field(&hello.prefixes, sink);
     sink.name("limits");
     sink.map(hello.limits.len());
     for (name, value) in &hello.limits {

@@ -87,6 +87,8 @@ fn each_value_of(answer: &mut Answer, change: &mut Change<'_>) -> Result<(), Rep
         | Answer::Ttl(_)
         | Answer::Deleted { .. }
         | Answer::Result(Fate::Undecided | Fate::Filled | Fate::Acknowledged)
+        | Answer::Granted { .. }
+        | Answer::Who(_)
         | Answer::Hello(_)
         | Answer::Stats(_) => Ok(()),
     }

@@ -7,7 +7,7 @@ use crate::error::{Failure, Status};
 use crate::msgpack::{Cursor, Token};
 use crate::reply::{Answer, Fate, Outcome};
 use crate::reply_decode::{
-    ReplyError, boolean, code_of, deadline, events, key, keys, optional_uint, rows, stored, text, uint, values, versions,
+    ReplyError, boolean, code_of, deadline, events, key, keys, optional_uint, rows, stored, text, uint, users, values, versions,
 };
 use crate::value::{Key, Stored};
 
@@ -75,6 +75,8 @@ impl Fields {
             }
             "events" => self.answer = Some(Answer::Events { events: events(cursor)?, through: 0, more: false }),
             "through" => self.through = Some(uint(cursor)?),
+            "replaced" => self.answer = Some(Answer::Granted { replaced: boolean(cursor)? }),
+            "users" => self.answer = Some(Answer::Who(users(cursor)?)),
             "cursor" => self.cursor = key(cursor)?,
             "snapshot" => self.snapshot = Some(uint(cursor)?),
             "ttl" => self.ttl.get_or_insert_default().0 = optional_uint(cursor)?,
@@ -181,6 +183,8 @@ mod tests {
             ok(deadline(Some(1), Some(2))),
             ok(Answer::History { versions: vec![], more: true, oldest: 9 }),
             ok(Answer::Events { events: vec![], through: 9, more: true }),
+            ok(Answer::Granted { replaced: false }),
+            ok(Answer::Who(vec![])),
             ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Done))))),
             Outcome { revision: None, result: Err(Failure::busy("wait", 5)) },
             Outcome { revision: Some(9), result: Err(Failure::compacted("gone", 7)) },

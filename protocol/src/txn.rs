@@ -55,19 +55,17 @@ impl Txn {
             return Err(Failure::limit(format!("at most {ARRAY_REGEXES_MAX} operations of a transaction may have a `regex`")));
         }
         let outsider = self.operations().find(|operation| {
-            matches!(
-                operation,
-                Operation::Txn(_)
-                    | Operation::Hello { .. }
-                    | Operation::Stats
-                    | Operation::Ping
-                    | Operation::Noop
-                    | Operation::Result { .. }
-                    | Operation::End
-                    | Operation::DelPrefix { .. }
-                    | Operation::History { .. }
-                    | Operation::Events(_)
-            )
+            operation.stands_alone()
+                || matches!(
+                    operation,
+                    Operation::Txn(_)
+                        | Operation::Hello { .. }
+                        | Operation::Stats
+                        | Operation::Ping
+                        | Operation::Noop
+                        | Operation::Result { .. }
+                        | Operation::DelPrefix { .. }
+                )
         });
         if let Some(operation) = outsider {
             return Err(Failure::invalid(format!("`{}` cannot be part of a transaction", operation.verb())));

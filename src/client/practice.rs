@@ -10,7 +10,7 @@ use std::time::Duration;
 use kvbroker_protocol::limits::FRAMES_MAX;
 use kvbroker_protocol::{
     Answer, BrokerId, Condition, ErrorCode, Failure, Found, HelloAnswer, Key, Operation, Operations, Outcome, Outcomes, Reply,
-    Row, SessionId, Stored, decode_request, encode_reply, integer_of, reported_limits, same_value,
+    Role, Row, SessionId, Stored, decode_request, encode_reply, integer_of, reported_limits, same_value,
 };
 use uuid::Uuid;
 
@@ -135,6 +135,8 @@ impl Table {
                 owner: "you".into(),
                 broker: BrokerId(Uuid::from_u128(1).into_bytes()),
                 session: SessionId::new(1, 1),
+                user: "owner".into(),
+                role: Some(Role::Admin),
                 limits: reported_limits(),
                 ..HelloAnswer::default()
             }))),

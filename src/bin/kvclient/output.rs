@@ -10,7 +10,7 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use kvbroker::client::{ClientError, WatchEvent};
 use kvbroker::lookup::LookupError;
 use kvbroker_protocol::{
-    Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Row, StatValue, Stored, VersionKind, encode_reply,
+    Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Role, Row, StatValue, Stored, VersionKind, encode_reply,
     key_to_json_text, key_to_line_text,
 };
 use serde_json::json;
@@ -109,7 +109,6 @@ impl<W: Write> Output<W> {
             let answer = Answer::Hello(Box::new(hello.clone()));
             return self.outcome_json(&Outcome { revision: None, result: Ok(answer) });
         }
-        let prefixes = if hello.prefixes.is_empty() { "all keys".to_owned() } else { hello.prefixes.join(", ") };
         let lines = [
             ("project", hello.project.clone()),
             ("owner", hello.owner.clone()),
@@ -119,7 +118,9 @@ impl<W: Write> Output<W> {
             ("version", hello.version.clone()),
             ("protocol", hello.protocol.to_string()),
             ("durability", hello.durability.clone()),
-            ("may use", prefixes),
+            ("user", hello.user.clone()),
+            ("role", hello.role.map_or("not told", Role::name).to_owned()),
+            ("may use", keys_of(&hello.prefixes)),
         ];
         for (name, value) in lines {
             self.line(&format!("{name:<12}{}", printable(&value)))?;
@@ -196,6 +197,19 @@ impl Print for Name {
             key_to_line_text(line, &self.name);
         }
     }
+}
+
+/// Which keys a user has, for people.
+pub(crate) fn keys_of(prefixes: &[Key]) -> String {
+    if prefixes.is_empty() {
+        return "every key".to_owned();
+    }
+    let mut text = Vec::new();
+    for (at, prefix) in prefixes.iter().enumerate() {
+        text.extend_from_slice(if at > 0 { b", " } else { b"" });
+        key_to_line_text(&mut text, prefix);
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// What a broker says, without control characters: it may be a stranger's.

@@ -219,6 +219,9 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         | Operation::Result { .. }
         | Operation::End
         | Operation::Hello { .. }
-        | Operation::Stats => Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table")),
+        | Operation::Stats
+        | Operation::Authorize { .. }
+        | Operation::Revoke { .. }
+        | Operation::Who => Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table")),
     }
 }

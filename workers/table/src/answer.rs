@@ -12,7 +12,8 @@ use kvbroker_core::{
 };
 use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
 use kvbroker_protocol::{
-    Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, limits, request_hash,
+    Access, Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, limits,
+    request_hash,
 };
 
 use crate::call::{Call, ClientId};
@@ -136,7 +137,8 @@ impl<L: Log> Worker<L> {
         let decision = match operation {
             Operation::Hello { project } => {
                 let session = SessionId::new(asking.time_ms, (self.entropy)());
-                self.only_said(self.observed(self.facts.hello(project, session)))
+                // Nobody but the owner gets in so far.
+                self.only_said(self.observed(self.facts.hello(project, session, &asking.user, &Access::owner())))
             }
             Operation::Stats => self.only_said(self.observed(Ok(self.stats()))),
             Operation::Result { session, seq, settle } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kvbroker_core::State;
 use kvbroker_log::LogStats;
 use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Failure, HelloAnswer, PROTOCOL_VERSION, SessionId, StatValue, reported_limits,
+    Access, Answer, BrokerId, ErrorCode, Failure, HelloAnswer, PROTOCOL_VERSION, SessionId, StatValue, reported_limits,
 };
 
 /// Adds counters of other parts to the answer to `stats`.
@@ -35,8 +35,14 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The answer to Hello, with a session id to use; `wrong_project` if another project is wanted.
-    pub(crate) fn hello(&self, project: Option<String>, session: SessionId) -> Result<Answer, Failure> {
+    /// The answer to Hello for a user with this access, with a session id to use; `wrong_project` if another project is wanted.
+    pub(crate) fn hello(
+        &self,
+        project: Option<String>,
+        session: SessionId,
+        user: &str,
+        access: &Access,
+    ) -> Result<Answer, Failure> {
         if let Some(wanted) = project.filter(|wanted| *wanted != self.project) {
             let message = format!("this broker serves project {:?}, not {wanted:?}", self.project);
             return Err(Failure::new(ErrorCode::WrongProject, message));
@@ -53,7 +59,9 @@ impl Facts {
             pub_port: self.pub_port,
             session,
             durability: self.durability.clone(),
-            prefixes: Vec::new(),
+            user: user.to_owned(),
+            role: Some(access.role),
+            prefixes: access.scope.list().to_vec(),
             limits: reported_limits(),
         })))
     }

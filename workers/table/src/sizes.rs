@@ -1,6 +1,8 @@
 //! Rough bytes of what waits in the outboxes, for their bounds.
 
-use kvbroker_protocol::{Answer, Fate, HelloAnswer, KeyEvent, Outcome, RevisionEvents, StatValue, Version, VersionKind};
+use kvbroker_protocol::{
+    Answer, Fate, GrantInfo, HelloAnswer, Key, KeyEvent, Outcome, RevisionEvents, StatValue, Version, VersionKind,
+};
 
 use crate::released::{Event, EventKind, ReplyOut};
 
@@ -28,6 +30,7 @@ fn outcome_bytes(outcomes: &[Outcome]) -> usize {
 
 fn answer_bytes(answer: &Answer) -> usize {
     const ROW_BYTES: usize = 64;
+    let prefixes = |prefixes: &[Key]| prefixes.iter().map(|prefix| prefix.len() + size_of::<Key>()).sum::<usize>();
     match answer {
         Answer::Removed(value) | Answer::Value { value, .. } => value.as_bytes().len(),
         // Also for a key that is not there: its place is as large.
@@ -38,7 +41,10 @@ fn answer_bytes(answer: &Answer) -> usize {
         Answer::Keys { keys, .. } => keys.iter().map(|key| key.len() + ROW_BYTES).sum(),
         Answer::Txn { results, .. } => outcome_bytes(results),
         Answer::Stats(stats) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
-        Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES,
+        Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES + prefixes(&hello.prefixes),
+        Answer::Who(users) => {
+            users.iter().map(|user| size_of::<GrantInfo>() + user.comment.len() + prefixes(&user.prefixes)).sum()
+        }
         Answer::Result(Fate::Decided(outcome)) => outcome_bytes(std::slice::from_ref(outcome)),
         Answer::History { versions, .. } => versions.iter().map(version_bytes).sum(),
         Answer::Events { events, .. } => events.iter().map(revision_bytes).sum(),
@@ -48,6 +54,7 @@ fn answer_bytes(answer: &Answer) -> usize {
         | Answer::Integer(_)
         | Answer::Ttl(_)
         | Answer::Deleted { .. }
+        | Answer::Granted { .. }
         | Answer::Result(_) => 0,
     }
 }

@@ -19,8 +19,8 @@ use bench::{Bench, WALL_MS, del, get, is_value, key, put};
 use kvbroker_core::{ChangeError, History, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Scalar, Scan, SessionId,
-    StatValue, Stored, limits,
+    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Role, Scalar, Scan,
+    SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{EventKind, Stopped, replay_into};
 
@@ -366,6 +366,7 @@ fn hello_tells_who_this_is_and_refuses_another_project() {
         assert_eq!((hello.project.as_str(), hello.owner.as_str(), hello.durability.as_str()), ("NETID-a5", "netid", "always"));
         assert_eq!((hello.broker, hello.instance, hello.epoch), (BrokerId([1; 16]), BrokerId([2; 16]), 0xe0));
         assert_eq!((hello.pub_port, hello.shard, hello.prefixes.len()), (4_711, 0, 0));
+        assert_eq!((hello.role, hello.user.is_empty()), (Some(Role::Admin), false));
         assert_eq!(hello.session, SessionId::new(WALL_MS, 0xabcd), "born at the broker's stamp");
         assert!(hello.limits.contains(&("value_bytes".into(), limits::VALUE_BYTES_MAX as u64)));
     }
