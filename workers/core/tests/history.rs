@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use kvbroker_core::{Cause, Change, History, Loader, Origin, Snapshots, Space, Stamp, State, Turn, decide};
-use kvbroker_protocol::{Key, Operation, Scan, SessionId, Stored, Txn, limits};
+use kvbroker_core::{Cause, Change, EventsWanted, History, Loader, Origin, Snapshots, Space, Stamp, State, Turn, decide};
+use kvbroker_protocol::{
+    ErrorCode, Key, KeyEvent, Operation, RevisionEvents, Scan, Scope, SessionId, Stored, Txn, VersionKind, limits,
+};
 
 /// splitmix64.
 struct Dice(u64);
@@ -188,6 +190,7 @@ impl World {
         let expected: Vec<&Told> = self.told.iter().filter(|told| told.revision > after).collect();
         assert!(seen.iter().eq(expected), "the groups behind {after}");
 
+        self.check_events(after);
         let key = self.key();
         let versions: Vec<(u64, u64, Option<Vec<u8>>)> = self
             .told
@@ -212,6 +215,64 @@ impl World {
         assert_eq!(told(None), here, "all that is here of {key:?}, back to {oldest}");
         if let Some((before, ..)) = here.get(self.dice.below(here.len().max(1))) {
             assert!(told(Some(*before)).iter().eq(here.iter().filter(|version| version.0 < *before)));
+        }
+    }
+}
+
+impl World {
+    /// All pages of the events behind a revision, whatever their sizes, against the list of what was done.
+    fn check_events(&mut self, after: u64) {
+        let prefix = ["", "k", "k1", "k3", "k39", "l"][self.dice.below(6)].as_bytes();
+        let scope = match self.dice.below(3) {
+            0 => Scope::all(),
+            1 => Scope::prefixes(vec![b"k1".into(), b"k35".into(), b"k4".into(), b"x".into()]).unwrap(),
+            _ => Scope::prefixes(vec![b"k2".into()]).unwrap(),
+        };
+        let is_own = |key: &Key| key.starts_with(prefix) && scope.contains(key);
+        let expected: Vec<RevisionEvents> = self
+            .told
+            .iter()
+            .filter(|told| told.revision > after)
+            .map(|told| {
+                let kind = |new: &Option<Vec<u8>>| match new {
+                    Some(record) => {
+                        let stored = kvbroker_core::split_table_record(record).unwrap().stored;
+                        VersionKind::Put(Stored::from_bytes(stored.to_vec()).unwrap())
+                    }
+                    None if told.origin.cause == Cause::Expiry => VersionKind::Expire,
+                    None => VersionKind::Remove,
+                };
+                let own = told.changes.iter().filter(|(key, _, _)| is_own(key));
+                let changes = own.map(|(key, _, new)| KeyEvent { key: key.clone(), kind: kind(new) }).collect();
+                RevisionEvents { revision: told.revision, time_ms: told.origin.stamp_ms, changes }
+            })
+            .filter(|events| !events.changes.is_empty())
+            .collect();
+        let (mut told, mut behind) = (Vec::new(), after);
+        loop {
+            let revisions_max = [1, 3, 1_000][self.dice.below(3)];
+            let bytes_max = [1, 500, usize::MAX][self.dice.below(3)];
+            let wanted = EventsWanted { prefix, scope: &scope, after: behind, revisions_max, bytes_max };
+            let page = self.history.events(&self.state, &wanted).unwrap();
+            assert!(page.events.len() <= revisions_max && (bytes_max > 1 || page.events.len() <= 1));
+            assert!(page.events.iter().all(|events| events.revision > behind && events.revision <= page.through));
+            let more = page.has_more(&self.state);
+            assert!(!more || page.through > behind, "a page gets on");
+            behind = page.through;
+            told.extend(page.events);
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(told, expected, "{prefix:?} of {scope:?} behind {after}");
+        let ask = |after| {
+            let wanted = EventsWanted { prefix, scope: &scope, after, revisions_max: 1, bytes_max: 1 };
+            self.history.events(&self.state, &wanted).map_err(|failure| (failure.code, failure.oldest))
+        };
+        assert_eq!(ask(self.state.revision() + 1).unwrap_err().0, ErrorCode::Invalid);
+        let oldest = self.history.oldest_revision(&self.state);
+        if oldest > 1 {
+            assert_eq!(ask(oldest - 2), Err((ErrorCode::Compacted, Some(oldest))));
         }
     }
 }
@@ -321,4 +382,29 @@ fn the_bound_counts_all_that_is_kept() {
     assert!(history.bytes() <= 4 << 20 && history.oldest_revision(&state) > 60_000);
     assert_eq!(history.versions(&state, b"0-0", None).count(), 0);
     assert_eq!(history.versions(&state, b"2-19999", None).count(), 2);
+}
+
+#[test]
+fn a_page_of_events_looks_at_so_many_changes_and_at_one_revision_whole() {
+    let (mut history, mut state) = (History::with_bytes_max(usize::MAX), State::new());
+    let many = |count: usize| (0..count).map(|at| put(&format!("k{at:06}"), 1)).collect();
+    group(&mut history, &mut state, many(3 * limits::EVENTS_CHANGES_MAX));
+    for at in 0..3 * limits::EVENTS_CHANGES_MAX {
+        group(&mut history, &mut state, vec![put(["mine", "k000007"][at % 2], 1)]);
+    }
+    let page = |prefix: &str, after| {
+        let scope = Scope::all();
+        let wanted =
+            EventsWanted { prefix: prefix.as_bytes(), scope: &scope, after, revisions_max: usize::MAX, bytes_max: usize::MAX };
+        history.events(&state, &wanted).unwrap()
+    };
+    let first = page("k", 0);
+    assert_eq!((first.events.len(), first.through), (1, 1), "the first revision alone is more than a page looks at");
+    assert_eq!(first.events[0].changes.len(), 3 * limits::EVENTS_CHANGES_MAX);
+    // Of other keys there may be as many as there like: a revision of them costs no more than finding out that they are others.
+    let others = page("mine", 0);
+    assert_eq!((others.through, others.examined), (limits::EVENTS_CHANGES_MAX as u64, limits::EVENTS_CHANGES_MAX));
+    assert_eq!(others.events.len(), limits::EVENTS_CHANGES_MAX / 2);
+    let nothing = page("none", 1);
+    assert_eq!((nothing.through, nothing.events.len()), (1 + limits::EVENTS_CHANGES_MAX as u64, 0), "and says how far it came");
 }

@@ -14,6 +14,7 @@
 //! behind it.
 
 mod arena;
+mod events;
 mod read;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +27,7 @@ use crate::state::State;
 use crate::table::Entry;
 
 use arena::{Arena, Piece};
+pub use events::{EventsPage, EventsWanted};
 pub use read::{Before, PastChange, PastGroup, PastVersion, Versions};
 
 /// Why a group that took a revision was made.

@@ -117,18 +117,61 @@ impl History {
 }
 
 impl<'h> PastGroup<'h> {
+    /// How many changes it has.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// True if it has none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Its changes, in the order of their keys.
     pub fn changes(&self) -> impl ExactSizeIterator<Item = PastChange<'h>> + use<'h> {
-        let (history, state) = (self.history, self.state);
-        self.places.clone().map(move |place| {
-            let past = &history.changes[place];
-            let old = history.old_of(past);
-            PastChange {
-                key: history.arena.get(past.key),
-                new: history.new_at(state, place),
-                old: old.and_then(|(record, modified)| Some(Before { record: split_table_record(record)?, modified })),
+        let group = self.clone();
+        self.places.clone().map(move |place| group.change_at(place))
+    }
+
+    /// Those of its changes whose keys start with this; the others are not looked at.
+    pub fn changes_below(&self, prefix: &[u8]) -> impl ExactSizeIterator<Item = PastChange<'h>> + use<'h> {
+        let from = self.first_place_not(self.places.clone(), |key| key < prefix);
+        let to = self.first_place_not(from..self.places.end, |key| key.starts_with(prefix));
+        let group = self.clone();
+        (from..to).map(move |place| group.change_at(place))
+    }
+
+    /// Those of its changes whose keys are wanted; of the others only the key is looked at.
+    pub(super) fn changes_of(&self, is_wanted: impl Fn(&[u8]) -> bool) -> impl Iterator<Item = PastChange<'h>> {
+        let wanted = self.places.clone().filter(move |place| is_wanted(self.key_at(*place)));
+        wanted.map(|place| self.change_at(place))
+    }
+
+    fn key_at(&self, place: usize) -> &'h [u8] {
+        self.history.arena.get(self.history.changes[place].key)
+    }
+
+    fn change_at(&self, place: usize) -> PastChange<'h> {
+        let old = self.history.old_of(&self.history.changes[place]);
+        PastChange {
+            key: self.key_at(place),
+            new: self.history.new_at(self.state, place),
+            old: old.and_then(|(record, modified)| Some(Before { record: split_table_record(record)?, modified })),
+        }
+    }
+
+    /// The first of these places whose key is not like that; those that are stand before those that aren't.
+    fn first_place_not(&self, places: Range<usize>, is_like_that: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut low, mut high) = (places.start, places.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_like_that(self.key_at(middle)) {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
-        })
+        }
+        low
     }
 }
 
