@@ -1,9 +1,10 @@
 //! What the broker, its clients and its tools share.
 //!
-//! In reading order: who and where ([`project`], [`paths`], [`keys`], [`endpoint`]), how they
-//! talk ([`transport`], [`zap`]), and the manners that all programs have in common
+//! In reading order: who and where ([`project`], [`paths`], [`keys`],
+//! [`access_file`], [`endpoint`]), how they talk ([`transport`], [`zap`]), and the manners that all programs have in common
 //! ([`logging`], [`critical`], [`exit`], [`version`]).
 
+pub mod access_file;
 pub mod catalog;
 pub mod client;
 pub mod critical;

@@ -208,6 +208,12 @@ impl Dirs {
         &self.config
     }
 
+    /// What is configured for one project: who may come in.
+    #[must_use]
+    pub fn project_config_dir(&self, project: &ProjectName) -> PathBuf {
+        self.config.join("projects").join(project.as_str())
+    }
+
     /// Where this environment's broker of a project has its sockets.
     #[must_use]
     pub fn runtime_dir(&self, project: &ProjectName) -> PathBuf {
