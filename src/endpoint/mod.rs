@@ -192,7 +192,7 @@ impl Endpoint {
         if text.len() as u64 > MAX_FILE_BYTES {
             return Err(invalid(format!("it has more than {MAX_FILE_BYTES} bytes")));
         }
-        parse(&text, runtime).map(Some).map_err(invalid)
+        parse(&text, runtime).map(Some).map_err(|reason| invalid(printable(&reason)))
     }
 
     /// Removes the endpoint file. The caller holds the directory's lock.
@@ -206,6 +206,11 @@ impl Endpoint {
             _ => Ok(()),
         }
     }
+}
+
+/// Words that may repeat a piece of a file, safe for a terminal.
+fn printable(reason: &str) -> String {
+    reason.chars().flat_map(|char| if char.is_control() { char.escape_default().collect() } else { vec![char] }).collect()
 }
 
 fn parse(text: &[u8], runtime: &RuntimeDir) -> Result<Endpoint, String> {

@@ -215,3 +215,12 @@ fn live_and_dead_sockets_are_told_apart_at_once() {
     assert!(matches!(probe(&path).unwrap(), Liveness::Dead(_)));
     assert!(probe(Path::new(&"x".repeat(200))).is_err());
 }
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_in_printable_words() {
+    let place = Place::new();
+    for odd in ["\u{1b}[31mred", "\u{7f}", "a\nb"] {
+        let error = place.change(|value| value["uuid"] = json!(odd)).unwrap_err().to_string();
+        assert!(!error.chars().any(char::is_control), "{error:?}");
+    }
+}

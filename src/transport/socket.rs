@@ -316,11 +316,11 @@ pub(super) fn receive_from(
 }
 
 /// The ZAP `User-Id` of the peer that sent this message, read from its last
-/// frame. `None`: the peer was not authenticated; refuse the request.
+/// frame. `None`: the peer was not authenticated, or as nobody; refuse the request.
 ///
 /// (libzmq 4.3.4 loses it from the routing id frame after a poll.)
 pub fn user_id(frames: &mut [Message]) -> Option<&str> {
-    frames.last_mut()?.gets("User-Id")
+    frames.last_mut()?.gets("User-Id").filter(|user| !user.is_empty())
 }
 
 /// Waits until an item is ready or `timeout` (`None`: for ever) has passed, and

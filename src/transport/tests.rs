@@ -159,28 +159,58 @@ fn a_broker_that_is_not_the_expected_one_gets_no_request() {
     assert_eq!(client.try_send(&["secret"]).unwrap(), SendOutcome::Full);
 }
 
+/// Both kinds of sockets of a broker, bound to ipc and tcp; the first is the ROUTER.
+fn bound(context: &Context, directory: &Path, project: &KeyPair) -> [(ServerSocket, PathBuf, std::net::SocketAddr); 2] {
+    let options = ServerOptions::default();
+    [("r", context.router(&options).unwrap()), ("p", context.xpub(&options).unwrap())].map(|(name, mut socket)| {
+        let path = directory.join(name);
+        socket.bind_ipc(&path).unwrap();
+        let tcp = socket.bind_tcp(project, LOOPBACK, 0).unwrap();
+        (socket, path, tcp)
+    })
+}
+
 #[test]
 fn without_a_handler_nobody_is_let_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let (owner, project) = (pair(), pair());
+    let clients = Context::new(1).unwrap();
+    let curve = Security::Curve { own: &owner, broker: project.public() };
+    let socket = |is_router: bool, security| {
+        let mut socket = if is_router { clients.dealer(security) } else { clients.subscriber(security) }.unwrap();
+        socket.watch(&clients).unwrap();
+        socket
+    };
+    let tried = |servers: &[(ServerSocket, PathBuf, std::net::SocketAddr)], judge: &dyn Fn(&ClientSocket)| {
+        for ((_, path, tcp), is_router) in servers.iter().zip([true, false]) {
+            let mut local = socket(is_router, Security::Local);
+            local.connect_ipc(path).unwrap();
+            judge(&local);
+            let mut remote = socket(is_router, curve);
+            remote.connect_tcp(*tcp).unwrap();
+            judge(&remote);
+        }
+    };
+    // With one the owner is, by every way.
+    let secured = secured(Policy::owner_only(*owner.public()));
+    tried(&bound(secured.context(), directory.path(), &project), &wait_until_ready);
     // A context of its own without ZAP handler: what libzmq alone would fail open on.
     let context = Context::new(1).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("r");
-    let (owner, project) = (pair(), pair());
+    tried(&bound(&context, directory.path(), &project), &|client| drop(wait_until_over(client)));
+}
+
+#[test]
+fn a_message_that_passed_no_door_has_no_user() {
+    let context = Context::new(1).unwrap();
     let mut router = context.router(&ServerOptions::default()).unwrap();
-    router.bind_ipc(&path).unwrap();
-    let tcp = router.bind_tcp(&project, LOOPBACK, 0).unwrap();
-
-    let clients = Context::new(1).unwrap();
-    let mut local = clients.dealer(Security::Local).unwrap();
-    local.watch(&clients).unwrap();
-    local.connect_ipc(&path).unwrap();
-    wait_until_over(&local);
-
-    let security = Security::Curve { own: &owner, broker: project.public() };
-    let mut remote = clients.dealer(security).unwrap();
-    remote.watch(&clients).unwrap();
-    remote.connect_tcp(tcp).unwrap();
-    wait_until_over(&remote);
+    // Within a process libzmq asks nobody.
+    router.bind_raw(c"inproc://no-door").unwrap();
+    let mut client = context.dealer(Security::Local).unwrap();
+    client.connect_raw(c"inproc://no-door").unwrap();
+    assert_eq!(client.try_send(&["hello"]).unwrap(), SendOutcome::Queued);
+    let mut frames = Vec::new();
+    assert_eq!(router.receive(LIMITS, &mut frames, Some(PATIENCE)).unwrap(), Reception::Whole);
+    assert_eq!(user_id(&mut frames), None);
 }
 
 #[test]

@@ -1,0 +1,89 @@
+//! A slice of fuzzing with a fixed seed for what programs read from catalogs and files: the functions that `fuzz/` gives to libFuzzer, with
+//! mutations of our own.
+//!
+//! `fuzz/run catalog` is a long run. `KVBROKER_FUZZ_INPUTS=1000000` makes these longer, `KVBROKER_TEST_SEED` others.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../fuzz/targets/catalog.rs"]
+mod catalog;
+#[path = "../../fuzz/targets/endpoint.rs"]
+mod endpoint;
+#[path = "../../fuzz/slice.rs"]
+mod slice;
+
+use std::path::Path;
+
+use slice::slice;
+
+const RECORD: &str = r#"{"type":"hashtable","project":"NETID-a5","owner":"netid","port":9123,"pub_port":9124,"public_key":"kvpub15a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","uuid":"8c1f0000-0000-4000-8000-000000000001","instance":"51d00000-0000-4000-8000-000000000002","epoch":"00000000feedbeef","starttime":1795255198,"lifetime":180,"shard":0,"durability":"always","endpoints":["tcp://10.0.0.5:9123","tcp://[fd00::1]:9123"],"version":"0.1.0"}"#;
+
+/// What a catalog puts in front.
+const HEAD: &str = r#"{"name":"lab","lastheardfrom":1795255198,"address":"10.0.0.5","#;
+
+const ENDPOINT: &str = r#"{"project":"lab","owner":"ann","uuid":"8c1f0000-0000-4000-8000-000000000001","instance":"51d00000-0000-4000-8000-000000000002","epoch":"0123456789abcdef","pid":4242,"starttime":1795255198,"router":"@/router.sock","pub":"@/pub.sock","tcp":{"hosts":["10.0.0.5","::1"],"port":4000,"pub_port":4001},"public_key":"kvpub15a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a"}"#;
+
+fn bytes(texts: &[String]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.clone().into_bytes()).collect()
+}
+
+fn catalog_seeds() -> Vec<Vec<u8>> {
+    let listed = format!("{HEAD}{}", &RECORD[1..]);
+    let lie = listed.replace(r#""owner""#, r#""address":"9.9.9.9","lastheardfrom":"x","owner""#);
+    let open = listed.replace(r#""pub_port":9124,"#, "").replace(r#""public_key""#, r#""other""#);
+    let course = format!(r#"{HEAD}"type":"hashtable","owner":"b","port":"9000","project":"NETID-a4-test5"}}"#);
+    let other = format!(r#"{HEAD}"type":"catalog","url":"http://a/b?c=\"d\"","n":[1,{{"x":null}},-1.5e3]}}"#);
+    let broken = format!(r#"{HEAD}"type":"hashtable","load":inf}}"#);
+    let all = [&listed, &lie, &open, &course, &other, &broken].map(String::as_str);
+    bytes(&[
+        format!("[\n{}\n]\n", all.join(",\n")),
+        format!("[\n{listed}\n]\n"),
+        format!("[{listed},{open}"),
+        RECORD.to_owned(),
+        lie[..].to_owned(),
+        r#"{"type":"wq_master","name":"h \" x","uuid":"ü:1","lifetime":5,"s":"\u00e9\n\u001b[31m","port":1}"#.to_owned(),
+        "\u{feff}[]".to_owned(),
+    ])
+}
+
+fn endpoint_seeds() -> Vec<Vec<u8>> {
+    let without_tcp = ENDPOINT.replace(r#""tcp":{"hosts":["10.0.0.5","::1"],"port":4000,"pub_port":4001},"#, "");
+    bytes(&[ENDPOINT.to_owned(), without_tcp, ENDPOINT.replace("router.sock", "../x")])
+}
+
+#[test]
+fn no_answer_of_a_catalog_breaks_a_reader_and_no_update_a_catalog() {
+    use catalog::{Became, catalog};
+    let seeds = catalog_seeds();
+    for seed in &seeds {
+        catalog(seed);
+    }
+    let counts = slice("catalog", 40_000, &seeds, &[], catalog);
+    for became in [Became::Listing, Became::NoBroker, Became::Update, Became::Refused] {
+        assert!(counts.get(&became).is_some_and(|count| *count > 100), "{became:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn no_endpoint_file_breaks_a_reader() {
+    use endpoint::{Became, endpoint};
+    let seeds = endpoint_seeds();
+    assert_eq!(seeds.iter().map(|seed| endpoint(seed)).collect::<Vec<_>>(), [Became::Taken, Became::Taken, Became::Refused]);
+    let counts = slice("endpoint", 8_000, &seeds, &[], endpoint);
+    for became in [Became::Refused, Became::Taken] {
+        assert!(counts.get(&became).is_some_and(|count| *count > 100), "{became:?}: {counts:?}");
+    }
+}
+
+/// For `fuzz/run`, which names the directory.
+#[test]
+#[ignore = "writes the seeds for libFuzzer into KVBROKER_FUZZ_SEEDS; fuzz/run calls it"]
+fn write_the_seeds() {
+    let directory = std::env::var_os("KVBROKER_FUZZ_SEEDS").expect("KVBROKER_FUZZ_SEEDS names a directory");
+    for (name, seeds) in [("catalog", catalog_seeds()), ("endpoint", endpoint_seeds())] {
+        let directory = Path::new(&directory).join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        for (index, seed) in seeds.into_iter().enumerate() {
+            std::fs::write(directory.join(format!("seed-{index}")), seed).unwrap();
+        }
+    }
+}
