@@ -24,7 +24,7 @@
 //!
 //! The rooms: [`session`] is the pure part (numbers, retries, what travels together), `driver` carries out its wishes,
 //! `inbox` and `slot` the way of calls there and back, `handle` what programs hold, [`Pipeline`] many calls from one thread,
-//! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn` and `fate` the operations, `typed` values through
+//! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn`, `users` and `fate` the operations, `typed` values through
 //! serde, [`watch`] notifications.
 
 mod connection;
@@ -50,6 +50,7 @@ mod slot;
 mod table;
 mod txn;
 mod typed;
+mod users;
 pub mod watch;
 
 pub use connection::{ConnectError, Connection, Expected, Route};
@@ -66,6 +67,7 @@ pub(crate) use progress::Progress;
 pub use session::{RequestId, RequestIdError};
 pub use table::Entry;
 pub use txn::TxnDone;
+pub use users::Identity;
 pub use watch::{Watch, WatchEvent};
 
 #[cfg(test)]

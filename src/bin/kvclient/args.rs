@@ -25,7 +25,7 @@ use crate::verb_args::Verb;
 const ABOUT: &str = "Uses the table of a kvbroker, found by name";
 
 const USAGE: &str = "kvclient PROJECT VERB [ARGUMENTS] [OPTIONS]
-       kvclient list | help [VERB] | version";
+       kvclient list | id | help [VERB] | version";
 
 const EXAMPLES: &str = r#"PROJECT is the name that the broker was started with, or its address as `kvbroker PROJECT link` prints it.
 
@@ -39,7 +39,9 @@ Examples:
   kvclient NETID-a5 put leader ann --if-absent            store only what is not there
   kvclient NETID-a5 watch user/                           print changes as they happen
   tar c src | kvclient NETID-a5 put backup -              store what comes from a pipe
+  kvclient NETID-a5 authorize kvpub1… read                let a colleague in, by the key that their `kvclient id` prints
   kvclient list                                           what is there, here and in the catalogs
+  kvclient id                                             your public key, for others to let you in
   kvclient help put                                       all about one verb
 
 Exit codes: 0 ok, 1 not found, 2 wrong usage or invalid, 3 conflict, 4 unknown outcome (the request's id
@@ -147,6 +149,24 @@ struct ListWord {
     global: Global,
 }
 
+/// `kvclient id`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kvclient id",
+    about = "Prints your public key: what others let you in by",
+    disable_version_flag = true,
+    max_term_width = 110,
+    after_help = "The key pair is made if you have none. The secret key stays in its file, which only you may read, and is never printed.
+
+Examples:
+  kvclient id                         give this to whoever is to let you in
+  kvclient id --json                  for programs: {\"key\":…,\"file\":…,\"new\":…}"
+)]
+struct IdWord {
+    #[command(flatten)]
+    global: Global,
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) enum Invocation {
@@ -161,6 +181,8 @@ pub(crate) enum Invocation {
     },
     /// `kvclient list`.
     List(Global),
+    /// `kvclient id`.
+    Id(Global),
     /// Words to print on stdout: help, version.
     Print(String),
 }
@@ -197,6 +219,7 @@ pub(crate) fn parse(words: Vec<OsString>) -> Result<Invocation, Misuse> {
         "help" => help(words),
         "version" => Ok(Invocation::Print(version())),
         "list" => list(words),
+        "id" => id(words),
         word if RESERVED_WORDS.contains(&word) => {
             Err(Misuse::new(format!("`kvclient {word}` comes with a later version"), TRY_HELP))
         }
@@ -253,8 +276,10 @@ fn help(words: Vec<OsString>) -> Result<Invocation, Misuse> {
     let Some(word) = words.first().and_then(|word| word.to_str()) else {
         return Ok(Invocation::Print(top_help()));
     };
-    if word == "list" {
-        return list(vec!["--help".into()]);
+    match word {
+        "list" => return list(vec!["--help".into()]),
+        "id" => return id(vec!["--help".into()]),
+        _ => {}
     }
     if command().find_subcommand(word).is_none() {
         return Err(Misuse::new(format!("there is no verb {word:?}"), TRY_HELP));
@@ -265,6 +290,13 @@ fn help(words: Vec<OsString>) -> Result<Invocation, Misuse> {
 fn list(words: Vec<OsString>) -> Result<Invocation, Misuse> {
     match read::<ListWord>(ListWord::command().color(clap::ColorChoice::Never), words) {
         Ok(ListWord { global }) => Ok(Invocation::List(global)),
+        Err(error) => printed(error),
+    }
+}
+
+fn id(words: Vec<OsString>) -> Result<Invocation, Misuse> {
+    match read::<IdWord>(IdWord::command().color(clap::ColorChoice::Never), words) {
+        Ok(IdWord { global }) => Ok(Invocation::Id(global)),
         Err(error) => printed(error),
     }
 }

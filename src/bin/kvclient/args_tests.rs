@@ -146,7 +146,8 @@ fn words_that_stand_alone() {
     assert!(matches!(read_words("--json list"), Ok(Invocation::List(global)) if global.json));
     assert!(printed_text("version").starts_with("kvclient "));
     assert_eq!(printed_text("--version"), printed_text("version"));
-    for word in ["id", "completions", "doctor"] {
+    assert!(matches!(read_words("id --json"), Ok(Invocation::Id(global)) if global.json));
+    for word in ["completions", "doctor"] {
         assert!(read_words(word).unwrap_err().sentence.contains("later version"), "{word}");
     }
 }

@@ -10,7 +10,7 @@ use kvbroker::paths::Dirs;
 use std::sync::Arc;
 
 use crate::args::Global;
-use crate::output::{Output, printable};
+use crate::output::{Output, columns, printable};
 use crate::{Trouble, complain, remark};
 
 /// How long catalogs may take where `--timeout` is longer, or for ever.
@@ -49,14 +49,8 @@ fn table(brokers: &[Listed], now_s: u64) -> Vec<String> {
         return Vec::new();
     }
     let head = ["PROJECT", "OWNER", "SEEN", "ENDPOINT"].map(str::to_owned);
-    let all: Vec<&[String; 4]> = std::iter::once(&head).chain(&rows).collect();
-    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths = [width(0), width(1), width(2)];
-    let line = |row: &&[String; 4]| {
-        let [project, owner, seen, endpoint] = row;
-        format!("{project:<0$}  {owner:<1$}  {seen:<2$}  {endpoint}", widths[0], widths[1], widths[2])
-    };
-    all.iter().map(line).collect()
+    let all: Vec<[String; 4]> = std::iter::once(head).chain(rows).collect();
+    columns(&all)
 }
 
 fn cells(broker: &Listed, now_s: u64) -> [String; 4] {

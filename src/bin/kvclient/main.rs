@@ -9,8 +9,10 @@ mod batch;
 mod del_prefix;
 mod fate;
 mod history;
+mod id;
 mod list;
 mod output;
+mod users;
 mod verb_args;
 mod verbs;
 
@@ -94,6 +96,10 @@ fn main() -> ExitCode {
             }
             _ => Exit::Ok.into(),
         },
+        Invocation::Id(global) => {
+            prepare(&global);
+            ended(id::run(&global), &global)
+        }
         Invocation::List(global) => {
             prepare(&global);
             ended(list::run(&global), &global)

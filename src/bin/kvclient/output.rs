@@ -199,6 +199,17 @@ impl Print for Name {
     }
 }
 
+/// Lines of cells that stand below each other, with two blanks between and none behind.
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
 /// Which keys a user has, for people.
 pub(crate) fn keys_of(prefixes: &[Key]) -> String {
     if prefixes.is_empty() {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use kvbroker::client::RequestId;
-use kvbroker_protocol::{Pattern, Predicate, limits};
+use kvbroker_protocol::{Pattern, Predicate, Role, limits};
 
 /// What is asked of the table.
 #[derive(Clone, Debug, Subcommand)]
@@ -305,6 +305,39 @@ Examples:
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         limit: Option<u64>,
     },
+    /// Let somebody use the table, by the key that `kvclient id` prints for them; or change what they may
+    #[command(
+        after_help = "ROLE is read, write (read and change) or admin (also authorize, revoke and who). It replaces what the key had before. The
+broker writes it into its file authorized_clients (`kvbroker PROJECT paths` tells where), which can be edited as well; at the
+end of this command it is in force, without a restart.
+
+Examples:
+  kvclient NETID-a5 authorize kvpub1… read --comment 'Ada, laptop'
+  kvclient NETID-a5 authorize kvpub1… write --prefix ada/ --prefix shared/    only keys that start with one of these
+  kvclient NETID-a5 authorize kvpub1… admin"
+    )]
+    Authorize {
+        /// Their public key: kvpub1 and 64 hexadecimal digits
+        key: OsString,
+        #[command(flatten)]
+        grant: GrantArgs,
+    },
+    /// Let somebody use the table no more; exit code 1 if they could not
+    #[command(
+        after_help = "When this command has ended, nothing reaches them any more: not by the connections that they have, either.
+
+Example:
+  kvclient NETID-a5 revoke kvpub1…"
+    )]
+    Revoke {
+        /// Their public key
+        key: OsString,
+    },
+    /// Print who may use the table: keys, roles, key prefixes, comments
+    #[command(after_help = "Examples:
+  kvclient NETID-a5 who
+  kvclient NETID-a5 who --json                             {\"status\":\"ok\",\"rev\":…,\"users\":[{\"key\":…,\"role\":…}]}")]
+    Who,
     /// Run operations from stdin, many in one message
     #[command(after_help = "Reads one JSON operation a line, or one JSON array of operations, and prints one JSON result a line,
 in order. Operations are as in docs/protocol.md. The exit code is that of the first failure.
@@ -349,6 +382,24 @@ Examples:
   kvclient NETID-a5 explain
   kvclient NETID-a5 get greeting --explain                 the same on stderr, beside another verb")]
     Explain,
+}
+
+/// What a user may do.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GrantArgs {
+    /// What they may do
+    #[arg(value_name = "read|write|admin", value_parser = role)]
+    pub(crate) role: Role,
+    /// Only with keys that start with this; can be given several times
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: Vec<OsString>,
+    /// Whose key it is: one line for people
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(crate) comment: String,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    Role::from_name(text).ok_or_else(|| format!("a role is one of {}", Role::ALL.map(Role::name).join(", ")))
 }
 
 /// A time to live, milliseconds; within the broker's bounds.

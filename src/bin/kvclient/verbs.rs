@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::args::Global;
 use crate::output::{Name, Output, Print, printable};
 use crate::verb_args::{DelConditions, PageArgs, PutConditions, Verb};
-use crate::{CLIENT, Trouble, batch, complain, del_prefix, fate, history, remark};
+use crate::{CLIENT, Trouble, batch, complain, del_prefix, fate, history, remark, users};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
     // Before the broker is looked for: what can't be read needs no broker.
@@ -48,6 +48,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
         Asked::Rows { query: Some((field, value)), scan, limit } => rows(client.query(&field, value, scan), limit, &mut out)?,
         Asked::Names { wanted, limit } => names(&client, wanted, limit, &mut out)?,
         Asked::History { key, limit } => history::run(global, &client, &key, limit, &mut out)?,
+        Asked::Users(operation) => users::change(&client, operation, &mut out, global)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
             out.hello(client.broker())?;
@@ -66,14 +67,32 @@ enum Asked {
     One(Operation),
     Mget(Vec<Key>),
     DelPrefix(Vec<u8>),
-    Result { id: RequestId, look: bool },
-    Rows { query: Option<(String, Scalar)>, scan: Scan, limit: Option<u64> },
-    Names { wanted: List, limit: Option<u64> },
-    History { key: Key, limit: Option<u64> },
+    Result {
+        id: RequestId,
+        look: bool,
+    },
+    Rows {
+        query: Option<(String, Scalar)>,
+        scan: Scan,
+        limit: Option<u64>,
+    },
+    Names {
+        wanted: List,
+        limit: Option<u64>,
+    },
+    History {
+        key: Key,
+        limit: Option<u64>,
+    },
+    /// About who may use the table.
+    Users(Operation),
     Batch,
     Hello,
     Ping,
-    Watch { prefix: Vec<u8>, limit: Option<u64> },
+    Watch {
+        prefix: Vec<u8>,
+        limit: Option<u64>,
+    },
     Explain,
 }
 
@@ -132,6 +151,9 @@ impl Asked {
                 Asked::Names { wanted, limit }
             }
             Verb::History { key, limit } => Asked::History { key: bytes(&key), limit },
+            Verb::Authorize { key, grant } => Asked::Users(users::authorize(&key, grant)?),
+            Verb::Revoke { key } => Asked::Users(users::revoke(&key)?),
+            Verb::Who => Asked::Users(Operation::Who),
             Verb::Batch => Asked::Batch,
             Verb::Hello => Asked::Hello,
             Verb::Ping => Asked::Ping,
@@ -285,7 +307,7 @@ fn explain(client: Result<Client, ClientError>, explanation: Option<Explanation>
     }
 }
 
-fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, Trouble> {
+pub(crate) fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, Trouble> {
     let subject = Subject::of(&operation);
     let mutation = operation.is_mutation();
     let outcome = ask(client, operation)?;
@@ -308,6 +330,7 @@ pub(crate) fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
         Ok(Answer::Txn { .. }) => out.outcome_json(outcome),
         _ if out.is_json() => out.outcome_json(outcome),
         Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value),
+        Ok(Answer::Who(users)) => users::table(users).iter().try_for_each(|line| out.line(line)),
         Ok(Answer::Size(size)) => out.line(&size.to_string()),
         Ok(Answer::Integer(integer)) => out.line(&integer.to_string()),
         Ok(Answer::Ttl(None)) => out.line("none"),
@@ -347,6 +370,9 @@ impl Subject {
             // The sentence names the place in the transaction.
             ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::WrongType | ErrorCode::OutOfRange if *verb == "txn" => {
                 complain(&said, None);
+            }
+            ErrorCode::NotFound if *verb == "revoke" => {
+                complain("this key could not use the table anyway; `who` lists those that can", None)
             }
             ErrorCode::NotFound => complain(&format!("there is no key {key:?}"), None),
             ErrorCode::Conflict if *verb == "del" => complain(&format!("{key:?} was not removed: {said}"), None),

@@ -76,6 +76,9 @@ fn company(operation: &Operation) -> Company {
         | Operation::Query { .. }
         | Operation::List(_)
         | Operation::History { .. }
+        | Operation::Authorize { .. }
+        | Operation::Revoke { .. }
+        | Operation::Who
         | Operation::Events(_)
         | Operation::DelPrefix { .. }
         | Operation::Result { .. }
