@@ -4,6 +4,8 @@
 //! `fuzz/run catalog` is a long run. `KVBROKER_FUZZ_INPUTS=1000000` makes these longer, `KVBROKER_TEST_SEED` others.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../fuzz/targets/authorized.rs"]
+mod authorized;
 #[path = "../../fuzz/targets/catalog.rs"]
 mod catalog;
 #[path = "../../fuzz/targets/endpoint.rs"]
@@ -45,6 +47,21 @@ fn catalog_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
+fn authorized_seeds() -> Vec<Vec<u8>> {
+    let [ann, bob, cy] = ["1a", "2b", "3c"].map(|digits| format!("kvpub1{}", digits.repeat(32)));
+    let secret = format!("kvsec1{}", "4d".repeat(32));
+    bytes(&[
+        format!("# who may come in\n\n{ann} read\n{bob} write prefix=team/ prefix=x # Bob\n{cy} admin # the other one\n"),
+        format!("{ann} read prefix=\"a b\\u00e9\" prefix={{\"$bytes\":\"/wA=\"}} # ünï\n\t {bob}\tadmin\n#{cy} read\n"),
+        format!("{ann} read prefix=team/\n{bob} write prefix=team/ prefix=team/a prefix=z"),
+        format!("{ann} write # {secret}\n"),
+        format!("{secret} read\n"),
+        format!("{ann} read\n{ann} write\n"),
+        format!("{ann} admin prefix=x\n"),
+        "\u{feff}# nobody\r\n".to_owned(),
+    ])
+}
+
 fn endpoint_seeds() -> Vec<Vec<u8>> {
     let without_tcp = ENDPOINT.replace(r#""tcp":{"hosts":["10.0.0.5","::1"],"port":4000,"pub_port":4001},"#, "");
     bytes(&[ENDPOINT.to_owned(), without_tcp, ENDPOINT.replace("router.sock", "../x")])
@@ -74,12 +91,26 @@ fn no_endpoint_file_breaks_a_reader() {
     }
 }
 
+#[test]
+fn no_list_of_clients_breaks_its_reader_or_its_editor() {
+    use authorized::{Became, authorized};
+    let seeds = authorized_seeds();
+    for seed in &seeds {
+        authorized(seed);
+    }
+    let counts = slice("authorized", 40_000, &seeds, &[], authorized);
+    for became in [Became::Refused, Became::Empty, Became::Grants] {
+        assert!(counts.get(&became).is_some_and(|count| *count > 100), "{became:?}: {counts:?}");
+    }
+}
+
 /// For `fuzz/run`, which names the directory.
 #[test]
 #[ignore = "writes the seeds for libFuzzer into KVBROKER_FUZZ_SEEDS; fuzz/run calls it"]
 fn write_the_seeds() {
     let directory = std::env::var_os("KVBROKER_FUZZ_SEEDS").expect("KVBROKER_FUZZ_SEEDS names a directory");
-    for (name, seeds) in [("catalog", catalog_seeds()), ("endpoint", endpoint_seeds())] {
+    let all = [("catalog", catalog_seeds()), ("endpoint", endpoint_seeds()), ("authorized", authorized_seeds())];
+    for (name, seeds) in all {
         let directory = Path::new(&directory).join(name);
         std::fs::create_dir_all(&directory).unwrap();
         for (index, seed) in seeds.into_iter().enumerate() {
