@@ -14,6 +14,7 @@ mod vectors;
 
 use std::path::Path;
 
+use kvbroker_protocol::{decode_request, encode_request};
 use request::{Became, Shape, request};
 use slice::slice;
 use vectors::{Encoding, Kept};
@@ -21,12 +22,22 @@ use vectors::{Encoding, Kept};
 /// Longer ones are about lengths, and slow.
 const SEED_BYTES_MAX: usize = 2000;
 
+/// What not every client may ask: such requests come from strangers, too.
+const CLOSED_TO_MOST: [&str; 5] = [
+    r#"{"op":"authorize","key":"kvpub15a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","role":"write","prefixes":["team/",{"$bytes":"/wA="}],"comment":"Ann"}"#,
+    r#"{"op":"authorize","key":"kvpub15a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","role":"admin"}"#,
+    r#"{"id":7,"op":"revoke","key":"kvpub15a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a"}"#,
+    r#"{"op":"who"}"#,
+    r#"{"op":"events","prefix":"team/","after":7,"limit":10,"wait":60000}"#,
+];
+
 fn seeds() -> Vec<Vec<u8>> {
     let kept = Kept::new();
     let mut seeds = Vec::new();
     for (file, encoding) in [("requests", Encoding::Json), ("requests", Encoding::MessagePack)] {
         seeds.extend(vectors::vectors(file).iter().filter_map(|vector| vector.form(encoding, &kept)));
     }
+    seeds.extend(CLOSED_TO_MOST.iter().map(|text| text.as_bytes().to_vec()));
     // The same as MessagePack maps.
     seeds.extend(seeds.clone().iter().filter_map(|seed| kvbroker_protocol::json_to_msgpack(seed).ok()));
     // Values, and messages that store them.
@@ -37,8 +48,18 @@ fn seeds() -> Vec<Vec<u8>> {
         seeds.extend(pack.iter().map(|value| [&head[..], value].concat()));
         seeds.extend(json.into_iter().chain(pack));
     }
+    let compact: Vec<Vec<u8>> = CLOSED_TO_MOST.iter().map(|text| compact(text.as_bytes())).collect();
+    seeds.extend(compact);
     seeds.retain(|seed| !seed.is_empty() && seed.len() <= SEED_BYTES_MAX);
     seeds
+}
+
+/// A request in the compact form.
+fn compact(text: &[u8]) -> Vec<u8> {
+    let request = decode_request(text).unwrap();
+    let mut body = Vec::new();
+    encode_request(&request.header, &request.operations, &mut body);
+    body
 }
 
 #[test]
