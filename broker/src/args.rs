@@ -13,6 +13,7 @@ use kvbroker_core::SessionBounds;
 use kvbroker_log::{CheckpointPolicy, SyncMode};
 use kvbroker_protocol::limits;
 
+use crate::listening::{Advertised, Network};
 use crate::size::{self, Size};
 use crate::tools::Verb;
 
@@ -32,6 +33,7 @@ const SMALL: Size = Size(64 << 10);
   kvclient NETID-a5 put greeting hello   use it from another terminal
   kvbroker NETID-a5 --sync 100           sync every 100 ms: faster, a power failure loses that much
   kvbroker NETID-a5 --catalog none       tell no catalog
+  kvbroker NETID-a5 --listen 127.0.0.1   let nobody in from other machines
   kvbroker NETID-a5 --port 0             take new ports instead of the remembered ones
   kvbroker NETID-a5 link                 print the address of the running broker, for kvclient or a script
   kvbroker NETID-a5 paths                print where its data, keys and sockets are
@@ -57,9 +59,12 @@ pub(crate) struct Args {
     /// Where the log is kept [default: $XDG_DATA_HOME/kvbroker/PROJECT]
     #[arg(long, value_name = "DIR", env = "KVBROKER_DATA")]
     data: Option<PathBuf>,
-    /// Address of the TCP sockets; until access control arrives only a loopback address is taken
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", env = "KVBROKER_LISTEN")]
-    listen: IpAddr,
+    /// Address of this machine that TCP listens on; give it again for another one [default: all addresses]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "KVBROKER_LISTEN")]
+    listen: Vec<IpAddr>,
+    /// Address by which others reach this broker, told to catalogs and `link`; give it again for another one
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',', env = "KVBROKER_ADVERTISE")]
+    advertise: Vec<Advertised>,
     /// TCP port for requests; 0 takes a new free one [default: the one used last time, else a free one]
     #[arg(long, value_name = "N", env = "KVBROKER_PORT")]
     port: Option<u16>,
@@ -69,6 +74,15 @@ pub(crate) struct Args {
     /// Catalogs to announce to, as host[:port],… or `none` [default: $CATALOG_HOST, else catalog.cse.nd.edu:9097]
     #[arg(long, value_name = "LIST", env = "KVBROKER_CATALOG")]
     catalog: Option<String>,
+    /// File with the owner's secret key, where the broker runs under another account [default: `id` in the directory of keys]
+    #[arg(long, value_name = "FILE", env = "KVBROKER_KEY")]
+    key: Option<PathBuf>,
+    /// TCP without encryption and keys, on this machine only: every program here may read and write everything
+    #[arg(long)]
+    insecure: bool,
+    /// With --insecure: everybody who can reach this machine may, too
+    #[arg(long)]
+    insecure_beyond_this_machine: bool,
     /// Owner shown in the catalog [default: the login name]
     #[arg(long, value_name = "NAME", env = "KVBROKER_OWNER")]
     owner: Option<String>,
@@ -129,11 +143,13 @@ pub(crate) struct Config {
     /// The verb and what belongs to it; empty: run the broker.
     pub(crate) words: Vec<OsString>,
     pub(crate) data: Option<PathBuf>,
-    pub(crate) listen: IpAddr,
+    pub(crate) network: Network,
     /// None: the remembered one, else a free one.
     pub(crate) port: Option<u16>,
     pub(crate) pub_port: Option<u16>,
     pub(crate) catalogs: CatalogList,
+    /// None: the one in the directory of keys.
+    pub(crate) key: Option<PathBuf>,
     pub(crate) owner: String,
     pub(crate) sync: SyncMode,
     /// Segments end at this size, bytes.
@@ -164,12 +180,7 @@ impl Args {
                  (To start a broker for a project of that name: kvbroker -- {project})"
             ));
         }
-        if !self.listen.is_loopback() {
-            return Err(format!(
-                "--listen {}: until access control arrives the broker listens on loopback addresses only, such as 127.0.0.1",
-                self.listen
-            ));
-        }
+        let network = Network::of_flags(&self.listen, self.advertise, self.insecure, self.insecure_beyond_this_machine)?;
         if self.port.is_some_and(|port| port != 0) && self.port == self.pub_port {
             return Err("--port and --pub-port must differ".to_owned());
         }
@@ -185,10 +196,11 @@ impl Args {
             project,
             words: self.words,
             data: self.data,
-            listen: self.listen,
+            network,
             port: self.port,
             pub_port: self.pub_port,
             catalogs,
+            key: self.key,
             owner,
             sync: self.sync,
             segment_bytes,
@@ -252,6 +264,8 @@ mod tests {
         assert_eq!(check(&["p", "--sync", "2s"]).unwrap().sync, SyncMode::Every(Duration::from_secs(2)));
         let config = check(&["p"]).unwrap();
         assert_eq!((config.segment_bytes, config.checkpoints), (64 << 20, CheckpointPolicy::default()));
+        let config = check(&["p", "--listen", "127.0.0.1", "--listen", "::1,10.0.0.1", "--advertise", "gate:7"]).unwrap();
+        assert_eq!((config.network.listen.len(), config.network.advertise.len()), (3, 1));
         let config = check(&["p", "--checkpoint-after", "128KiB", "--history-size", "0", "--history-age", "90s"]).unwrap();
         let policy = config.checkpoints;
         assert_eq!((policy.floor_bytes, policy.history_bytes, policy.history_ms), (128 << 10, 0, 90_000));
@@ -259,7 +273,10 @@ mod tests {
         for (words, part) in [
             (&[][..], "which project"),
             (&["a/b"], "'/'"),
-            (&["p", "--listen", "0.0.0.0"], "loopback"),
+            (&["p", "--listen", "localhost"], "localhost"),
+            (&["p", "--insecure", "--listen", "0.0.0.0"], "--insecure-beyond-this-machine"),
+            (&["p", "--insecure-beyond-this-machine"], "--insecure only"),
+            (&["p", "--advertise", "a:0"], "HOST:PORT"),
             (&["p", "--sync", "often"], "always"),
             (&["p", "--sync", "0"], "1 ms"),
             (&["p", "--port", "70000"], "70000"),

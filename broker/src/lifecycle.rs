@@ -5,24 +5,26 @@
 //! what was taken and close the log, send the last replies, end.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kvbroker::catalog::{CatalogRecord, RECORD_LIFETIME_S};
-use kvbroker::endpoint::{Endpoint, TcpEndpoint};
+use kvbroker::catalog::{CatalogList, CatalogRecord, RECORD_LIFETIME_S};
+use kvbroker::endpoint::Endpoint;
 use kvbroker::exit::Exit;
 use kvbroker::keys::{self, KeyPair};
 use kvbroker::paths::{Dirs, PathError, RuntimeDir, RuntimeLock};
+use kvbroker::transport::{self, TransportError};
 use kvbroker::zap::Policy;
 use kvbroker_discovery::{Announcer, AnnouncerConfig, Reach};
 use kvbroker_log::{RecoveryReport, SyncMode};
 
 use crate::args::Config;
 use crate::failure::Failure;
+use crate::listening::{Network, Reachable};
 use crate::loading::Took;
 use crate::open::{Opened, open};
 use crate::ports::Ports;
@@ -54,16 +56,17 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
         return Ok(());
     };
     let bound = bind(config, &home, &opened.directory)?;
-    let endpoint = endpoint(config, &home, &opened.report, &bound, instance);
+    let reachable = Reachable::of(&config.network, &bound.router.listener, &bound.publisher.listener);
+    let endpoint = endpoint(config, &home, &opened.report, reachable.as_ref(), instance);
     let announcer = Announcer::start(AnnouncerConfig {
-        catalogs: config.catalogs.clone(),
-        // TCP is on loopback: others could not use the record.
-        reach: Reach::LoopbackOnly,
-        record: record(config, &endpoint),
+        // Without TCP there is nothing to tell.
+        catalogs: if reachable.is_some() { config.catalogs.clone() } else { CatalogList::none() },
+        reach: reachable.as_ref().map_or(Reach::LoopbackOnly, Reachable::reach),
+        record: record(config, &endpoint, reachable.as_ref()),
     });
     let announcer = Arc::new(announcer);
     let directory = opened.directory.clone();
-    let ready = ReadyParts::of(&opened);
+    let ready = ReadyParts::of(&opened, reachable);
     let broker = Running::start(config, &endpoint, opened, bound, Arc::clone(&announcer), sender)?;
     let result = match tell_ready(config, &home, &endpoint, &announcer, &ready, &directory) {
         Ok(()) => broker.wait(config.grace, &notices),
@@ -97,7 +100,10 @@ impl Home {
             let exit = if matches!(error, PathError::AlreadyRunning { .. }) { Exit::DataLocked } else { Exit::Refused };
             Failure::new(exit, error)
         })?;
-        let owner = keys::load_or_create_owner_key(dirs.config_dir()).map_err(refused)?;
+        let owner = match &config.key {
+            Some(file) => keys::load_key_file(file).map_err(refused)?,
+            None => keys::load_or_create_owner_key(dirs.config_dir()).map_err(refused)?,
+        };
         let project = owner.project(&config.project).map_err(refused)?;
         Ok(Home { dirs, runtime, _runtime_lock: runtime_lock, owner, project })
     }
@@ -116,11 +122,10 @@ impl Home {
 
 fn bind(config: &Config, home: &Home, data: &Path) -> Result<Sockets, Failure> {
     let remembered = Ports::remembered(data);
-    let policy = Policy::owner_only(*home.owner.public());
-    let listen = [config.listen];
-    let protection = Protection::Curve(home.project.clone());
-    let router = Listener::new(&home.runtime.router_socket(), &listen, protection.clone());
-    let publisher = Listener::new(&home.runtime.pub_socket(), &listen, protection);
+    let policy = Policy { plain_tcp: config.network.is_insecure, ..Policy::owner_only(*home.owner.public()) };
+    let (protection, listen) = protection(&config.network, transport::has_curve(), &home.project)?;
+    let router = Listener::new(&home.runtime.router_socket(), listen, protection.clone());
+    let publisher = Listener::new(&home.runtime.pub_socket(), listen, protection);
     let router_port = PortWish { asked: config.port, remembered: remembered.map(|ports| ports.router), flag: "--port" };
     let pub_port = PortWish { asked: config.pub_port, remembered: remembered.map(|ports| ports.publisher), flag: "--pub-port" };
     let sockets = Sockets {
@@ -129,6 +134,7 @@ fn bind(config: &Config, home: &Home, data: &Path) -> Result<Sockets, Failure> {
     };
     let ports = Ports { router: sockets.router.listener.port(), publisher: sockets.publisher.listener.port() };
     if remembered != Some(ports)
+        && ports.router != 0
         && let Err(error) = ports.remember(data)
     {
         tracing::warn!("the ports cannot be remembered for the next start: {error}");
@@ -136,8 +142,32 @@ fn bind(config: &Config, home: &Home, data: &Path) -> Result<Sockets, Failure> {
     Ok(sockets)
 }
 
-fn endpoint(config: &Config, home: &Home, report: &RecoveryReport, sockets: &Sockets, instance: uuid::Uuid) -> Endpoint {
-    let (router, publisher) = (&sockets.router.listener, &sockets.publisher.listener);
+/// How TCP is protected, and on which addresses it may be: none where nothing can be encrypted.
+fn protection<'a>(network: &'a Network, has_curve: bool, project: &KeyPair) -> Result<(Protection, &'a [IpAddr]), Failure> {
+    if network.is_insecure {
+        tracing::warn!(
+            "--insecure: on TCP nothing is encrypted and nobody is asked for a key; whoever can connect may read and change everything"
+        );
+        return Ok((Protection::Plain, &network.listen));
+    }
+    let protection = Protection::Curve(project.clone());
+    if has_curve {
+        return Ok((protection, &network.listen));
+    }
+    if network.is_chosen || !network.advertise.is_empty() {
+        return Err(Failure::new(Exit::Unreachable, TransportError::NoCurve));
+    }
+    tracing::warn!("{}; only programs of your own on this machine can connect", TransportError::NoCurve);
+    Ok((protection, &[]))
+}
+
+fn endpoint(
+    config: &Config,
+    home: &Home,
+    report: &RecoveryReport,
+    reachable: Option<&Reachable>,
+    instance: uuid::Uuid,
+) -> Endpoint {
     Endpoint {
         project: config.project.clone(),
         owner: config.owner.clone(),
@@ -148,12 +178,9 @@ fn endpoint(config: &Config, home: &Home, report: &RecoveryReport, sockets: &Soc
         starttime_s: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         router_socket: home.runtime.router_socket(),
         pub_socket: home.runtime.pub_socket(),
-        tcp: Some(TcpEndpoint {
-            hosts: router.tcp().iter().map(SocketAddr::ip).collect(),
-            port: router.port(),
-            pub_port: publisher.port(),
-        }),
-        public_key: *home.project.public(),
+        tcp: reachable.map(Reachable::endpoint),
+        // Whoever comes without encryption would be shown a key that nothing proves.
+        public_key: (!config.network.is_insecure).then(|| *home.project.public()),
     }
 }
 
@@ -166,7 +193,7 @@ pub(crate) fn durability(sync: SyncMode) -> String {
     }
 }
 
-fn record(config: &Config, endpoint: &Endpoint) -> CatalogRecord {
+fn record(config: &Config, endpoint: &Endpoint, reachable: Option<&Reachable>) -> CatalogRecord {
     let tcp = endpoint.tcp.as_ref();
     CatalogRecord {
         project: endpoint.project.clone(),
@@ -179,10 +206,10 @@ fn record(config: &Config, endpoint: &Endpoint) -> CatalogRecord {
         starttime: endpoint.starttime_s,
         lifetime_s: RECORD_LIFETIME_S,
         pub_port: tcp.map(|tcp| tcp.pub_port),
-        public_key: Some(endpoint.public_key.to_string()),
+        public_key: endpoint.public_key.map(|key| key.to_string()),
         shard: 0,
         durability: durability(config.sync),
-        endpoints: Vec::new(),
+        endpoints: reachable.map_or_else(Vec::new, Reachable::endpoints),
     }
 }
 
@@ -191,16 +218,18 @@ struct ReadyParts {
     report: RecoveryReport,
     took: Took,
     keys: usize,
+    reachable: Option<Reachable>,
     clock_remark: Option<String>,
     ground_remark: Option<String>,
 }
 
 impl ReadyParts {
-    fn of(opened: &Opened) -> ReadyParts {
+    fn of(opened: &Opened, reachable: Option<Reachable>) -> ReadyParts {
         ReadyParts {
             report: opened.report.clone(),
             took: opened.took,
             keys: opened.state.keys(),
+            reachable,
             clock_remark: opened.clock_remark.clone(),
             ground_remark: opened.ground.remark.clone(),
         }
@@ -225,6 +254,8 @@ fn tell_ready(
             report: &parts.report,
             took: parts.took,
             keys: parts.keys,
+            reachable: parts.reachable.as_ref(),
+            is_insecure: config.network.is_insecure,
             sync: config.sync,
             clock_remark: parts.clock_remark.as_deref(),
             ground_remark: parts.ground_remark.as_deref(),

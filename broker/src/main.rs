@@ -12,6 +12,7 @@ mod failure;
 mod front_end;
 mod inbound;
 mod lifecycle;
+mod listening;
 mod loading;
 mod medium;
 mod open;

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use kvbroker::endpoint::{Endpoint, TcpEndpoint};
-use kvbroker_discovery::CatalogStatus;
+use kvbroker::endpoint::Endpoint;
+use kvbroker_discovery::{CatalogStatus, Reach};
 use kvbroker_log::{EpochReason, RecoveryReport, SyncMode};
 
+use crate::listening::Reachable;
 use crate::loading::Took;
 
 /// What the ready block tells.
@@ -20,6 +21,9 @@ pub(crate) struct Ready<'a> {
     /// How long reading it took.
     pub(crate) took: Took,
     pub(crate) keys: usize,
+    /// None: no TCP.
+    pub(crate) reachable: Option<&'a Reachable>,
+    pub(crate) is_insecure: bool,
     pub(crate) sync: SyncMode,
     pub(crate) clock_remark: Option<&'a str>,
     /// What is worth saying about the file system that the data is on.
@@ -37,11 +41,17 @@ impl Ready<'_> {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "  {name:<11}{what}");
         };
-        line("requests", addresses(&endpoint.router_socket, endpoint.tcp.as_ref(), |tcp| tcp.port));
-        line("updates", addresses(&endpoint.pub_socket, endpoint.tcp.as_ref(), |tcp| tcp.pub_port));
-        line("for", "you alone: this machine's unix sockets by user id, TCP by your key (CURVE)".to_owned());
-        line("", "(TCP stays on the loopback interface until access control arrives)".to_owned());
+        line("requests", addresses(&endpoint.router_socket, self.reachable.map(|tcp| (tcp, tcp.port))));
+        line("updates", addresses(&endpoint.pub_socket, self.reachable.map(|tcp| (tcp, tcp.pub_port))));
+        for (index, said) in network(self.reachable, self.is_insecure).into_iter().enumerate() {
+            line(if index == 0 { "network" } else { "" }, said);
+        }
+        line("for", "you: here by your user id, from elsewhere by your key; others if you authorize theirs".to_owned());
+        if self.is_insecure {
+            line("", "and ANYBODY who can connect by TCP, without a key, to read and change everything".to_owned());
+        }
         match self.catalogs {
+            [] if self.reachable.is_none() => line("announced", "to no catalog: it is not on TCP".to_owned()),
             [] => line("announced", "to no catalog (--catalog none)".to_owned()),
             catalogs => {
                 for (index, status) in catalogs.iter().enumerate() {
@@ -85,14 +95,33 @@ impl Ready<'_> {
     }
 }
 
-fn addresses(socket: &Path, tcp: Option<&TcpEndpoint>, port: fn(&TcpEndpoint) -> u16) -> String {
+/// The unix socket, and the best of the TCP addresses.
+fn addresses(socket: &Path, tcp: Option<(&Reachable, u16)>) -> String {
     let mut text = format!("ipc://{}", socket.display());
-    if let Some(tcp) = tcp {
-        for host in &tcp.hosts {
-            let _ = write!(text, " and tcp://{}", SocketAddr::new(*host, port(tcp)));
-        }
+    if let Some((host, port)) = tcp.and_then(|(tcp, port)| Some((tcp.hosts.first()?, port))) {
+        let _ = write!(text, " and tcp://{}", SocketAddr::new(*host, port));
     }
     text
+}
+
+/// On which addresses, and how protected.
+fn network(reachable: Option<&Reachable>, is_insecure: bool) -> Vec<String> {
+    let Some(tcp) = reachable else {
+        return vec!["none: this build has no encryption, so nothing is offered on TCP".to_owned()];
+    };
+    let hosts: Vec<String> = tcp.hosts.iter().map(ToString::to_string).collect();
+    let hosts = hosts.join(", ");
+    let protection = if is_insecure { "NOT ENCRYPTED (--insecure)" } else { "encrypted (CURVE)" };
+    let at_home = tcp.reach() == Reach::LoopbackOnly;
+    let mut lines = vec![match (tcp.everywhere, at_home) {
+        (true, _) => format!("all addresses of this machine ({hosts}), {protection}"),
+        (false, true) => format!("this machine only ({hosts}), {protection}"),
+        (false, false) => format!("{hosts}, {protection}"),
+    }];
+    if !tcp.advertised.is_empty() {
+        lines.push(format!("advertised as {}", tcp.advertised.join(", ")));
+    }
+    lines
 }
 
 /// Bytes for people.

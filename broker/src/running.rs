@@ -131,7 +131,7 @@ impl Running {
             log: opened.log,
             clock: Box::new(SystemClock),
             stamper: opened.stamper,
-            access: Arc::new(AccessBook::new()),
+            access: Arc::new(if config.network.is_insecure { AccessBook::with_anyone() } else { AccessBook::new() }),
             intake: intake.clone(),
             replies,
             events,

@@ -45,7 +45,6 @@ pub(crate) enum Protection {
     /// CURVE: the broker proves this key, and peers prove theirs to the door.
     Curve(KeyPair),
     /// Not at all (`--insecure`).
-    #[allow(dead_code)]
     Plain,
 }
 
@@ -172,8 +171,7 @@ impl Listener {
     fn bind_all(&mut self, socket: &mut ServerSocket, mut port: u16) -> Result<(), TransportError> {
         for address in &mut self.addresses {
             let bound = match bind_one(socket, &self.protection, *address, port) {
-                Err(error) if *address == Ipv6Addr::UNSPECIFIED && error.is_address_not_ours() => {
-                    // This machine has no IPv6.
+                Err(_) if *address == Ipv6Addr::UNSPECIFIED && !has_ipv6() => {
                     *address = Ipv4Addr::UNSPECIFIED.into();
                     bind_one(socket, &self.protection, *address, port)?
                 }
@@ -182,7 +180,7 @@ impl Listener {
             port = bound.port();
             self.bound.push(bound);
         }
-        self.port = port;
+        self.port = if self.addresses.is_empty() { 0 } else { port };
         Ok(())
     }
 
@@ -210,6 +208,11 @@ impl Listener {
     pub(crate) fn tcp(&self) -> &[SocketAddr] {
         &self.bound
     }
+}
+
+/// Whether this machine knows IPv6 at all. Asked of the system: libzmq's errors don't tell.
+fn has_ipv6() -> bool {
+    std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
 fn bind_one(

@@ -26,5 +26,5 @@ pub use hosts::{CatalogAddr, CatalogList, CatalogListError, CatalogOrigin};
 pub use listing::{LISTING_BYTES_MAX, Listing, ListingError, RefusedRecord};
 pub use query::{Answers, CatalogAnswer, CatalogError};
 pub use query::{ask, group_by_uuid, merge, query, query_all};
-pub use record::is_plain_text;
 pub use record::{CatalogRecord, FAREWELL_LIFETIME_S, RECORD_LIFETIME_S, RECORD_TYPE, RecordError, SeenRecord, TEXT_BYTES_MAX};
+pub use record::{ENDPOINTS_MAX, is_endpoint, is_plain_text};

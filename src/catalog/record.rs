@@ -127,7 +127,7 @@ fn is_public_key(text: &str) -> bool {
 }
 
 /// `tcp://HOST:PORT` with a host of harmless characters and a real port.
-fn is_endpoint(text: &str) -> bool {
+pub fn is_endpoint(text: &str) -> bool {
     let Some((host, port)) = text.strip_prefix("tcp://").and_then(|rest| rest.rsplit_once(':')) else {
         return false;
     };

@@ -70,7 +70,7 @@ impl Place {
             router_socket: runtime.router_socket(),
             pub_socket: runtime.pub_socket(),
             tcp: None,
-            public_key: PublicKey::from_bytes([7; 32]),
+            public_key: Some(PublicKey::from_bytes([7; 32])),
         };
         endpoint.write(&runtime).unwrap();
     }

@@ -58,7 +58,7 @@ impl Broker {
             router_socket: runtime.router_socket(),
             pub_socket: runtime.pub_socket(),
             tcp: None,
-            public_key: *keys.public(),
+            public_key: Some(*keys.public()),
         };
         endpoint.write(&runtime)?;
         let stop = Arc::new(AtomicBool::new(false));

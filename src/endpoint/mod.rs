@@ -22,6 +22,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::catalog::{ENDPOINTS_MAX, is_endpoint};
 use crate::keys::PublicKey;
 use crate::paths::{PathError, RuntimeDir};
 use crate::project::ProjectName;
@@ -58,8 +59,8 @@ pub struct Endpoint {
     pub pub_socket: PathBuf,
     /// Where it listens on the network, if it does.
     pub tcp: Option<TcpEndpoint>,
-    /// The project's key, which it proves on tcp.
-    pub public_key: PublicKey,
+    /// The project's key, which it proves on tcp. None: it was told to serve tcp without encryption, and proves nothing there.
+    pub public_key: Option<PublicKey>,
 }
 
 /// Where a broker listens on the network.
@@ -71,6 +72,8 @@ pub struct TcpEndpoint {
     pub port: u16,
     /// The publisher's port.
     pub pub_port: u16,
+    /// Endpoints (`tcp://HOST:PORT`) of the ROUTER that the owner has named for other machines.
+    pub advertised: Vec<String>,
 }
 
 /// What is wrong with an endpoint file.
@@ -127,7 +130,8 @@ struct File {
     publisher: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tcp: Option<FileTcp>,
-    public_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,6 +139,8 @@ struct FileTcp {
     hosts: Vec<IpAddr>,
     port: u16,
     pub_port: u16,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    advertised: Vec<String>,
 }
 
 impl Endpoint {
@@ -159,8 +165,13 @@ impl Endpoint {
             starttime: self.starttime_s,
             router: self.router_socket.clone(),
             publisher: self.pub_socket.clone(),
-            tcp: self.tcp.as_ref().map(|tcp| FileTcp { hosts: tcp.hosts.clone(), port: tcp.port, pub_port: tcp.pub_port }),
-            public_key: self.public_key.to_string(),
+            tcp: self.tcp.as_ref().map(|tcp| FileTcp {
+                hosts: tcp.hosts.clone(),
+                port: tcp.port,
+                pub_port: tcp.pub_port,
+                advertised: tcp.advertised.clone(),
+            }),
+            public_key: self.public_key.map(|key| key.to_string()),
         };
         let mut text = serde_json::to_vec_pretty(&file).map_err(|error| failed("write")(error.into()))?;
         text.push(b'\n');
@@ -235,7 +246,7 @@ fn parse(text: &[u8], runtime: &RuntimeDir) -> Result<Endpoint, String> {
         check_socket(name, socket, runtime.path())?;
     }
     let tcp = file.tcp.map(check_tcp).transpose()?;
-    let public_key = file.public_key.parse().map_err(|error| format!("public_key: {error}"))?;
+    let public_key = file.public_key.map(|key| key.parse().map_err(|error| format!("public_key: {error}"))).transpose()?;
     Ok(Endpoint {
         project: file.project,
         owner: file.owner,
@@ -262,14 +273,17 @@ fn check_socket(name: &str, socket: &Path, directory: &Path) -> Result<(), Strin
 }
 
 fn check_tcp(tcp: FileTcp) -> Result<TcpEndpoint, String> {
-    let FileTcp { hosts, port, pub_port } = tcp;
+    let FileTcp { hosts, port, pub_port, advertised } = tcp;
     if port == 0 || pub_port == 0 {
         return Err("a port is 0".into());
     }
     if !(1..=MAX_HOSTS).contains(&hosts.len()) {
         return Err(format!("tcp has {} hosts; 1 to {MAX_HOSTS} are possible", hosts.len()));
     }
-    Ok(TcpEndpoint { hosts, port, pub_port })
+    if advertised.len() > ENDPOINTS_MAX || !advertised.iter().all(|endpoint| is_endpoint(endpoint)) {
+        return Err(format!("tcp advertises something else than at most {ENDPOINTS_MAX} endpoints tcp://HOST:PORT"));
+    }
+    Ok(TcpEndpoint { hosts, port, pub_port, advertised })
 }
 
 /// Finds out whether somebody listens on a unix socket, without waiting and

@@ -36,8 +36,9 @@ impl Place {
                 hosts: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
                 port: 4_000,
                 pub_port: 4_001,
+                advertised: Vec::new(),
             }),
-            public_key: PublicKey::from_bytes([7; 32]),
+            public_key: Some(PublicKey::from_bytes([7; 32])),
         }
     }
 
@@ -77,6 +78,15 @@ fn what_was_written_is_read_and_the_names_are_stable() {
         "public_key": format!("kvpub1{}", "07".repeat(32)),
     });
     assert_eq!(place.json(), expected);
+
+    if let Some(tcp) = &mut endpoint.tcp {
+        tcp.advertised = vec!["tcp://gate.example.org:9000".into(), "tcp://[fd00::1]:4000".into()];
+    }
+    endpoint.public_key = None;
+    endpoint.write(&place.runtime).unwrap();
+    assert_eq!(place.json()["tcp"]["advertised"], json!(["tcp://gate.example.org:9000", "tcp://[fd00::1]:4000"]));
+    assert_eq!(place.json().get("public_key"), None, "no encryption, no key");
+    assert_eq!(Endpoint::read(&place.runtime).unwrap().as_ref(), Some(&endpoint));
 
     endpoint.tcp = None;
     endpoint.write(&place.runtime).unwrap();
@@ -126,7 +136,9 @@ fn what_a_broker_would_not_write_is_refused() {
         ("tcp", json!({"hosts": ["localhost"], "port": 1, "pub_port": 1}), "IP address"),
         ("tcp", json!({"hosts": ["::1"], "port": 65_536, "pub_port": 1}), "invalid value"),
         ("public_key", json!("kvpub1"), "64 hex digits"),
-        ("public_key", json!(null), "invalid type"),
+        ("public_key", json!(5), "invalid type"),
+        ("tcp", json!({"hosts": ["::1"], "port": 1, "pub_port": 1, "advertised": ["tcp://a b:1"]}), "tcp://HOST:PORT"),
+        ("tcp", json!({"hosts": ["::1"], "port": 1, "pub_port": 1, "advertised": vec!["tcp://a:1"; 9]}), "at most 8"),
     ];
     for (field, value, expected) in cases {
         let error = place.change(|json| json[field] = value.clone()).unwrap_err();
@@ -135,7 +147,7 @@ fn what_a_broker_would_not_write_is_refused() {
         assert!(text.contains(expected), "{field} {value}: {text}");
         assert!(!text.chars().any(char::is_control), "{text:?}");
     }
-    for field in ["project", "owner", "uuid", "instance", "epoch", "pid", "starttime", "router", "pub", "public_key"] {
+    for field in ["project", "owner", "uuid", "instance", "epoch", "pid", "starttime", "router", "pub"] {
         let error = place.change(|json| drop(json.as_object_mut().unwrap().remove(field))).unwrap_err();
         assert!(error.to_string().contains("missing field"), "{error}");
     }

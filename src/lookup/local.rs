@@ -74,7 +74,7 @@ fn candidate(endpoint: Endpoint, source: Source) -> Candidate {
         source,
         owner: Some(endpoint.owner),
         broker: Some(BrokerId(endpoint.uuid.into_bytes())),
-        key: Some(endpoint.public_key),
+        key: endpoint.public_key,
         place: format!("this machine (process {})", endpoint.pid),
         routes: vec![Route::Local { router: endpoint.router_socket, publisher: endpoint.pub_socket }],
         heard_s: None,

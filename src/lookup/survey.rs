@@ -119,7 +119,7 @@ fn of_endpoint(endpoint: crate::endpoint::Endpoint) -> Listed {
         pid: Some(endpoint.pid),
         starttime: endpoint.starttime_s,
         durability: None,
-        public_key: Some(endpoint.public_key.to_string()),
+        public_key: endpoint.public_key.map(|key| key.to_string()),
         catalogs: Vec::new(),
         lastheardfrom: None,
     }

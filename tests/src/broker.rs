@@ -54,6 +54,8 @@ pub struct BrokerOptions {
     pub home: Home,
     /// For `--catalog`.
     pub catalog: String,
+    /// For `--listen`; empty: the broker's default, which is every address of the machine.
+    pub listen: Vec<String>,
     /// More arguments.
     pub args: Vec<OsString>,
     /// More environment.
@@ -70,6 +72,7 @@ impl Default for BrokerOptions {
             project: "test".to_owned(),
             home: Home::new(),
             catalog: "none".to_owned(),
+            listen: vec!["127.0.0.1".to_owned()],
             args: Vec::new(),
             env: Vec::new(),
             wrapper: Vec::new(),
@@ -83,6 +86,13 @@ impl BrokerOptions {
     #[must_use]
     pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The same with other addresses for `--listen`; none: every address of the machine.
+    #[must_use]
+    pub fn listen<S: Into<String>>(mut self, listen: impl IntoIterator<Item = S>) -> Self {
+        self.listen = listen.into_iter().map(Into::into).collect();
         self
     }
 
@@ -422,7 +432,11 @@ fn spawn(options: &BrokerOptions, output: &Path, start: u32) -> Child {
     let file = |name: &str| File::create(output.join(format!("{name}-{start}"))).expect("a home has room for output");
     let mut words = options.wrapper.iter().cloned().chain([program("kvbroker").into()]);
     let mut command = Command::new(words.next().expect("there is at least the program"));
-    command.args(words).arg(&options.project).args(["--catalog", &options.catalog]).arg("--ready-file");
+    command.args(words).arg(&options.project).args(["--catalog", &options.catalog]);
+    for address in &options.listen {
+        command.args(["--listen", address]);
+    }
+    command.arg("--ready-file");
     command.arg(output.join(format!("ready-{start}"))).args(&options.args);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("KVBROKER_")) {

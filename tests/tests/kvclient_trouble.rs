@@ -46,7 +46,7 @@ impl Mute {
             router_socket: runtime.router_socket(),
             pub_socket: runtime.pub_socket(),
             tcp: None,
-            public_key: PublicKey::from_bytes([7; 32]),
+            public_key: Some(PublicKey::from_bytes([7; 32])),
         };
         endpoint.write(&runtime).unwrap();
         let stop = Arc::new(AtomicBool::new(false));

@@ -52,6 +52,8 @@ fn masked(text: &str, is_measured: bool) -> String {
         (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
         (r"(git [^)]*)", "git COMMIT"),
         (r"\n *kvperf is a debug build: [^\n]*", ""),
+        (r"tcp://(\[[0-9a-f:]+\]|[0-9.]+):[0-9]+", "tcp://ADDRESS"),
+        (r"of this machine \([0-9a-f.:, ]+\)", "of this machine (ADDRESSES)"),
         (r"127\.0\.0\.1:[0-9]+", "127.0.0.1:PORT"),
         (r"TCP port [0-9]+", "TCP port PORT"),
         (r"(kill|process) [0-9]+", "$1 PROCESS"),

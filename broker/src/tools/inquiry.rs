@@ -1,7 +1,5 @@
 //! `link` and `paths`: what can be told without starting a broker.
 
-use std::net::SocketAddr;
-
 use kvbroker::endpoint::{Endpoint, Liveness, probe};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Address;
@@ -51,14 +49,19 @@ fn running(dirs: &Dirs, config: &Config) -> Result<Endpoint, Failure> {
 
 fn address(endpoint: &Endpoint) -> Result<Address, Failure> {
     let tcp = endpoint.tcp.as_ref();
-    let address = tcp.and_then(|tcp| tcp.hosts.first().map(|host| SocketAddr::new(*host, tcp.port)));
-    let address = address.ok_or_else(|| Failure::new(Exit::Unreachable, "this broker has no TCP address"))?;
-    Ok(Address::Network {
-        host: address.ip().to_string(),
-        port: address.port(),
-        project: Some(endpoint.project.clone()),
-        key: Some(endpoint.public_key),
-    })
+    // What the owner has named for others comes first; then the best of the machine's own addresses.
+    let advertised = tcp.and_then(|tcp| tcp.advertised.first()).and_then(|endpoint| host_and_port(endpoint));
+    let own = || tcp.and_then(|tcp| tcp.hosts.first().map(|host| (host.to_string(), tcp.port)));
+    let (host, port) =
+        advertised.or_else(own).ok_or_else(|| Failure::new(Exit::Unreachable, "this broker has no TCP address"))?;
+    Ok(Address::Network { host, port, project: Some(endpoint.project.clone()), key: endpoint.public_key })
+}
+
+/// The parts of `tcp://HOST:PORT`; the host without brackets.
+fn host_and_port(endpoint: &str) -> Option<(String, u16)> {
+    let (host, port) = endpoint.strip_prefix("tcp://")?.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((bare.to_owned(), port.parse().ok()?))
 }
 
 /// Prints the project's directories.
