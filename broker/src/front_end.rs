@@ -93,6 +93,9 @@ impl FrontEnd {
             while let Some(batch) = self.replies.pop() {
                 for out in batch {
                     desk.clients.give_back(&out.envelope.routing_id, out.request_bytes);
+                    if out.is_superseded {
+                        continue;
+                    }
                     match out.charge {
                         Some(charge) => self.send(&mut desk, &out.envelope, &out.reply, Some(charge))?,
                         None => self.refuse(&mut desk, &out.envelope, out.reply)?,

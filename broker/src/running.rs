@@ -15,8 +15,8 @@ use kvbroker_discovery::Announcer;
 use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
-    AccessBook, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Stopped,
-    SystemClock, Worker, WorkerCounters,
+    AccessBook, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Parked,
+    Stopped, SystemClock, Worker, WorkerCounters,
 };
 
 use crate::args::Config;
@@ -125,6 +125,7 @@ impl Running {
         let worker = Worker {
             state: opened.state,
             history: opened.history,
+            parked: Parked::default(),
             snapshots: Snapshots::default(),
             histories: histories.clone(),
             checkpoints: checkpoints.clone(),

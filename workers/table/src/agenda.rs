@@ -83,6 +83,8 @@ enum Kind {
 pub struct Agenda {
     /// Taken from the intake and not sorted in.
     arrived: VecDeque<Call>,
+    /// Were taken once, and are back: before what has arrived since.
+    readmitted: VecDeque<Call>,
     /// All clients that have a call.
     lanes: HashMap<ClientId, Lane>,
     /// The first calls of clients, in the order of their turns.
@@ -146,6 +148,7 @@ impl Agenda {
     pub(crate) fn new(waiting: Arc<Waiting>) -> Agenda {
         Agenda {
             arrived: VecDeque::new(),
+            readmitted: VecDeque::new(),
             lanes: HashMap::new(),
             cheap: VecDeque::new(),
             dear: VecDeque::new(),
@@ -161,7 +164,8 @@ impl Agenda {
 
     /// True when nothing is here that could run.
     pub fn is_empty(&self) -> bool {
-        self.cheap.is_empty() && self.dear.is_empty() && self.arrived.is_empty() && self.refused.is_empty()
+        let has_new = !self.arrived.is_empty() || !self.readmitted.is_empty();
+        !has_new && self.cheap.is_empty() && self.dear.is_empty() && self.refused.is_empty()
     }
 
     /// The calls that are not taken after all, for want of room; to be answered `busy`.
@@ -191,9 +195,16 @@ impl Agenda {
         &mut self.arrived
     }
 
+    /// Takes a call back that was taken out and could not be answered then. There is room for it: what can be taken back is bounded
+    /// where it waits.
+    pub(crate) fn readmit(&mut self, call: Call) {
+        self.waiting.add(call.bytes);
+        self.readmitted.push_back(call);
+    }
+
     /// Sorts in what has arrived and begins the next turn.
     pub(crate) fn begin(&mut self) {
-        while let Some(call) = self.arrived.pop_front() {
+        while let Some(call) = self.readmitted.pop_front().or_else(|| self.arrived.pop_front()) {
             match self.lanes.entry(call.client) {
                 Entry::Occupied(lane) => {
                     let (client, bytes) = (call.client, call.bytes);

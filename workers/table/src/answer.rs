@@ -118,7 +118,7 @@ impl<L: Log> Worker<L> {
         saying.count(&asking.turn);
         let retry_safe = (mutations > 0).then_some(header.seq.is_some() && header.session.is_some());
         let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
-        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None }
+        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false }
     }
 
     fn operation(
@@ -233,6 +233,9 @@ impl<L: Log> Worker<L> {
             if wanted {
                 events.extend(event_of(&change, cause, revision));
             }
+            if change.space == Space::Table && !self.parked.is_empty() {
+                self.parked.changed(&change.key, revision);
+            }
             self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
         }
     }
@@ -250,6 +253,7 @@ impl<L: Log> Worker<L> {
             ("held_clients", self.intake.held() as u64),
             ("events_dropped", load(&self.events_dropped)),
             ("history_calls", self.histories.len() as u64),
+            ("events_waiting", self.parked.len() as u64),
             ("history_bytes", self.history.bytes() as u64),
             ("history_oldest", self.history.oldest_revision(&self.state)),
             ("snapshots", self.snapshots.open() as u64),

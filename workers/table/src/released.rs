@@ -22,6 +22,9 @@ pub struct ReplyOut {
     pub account: Account,
     /// For what it takes; None: it is a refusal, which has an allowance of its own.
     pub charge: Option<Charge>,
+    /// It is not to be sent: the client has asked again under the same id, and is answered there. All that it does is give back what its
+    /// request counted for.
+    pub is_superseded: bool,
 }
 
 impl ReplyOut {
@@ -30,7 +33,14 @@ impl ReplyOut {
         let Call { client, account, envelope, request, bytes, .. } = call;
         let outcomes = Outcomes::One(Outcome { revision: None, result: Err(failure) });
         let reply = Reply { id: request.header.id, form: request.form, retry_safe: None, outcomes };
-        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None }
+        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false }
+    }
+
+    /// What stands for the reply to a call that was sent again before it was answered.
+    pub(crate) fn superseded(call: Call) -> ReplyOut {
+        let failure =
+            Failure::busy("the request was sent again under the same id, and is answered there", limits::RETRY_AFTER_MS);
+        ReplyOut { is_superseded: true, ..ReplyOut::refusal(call, failure) }
     }
 
     /// Takes it back where it would be too large for what all clients may have unread together; only for one that tells of no

@@ -12,6 +12,8 @@ use kvbroker_protocol::{Answer, Operation, Outcome, Request, limits};
 const OPERATION_WORK: usize = 10;
 /// A key that a scan looks at, its row included.
 const KEY_WORK: usize = 4;
+// So `events` need not be guessed: they are cheap, whatever they find.
+const _: () = assert!(OPERATION_WORK + limits::EVENTS_CHANGES_MAX * KEY_WORK < limits::DEAR_WORK_MIN);
 /// A key that is removed: its record is written to the log.
 const REMOVED_KEY_WORK: usize = 10;
 /// Bytes that are copied into a reply, or written and synced, for one unit.
@@ -34,6 +36,11 @@ fn guess_operation(operation: &Operation) -> usize {
         _ => 0,
     };
     OPERATION_WORK + beyond
+}
+
+/// What looking at so many changes has cost.
+pub(crate) fn examined(changes: usize) -> usize {
+    changes * KEY_WORK
 }
 
 /// What a call has spent of its turn.

@@ -19,10 +19,11 @@ use crate::facts::Facts;
 use crate::histories::{Histories, HistoryCall};
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
+use crate::parked::Parked;
 use crate::released::{Event, Released, ReplyOut};
 use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes};
 use crate::stamper::Stamper;
-use crate::{versions, work};
+use crate::{events, versions, work};
 
 /// Counters of the worker, readable by other threads.
 #[derive(Debug, Default)]
@@ -55,6 +56,8 @@ pub struct Worker<L> {
     pub history: History,
     /// Old entries that open snapshots still need.
     pub snapshots: Snapshots,
+    /// Calls that wait for changes.
+    pub parked: Parked,
     /// Calls for the log's reader.
     pub histories: Arc<Histories>,
     /// What is shared with the checkpointer.
@@ -127,9 +130,9 @@ const WAIT_MIN: Duration = Duration::from_millis(1);
 /// What a batch will say once it is durable.
 #[derive(Default)]
 pub(crate) struct Saying {
-    replies: Vec<ReplyOut>,
+    pub(crate) replies: Vec<ReplyOut>,
     /// Rough bytes of the replies in memory.
-    reply_bytes: usize,
+    pub(crate) reply_bytes: usize,
     pub(crate) events: Vec<Event>,
     /// For the log's reader.
     histories: Vec<HistoryCall>,
@@ -169,7 +172,15 @@ impl<L: Log> Worker<L> {
                 let stamp_ms = self.stamp_ms();
                 self.snapshots.tend(stamp_ms);
             }
-            let wait = if self.snapshots.is_clearing() { WAIT_MIN } else { self.wait(wait) };
+            self.tend_parked(&mut agenda);
+            let wait = if self.snapshots.is_clearing() {
+                WAIT_MIN
+            } else {
+                {
+                    let wait = self.wait(wait);
+                    self.wait_beside_parked(wait)
+                }
+            };
             let has_work = match self.intake.collect(&mut agenda, wait) {
                 Collected::Calls => true,
                 Collected::Idle => self.is_due(),
@@ -193,7 +204,9 @@ impl<L: Log> Worker<L> {
             }
         }
         // They have changed nothing; the log's proof is as good as any.
-        let held: Vec<ReplyOut> = agenda.give_up().map(|call| ReplyOut::refusal(call, stopping())).collect();
+        let held = agenda.give_up().map(|call| ReplyOut::refusal(call, stopping()));
+        let parked = self.parked.give_up().map(|call| ReplyOut::refusal(call, events::stopping()));
+        let held: Vec<ReplyOut> = held.chain(parked).collect();
         if !held.is_empty() {
             self.release(Released::new(&self.log.persisted(), self.state.revision(), held, Vec::new()), 0);
         }
@@ -222,6 +235,13 @@ impl<L: Log> Worker<L> {
         }
         saying.refusal = self.refusal()?;
         while let Some(call) = agenda.take() {
+            if events::is_one(&call) {
+                self.hear(call, agenda, &mut saying);
+                if saying.reply_bytes >= limits::BATCH_BYTES_MAX {
+                    break;
+                }
+                continue;
+            }
             if HistoryCall::is_one(&call) {
                 self.counters.operations.fetch_add(1, Ordering::Relaxed);
                 let Some(mut call) = HistoryCall::of(call, self.state.revision()) else { continue };

@@ -13,8 +13,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Txn, Version, VersionKind, limits,
 };
 use kvbroker_table::{
-    Account, Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, ReplyOut,
-    SimClock, Stamper, Stopped, Worker, replay_into,
+    Account, Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, Parked,
+    ReplyOut, SimClock, Stamper, Stopped, Worker, replay_into,
 };
 
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -50,6 +50,7 @@ impl Life {
             state,
             history,
             snapshots: Snapshots::default(),
+            parked: Parked::default(),
             histories: histories.clone(),
             checkpoints: Arc::new(Checkpoints::none(intake.clone(), Behind::default)),
             log,

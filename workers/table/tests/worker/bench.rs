@@ -12,8 +12,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{
-    Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, ReplyOut, SimClock,
-    Stamper, Stopped, Worker, WorkerCounters,
+    Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, Parked, ReplyOut,
+    SimClock, Stamper, Stopped, Worker, WorkerCounters,
 };
 
 pub const WALL_MS: u64 = 1_700_000_000_000;
@@ -212,6 +212,7 @@ impl Bench {
             state,
             history,
             snapshots: Snapshots::default(),
+            parked: Parked::default(),
             histories: Arc::default(),
             checkpoints: Arc::new(Checkpoints::none(self.intake.clone(), move || *behind.lock().unwrap())),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
