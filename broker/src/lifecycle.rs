@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kvbroker::access_file::store::AccessStore;
 use kvbroker::catalog::{CatalogList, CatalogRecord, RECORD_LIFETIME_S};
 use kvbroker::endpoint::Endpoint;
 use kvbroker::exit::Exit;
@@ -21,7 +22,10 @@ use kvbroker::transport::{self, TransportError};
 use kvbroker::zap::Policy;
 use kvbroker_discovery::{Announcer, AnnouncerConfig, Reach};
 use kvbroker_log::{RecoveryReport, SyncMode};
+use kvbroker_protocol::UserKey;
+use kvbroker_table::AccessBook;
 
+use crate::access::{Gatekeeper, OwnKeys, publisher_policy, router_policy};
 use crate::args::Config;
 use crate::failure::Failure;
 use crate::listening::{Network, Reachable};
@@ -55,7 +59,8 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
         tracing::info!("stopped while reading the log, as asked");
         return Ok(());
     };
-    let bound = bind(config, &home, &opened.directory)?;
+    let keeper = home.gatekeeper(config);
+    let bound = bind(config, &home, keeper.book(), &opened.directory)?;
     let reachable = Reachable::of(&config.network, &bound.router.listener, &bound.publisher.listener);
     let endpoint = endpoint(config, &home, &opened.report, reachable.as_ref(), instance);
     let announcer = Announcer::start(AnnouncerConfig {
@@ -67,7 +72,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     let announcer = Arc::new(announcer);
     let directory = opened.directory.clone();
     let ready = ReadyParts::of(&opened, reachable);
-    let broker = Running::start(config, &endpoint, opened, bound, Arc::clone(&announcer), sender)?;
+    let broker = Running::start(config, &endpoint, opened, keeper, bound, Arc::clone(&announcer), sender)?;
     let result = match tell_ready(config, &home, &endpoint, &announcer, &ready, &directory) {
         Ok(()) => broker.wait(config.grace, &notices),
         // It serves already: whoever was answered must find the log closed cleanly.
@@ -108,6 +113,14 @@ impl Home {
         Ok(Home { dirs, runtime, _runtime_lock: runtime_lock, owner, project })
     }
 
+    /// Reads who may come in; before any door opens.
+    fn gatekeeper(&self, config: &Config) -> Gatekeeper {
+        let [owner, project] = [&self.owner, &self.project].map(|pair| UserKey::from_bytes(*pair.public().as_bytes()));
+        let store = AccessStore::new(&self.dirs, &config.project);
+        let book = if config.network.is_insecure { AccessBook::with_anyone() } else { AccessBook::new() };
+        Gatekeeper::new(store, config.project.to_string(), OwnKeys { owner, project }, Arc::new(book))
+    }
+
     /// Removes what told others that a broker is here. Only ours to remove while the runtime lock is held.
     fn leave(&self) {
         if let Err(error) = Endpoint::remove(&self.runtime) {
@@ -120,17 +133,19 @@ impl Home {
     }
 }
 
-fn bind(config: &Config, home: &Home, data: &Path) -> Result<Sockets, Failure> {
+fn bind(config: &Config, home: &Home, access: &Arc<AccessBook>, data: &Path) -> Result<Sockets, Failure> {
     let remembered = Ports::remembered(data);
-    let policy = Policy { plain_tcp: config.network.is_insecure, ..Policy::owner_only(*home.owner.public()) };
+    let (owner, plain_tcp) = (*home.owner.public(), config.network.is_insecure);
+    let router_policy = Policy { plain_tcp, ..router_policy(access.clone(), owner) };
+    let publisher_policy = Policy { plain_tcp, ..publisher_policy(access.clone(), owner) };
     let (protection, listen) = protection(&config.network, transport::has_curve(), &home.project)?;
     let router = Listener::new(&home.runtime.router_socket(), listen, protection.clone());
     let publisher = Listener::new(&home.runtime.pub_socket(), listen, protection);
     let router_port = PortWish { asked: config.port, remembered: remembered.map(|ports| ports.router), flag: "--port" };
     let pub_port = PortWish { asked: config.pub_port, remembered: remembered.map(|ports| ports.publisher), flag: "--pub-port" };
     let sockets = Sockets {
-        router: sockets::router(policy.clone(), router, &router_port)?,
-        publisher: sockets::publisher(policy, publisher, &pub_port)?,
+        router: sockets::router(router_policy, router, &router_port)?,
+        publisher: sockets::publisher(publisher_policy, publisher, &pub_port)?,
     };
     let ports = Ports { router: sockets.router.listener.port(), publisher: sockets.publisher.listener.port() };
     if remembered != Some(ports)

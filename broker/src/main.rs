@@ -6,6 +6,7 @@
 // One number in every `--version`; here is where both ends meet.
 const _: () = assert!(kvbroker_protocol::DATA_FORMAT_VERSION == kvbroker_log::FORMAT_VERSION);
 
+mod access;
 mod args;
 mod clients;
 mod failure;

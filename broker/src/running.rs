@@ -15,10 +15,11 @@ use kvbroker_discovery::Announcer;
 use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
-    AccessBook, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Parked,
+    AccessCalls, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Parked,
     Stopped, SystemClock, Worker, WorkerCounters,
 };
 
+use crate::access::{AccessStatus, Gatekeeper, Subscribers, Surroundings};
 use crate::args::Config;
 use crate::failure::Failure;
 use crate::front_end::{FrontEnd, FrontEndCounters, Phase};
@@ -61,6 +62,7 @@ pub(crate) struct Running {
     checkpoints: Arc<Checkpoints>,
     checkpointer: JoinHandle<()>,
     historian: JoinHandle<()>,
+    gatekeeper: JoinHandle<()>,
     front_end: JoinHandle<()>,
     publisher: JoinHandle<()>,
     /// Dropped after the sockets, which live in the threads.
@@ -75,6 +77,7 @@ impl Running {
         config: &Config,
         endpoint: &Endpoint,
         opened: Opened,
+        keeper: Gatekeeper,
         sockets: Sockets,
         announcer: Arc<Announcer>,
         notices: Sender<Notice>,
@@ -120,6 +123,13 @@ impl Running {
             Box::new(SystemClock),
             opened.stamper.clone(),
         );
+        let access_calls = Arc::new(AccessCalls::new());
+        let around = Surroundings {
+            calls: access_calls.clone(),
+            replies: replies.clone(),
+            intake: intake.clone(),
+            subscribers: Box::new(NotCutOff),
+        };
         let histories = Arc::new(Histories::new());
         let historian = Historian { storage: opened.storage, calls: histories.clone(), replies: replies.clone() };
         let worker = Worker {
@@ -132,7 +142,8 @@ impl Running {
             log: opened.log,
             clock: Box::new(SystemClock),
             stamper: opened.stamper,
-            access: Arc::new(if config.network.is_insecure { AccessBook::with_anyone() } else { AccessBook::new() }),
+            access: keeper.book().clone(),
+            access_calls: access_calls.clone(),
             intake: intake.clone(),
             replies,
             events,
@@ -148,7 +159,13 @@ impl Running {
                 instance: BrokerId(*endpoint.instance.as_bytes()),
                 pub_port: endpoint.tcp.as_ref().map_or(0, |tcp| tcp.pub_port),
                 durability: durability(config.sync),
-                stats: counters.source(announcer, checkpoints.clone(), opened.ground.file_system, Instant::now()),
+                stats: counters.source(
+                    keeper.status(),
+                    announcer,
+                    checkpoints.clone(),
+                    opened.ground.file_system,
+                    Instant::now(),
+                ),
             },
             sync_interval: match config.sync {
                 SyncMode::Every(interval) => Some(interval),
@@ -168,6 +185,10 @@ impl Running {
             publisher: spawn_critical("publisher", move || loop_end(publisher.run()))?,
             historian: spawn_critical("log reader", move || {
                 historian.run();
+                LoopEnd::Asked
+            })?,
+            gatekeeper: spawn_critical("gatekeeper", move || {
+                keeper.run(&around);
                 LoopEnd::Asked
             })?,
             checkpointer: spawn_critical("checkpointer", move || {
@@ -243,6 +264,7 @@ impl Running {
     fn finish(self) {
         // The worker has closed its queue; what is in it is answered now.
         await_end(&self.historian, Instant::now() + FLUSH);
+        await_end(&self.gatekeeper, Instant::now() + FLUSH);
         // It removes what it has begun.
         await_end(&self.checkpointer, Instant::now() + FLUSH);
         self.phase.finish();
@@ -255,6 +277,17 @@ impl Running {
         }
         // Their sockets linger at most a second for replies that libzmq still holds.
         drop(self.contexts);
+    }
+}
+
+/// Until the publisher can be told.
+struct NotCutOff;
+
+impl Subscribers for NotCutOff {
+    fn cut_off(&self, _why: &str) {}
+
+    fn wait_cut_off(&self, _timeout: Duration) -> bool {
+        true
     }
 }
 
@@ -302,6 +335,7 @@ struct Counters {
 impl Counters {
     fn source(
         &self,
+        access: Arc<AccessStatus>,
         announcer: Arc<Announcer>,
         checkpoints: Arc<Checkpoints>,
         file_system: String,
@@ -321,6 +355,7 @@ impl Counters {
                 ("topics", &publisher.topics),
             ];
             stats.extend(counters.map(|(name, counter)| (name.to_owned(), StatValue::Number(counter.load(Ordering::Relaxed)))));
+            access.stats(stats);
             stats.push(("uptime_s".to_owned(), StatValue::Number(started.elapsed().as_secs())));
             stats.push(("filesystem".to_owned(), StatValue::Text(file_system.clone())));
             let catalogs: Vec<String> = announcer.status().iter().map(ToString::to_string).collect();

@@ -108,6 +108,8 @@ pub const PARKED_MAX: usize = 16_384;
 pub const PARKED_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of those of one user other than the owner.
 pub const PARKED_USER_BYTES_MAX: usize = PARKED_BYTES_MAX / 4;
+/// Most `authorize`, `revoke` and `who` requests that wait for the gatekeeper.
+pub const ACCESS_CALLS_MAX: usize = 256;
 /// Longest delimiter of `ls`, bytes.
 pub const DELIMITER_BYTES_MAX: usize = 64;
 /// Most snapshots that are open.

@@ -1,5 +1,6 @@
 //! `link` and `paths`: what can be told without starting a broker.
 
+use kvbroker::access_file::store::AccessStore;
 use kvbroker::endpoint::{Endpoint, Liveness, probe};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Address;
@@ -72,12 +73,13 @@ pub(crate) fn paths(common: &Common, config: &Config) -> Result<Exit, End> {
     let dirs = Dirs::from_environment().map_err(Failure::with(Exit::Refused))?;
     let data = Place::of(common, config)?.directory;
     let (keys, runtime) = (dirs.config_dir().to_owned(), dirs.runtime_dir(&config.project));
+    let authorized = AccessStore::new(&dirs, &config.project).path().to_owned();
     let mut out = Out::stdout();
     if common.json {
-        out.object(&json!({"data": data, "config": keys, "runtime": runtime}))?;
+        out.object(&json!({"data": data, "config": keys, "authorized": authorized, "runtime": runtime}))?;
     } else {
-        for (name, path) in [("data", data), ("config", keys), ("runtime", runtime)] {
-            out.line(format_args!("{name:<9}{}", path.display()))?;
+        for (name, path) in [("data", data), ("config", keys), ("authorized", authorized), ("runtime", runtime)] {
+            out.line(format_args!("{name:<12}{}", path.display()))?;
         }
     }
     out.finish()?;

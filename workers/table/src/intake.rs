@@ -168,7 +168,7 @@ impl Intake {
     }
 
     /// Ends the worker's wait: something else than a call is there for it.
-    pub(crate) fn nudge(&self) {
+    pub fn nudge(&self) {
         let mut inner = self.queue.lock();
         inner.nudged = true;
         let wake = inner.worker_waits;

@@ -6,6 +6,7 @@
 //! - An error of the log ends the worker; nothing of its batch is released.
 
 mod access_book;
+mod access_calls;
 mod agenda;
 mod answer;
 mod call;
@@ -30,6 +31,7 @@ mod work;
 mod worker;
 
 pub use access_book::{ANYONE, AccessBook, OWNER, Speaker, Speaking};
+pub use access_calls::{AccessCalls, NextAccessCall, ProvedAccessCall};
 pub use agenda::Agenda;
 pub use call::{Call, ClientId, Envelope};
 pub use checkpoints::{Behind, CheckpointThread, Checkpoints};

@@ -10,6 +10,7 @@ use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
 use kvbroker_protocol::{ErrorCode, Failure, limits};
 
 use crate::access_book::AccessBook;
+use crate::access_calls::{AccessCall, AccessCalls};
 use crate::agenda::Agenda;
 use crate::call::Call;
 use crate::checkpoints::Checkpoints;
@@ -70,6 +71,8 @@ pub struct Worker<L> {
     pub stamper: Stamper,
     /// Who may do what now.
     pub access: Arc<AccessBook>,
+    /// Calls for the gatekeeper.
+    pub access_calls: Arc<AccessCalls>,
     /// Where calls come from.
     pub intake: Arc<Intake>,
     /// Where replies go.
@@ -136,6 +139,8 @@ pub(crate) struct Saying {
     pub(crate) events: Vec<Event>,
     /// For the log's reader.
     histories: Vec<HistoryCall>,
+    /// For the gatekeeper.
+    access_calls: Vec<AccessCall>,
     /// What the last call cost the table.
     spent: usize,
     /// What mutations are refused with in this turn, if they are.
@@ -213,6 +218,7 @@ impl<L: Log> Worker<L> {
         let stamp_ms = self.stamp_ms();
         self.log.close(stamp_ms)?;
         self.histories.close();
+        self.access_calls.close();
         Ok(())
     }
 
@@ -265,6 +271,12 @@ impl<L: Log> Worker<L> {
                 }
                 continue;
             }
+            if AccessCall::is_one(&call) && self.permits(&call) {
+                self.counters.operations.fetch_add(1, Ordering::Relaxed);
+                agenda.spend(work::around(&[], 0));
+                saying.access_calls.push(AccessCall::new(call, self.state.revision()));
+                continue;
+            }
             let batch_bytes = batch.bytes();
             let mut reply = self.answer(call, time_ms, batch, &mut saying);
             let logged_bytes = batch.bytes().saturating_sub(batch_bytes);
@@ -280,6 +292,11 @@ impl<L: Log> Worker<L> {
         saying.replies.extend(agenda.refused().map(without_credit));
         tracing::debug!(calls = saying.replies.len(), "collected a batch");
         Ok(self.persist(saying, batch)? || appended)
+    }
+
+    fn permits(&self, call: &Call) -> bool {
+        let operations = call.request.operations.as_slice();
+        self.access.of(&call.user).is_some_and(|access| operations.iter().all(|operation| access.check(operation).is_ok()))
     }
 
     /// What mutations are refused with now: the log may be only so far ahead of its checkpoint.
@@ -301,6 +318,7 @@ impl<L: Log> Worker<L> {
         let proof: Persisted = if appends { self.log.append(batch)? } else { self.log.persisted() };
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         saying.replies.extend(self.histories.take_in(saying.histories, proof));
+        saying.replies.extend(self.access_calls.take_in(saying.access_calls, proof));
         self.release(Released::new(&proof, self.state.revision(), saying.replies, saying.events), saying.reply_bytes);
         Ok(appends)
     }

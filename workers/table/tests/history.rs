@@ -57,6 +57,7 @@ impl Life {
             clock: Box::new(clock.clone()),
             stamper,
             access: Arc::default(),
+            access_calls: Arc::default(),
             intake: intake.clone(),
             replies: replies.clone(),
             events: Arc::new(Outbox::new(1, Arc::new(NoDoorbell))),

@@ -219,6 +219,7 @@ impl Bench {
             clock: Box::new(self.clock.clone()),
             stamper,
             access: Arc::default(),
+            access_calls: Arc::default(),
             intake: self.intake.clone(),
             replies: self.replies.clone(),
             events: self.events.clone(),
