@@ -131,7 +131,12 @@ impl Running {
             subscribers: Box::new(NotCutOff),
         };
         let histories = Arc::new(Histories::new());
-        let historian = Historian { storage: opened.storage, calls: histories.clone(), replies: replies.clone() };
+        let historian = Historian {
+            storage: opened.storage,
+            calls: histories.clone(),
+            replies: replies.clone(),
+            speaker: keeper.book().speaker(),
+        };
         let worker = Worker {
             state: opened.state,
             history: opened.history,

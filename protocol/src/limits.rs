@@ -94,6 +94,8 @@ pub const HISTORY_PASS_BYTES_MAX: usize = 64 << 20;
 pub const HISTORY_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// Most `history` requests that wait for the log's reader.
 pub const HISTORY_CALLS_MAX: usize = 256;
+/// Most of them of a user other than the owner.
+pub const HISTORY_CALLS_PER_USER_MAX: usize = HISTORY_CALLS_MAX / 4;
 /// Most changes of the table that one answer to `events` looks at, those of other keys included; a revision is always looked at whole.
 pub const EVENTS_CHANGES_MAX: usize = 4_000;
 /// Longest wait of `events` for a change, milliseconds.
@@ -114,6 +116,8 @@ pub const ACCESS_CALLS_MAX: usize = 256;
 pub const DELIMITER_BYTES_MAX: usize = 64;
 /// Most snapshots that are open.
 pub const SNAPSHOTS_MAX: usize = 64;
+/// Most snapshots that a user other than the owner has open; and so many of all are left for the owner.
+pub const SNAPSHOTS_PER_USER_MAX: usize = SNAPSHOTS_MAX / 4;
 /// Most bytes of old values that open snapshots hold together.
 pub const SNAPSHOT_BYTES_MAX: usize = 128 << 20;
 /// A snapshot that nobody reads is given up after this time, milliseconds.
@@ -223,6 +227,7 @@ const _: () = {
     assert!(CONNECTIONS_MAX * SMALL_REPLY_BYTES <= REPLIES_BYTES_MAX, "small replies cannot double what all may have");
     assert!(IN_FLIGHT_MAX <= HELD_CALLS_MAX / 2, "one client alone may wait with all its requests");
     assert!(CONNECTIONS_MAX * HELD_SMALL_BYTES <= INTAKE_BYTES_MAX / 4, "one small request of everybody can wait");
+    assert!(SNAPSHOTS_PER_USER_MAX > 0 && 2 * SNAPSHOTS_PER_USER_MAX <= SNAPSHOTS_MAX, "no user but the owner has most snapshots");
     assert!(SNAPSHOT_LINGER_MS <= SNAPSHOT_IDLE_MS, "a snapshot that was read to its end is kept no longer than another");
     assert!(SNAPSHOT_BYTES_MAX >= 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end every snapshot");
     assert!(HISTORY_MEMORY_BYTES_MAX >= 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end the history");
@@ -231,6 +236,7 @@ const _: () = {
         GRANTS_MAX * GRANT_COMMENT_BYTES_MAX + 2 * GRANTS_BYTES_MAX <= MESSAGE_BYTES_MAX,
         "an answer to `who` fits into a message"
     );
+    assert!(HISTORY_CALLS_PER_USER_MAX > 0 && 2 * HISTORY_CALLS_PER_USER_MAX <= HISTORY_CALLS_MAX, "as of snapshots");
     assert!(HISTORY_VERSIONS_DEFAULT <= HISTORY_VERSIONS_MAX);
     assert!(EVENTS_CHANGES_MAX <= EXAMINED_KEYS_MAX, "events look at no more than a scan");
     assert!(PARKED_PER_CLIENT_MAX < IN_FLIGHT_MAX, "who waits for changes can still ask for something else");

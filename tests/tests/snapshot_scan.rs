@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker_core::{Space, Stamp, State, Turn, decide, split_table_record};
 use kvbroker_log::{BatchBuilder, Cause, DiskStorage, FileLog, GroupRef, Log, LogOptions, RecordRef, SyncMode};
-use kvbroker_protocol::{
-    Answer, Header, Key, Operation, Operations, Outcome, Row, Scan, Stored, decode_reply, encode_request, limits,
-};
+use kvbroker_protocol::{Answer, Header, Key, Operation, Operations, Outcome, Row, Scan, Stored, decode_reply, encode_request, limits, Scope};
 use kvbroker_tests::{Broker, BrokerOptions, Dice, RawClient, wait_until};
 
 const KEYS: usize = 1_000_000;
@@ -64,7 +62,7 @@ fn fill(directory: &Path) {
         let stamp = Stamp { revision: number as u64 + 1, time_ms: stamp_ms };
         batch.group(stamp.revision, Cause::Request, None);
         // No key comes twice, so each is decided as the first one.
-        for change in decide(&empty, put(number, "first"), stamp, &mut Turn::one()).changes {
+        for change in decide(&empty, &Scope::all(), put(number, "first"), stamp, &mut Turn::one()).changes {
             record_key.clear();
             change.write_record_key(&mut record_key);
             batch.put(&record_key, &change.value.unwrap());

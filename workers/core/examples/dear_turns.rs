@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use kvbroker_core::{Stamp, State, Turn, decide};
-use kvbroker_protocol::{Answer, Operation, Pattern, Scalar, Scan, Stored, limits};
+use kvbroker_protocol::{Answer, Operation, Pattern, Scalar, Scan, Scope, Stored, limits};
 
 const TRIES: usize = 5;
 
@@ -25,7 +25,7 @@ fn main() {
 
 fn run(state: &mut State, operation: Operation, turn: &mut Turn) -> Answer {
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-    let decision = decide(state, operation, stamp, turn);
+    let decision = decide(state, &Scope::all(), operation, stamp, turn);
     decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
     decision.outcome.result.unwrap()
 }

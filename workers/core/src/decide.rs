@@ -1,6 +1,6 @@
 //! What an operation answers and changes.
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Fate, Operation, Outcome, SessionId, limits, request_hash};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Fate, Operation, Outcome, Scope, SessionId, limits, request_hash};
 
 use crate::change::Change;
 use crate::del_prefix::del_prefix;
@@ -10,6 +10,7 @@ use crate::overlay::Overlay;
 use crate::point;
 use crate::scan::pages;
 use crate::sessions::{Admission, Numbered, SessionBounds, admit, end, fate, remember};
+use crate::size::size;
 use crate::state::State;
 
 /// The core's only source of order and time for one decision.
@@ -33,6 +34,9 @@ pub struct Turn {
     /// Bytes of keys and values that the reply may still take; None for a single operation, whose page has its own bound.
     pub reply_bytes_left: Option<usize>,
 }
+
+/// What a look into a map costs, in units of [`limits::TURN_WORK_MAX`].
+const PIECE_WORK: usize = 10;
 
 impl Turn {
     /// The turn of a message with one operation.
@@ -64,6 +68,24 @@ impl Turn {
     pub(crate) fn examine(&mut self, work: usize) {
         self.examined_left = self.examined_left.saturating_sub(1);
         self.work_left = self.work_left.saturating_sub(work);
+    }
+
+    /// Counts the looks into the pieces of a range that lie in a scope, each in so many maps. The whole table is one piece, and free.
+    ///
+    /// # Errors
+    /// `reply_full` if the array of this operation has used up its turn: pieces without a key, which cost no turn, are looked for, too.
+    pub(crate) fn enter(&mut self, scope: &Scope, maps: usize) -> Result<(), Failure> {
+        if scope.is_all() {
+            return Ok(());
+        }
+        if self.is_used_up() {
+            let message = "this array has used up its turn; ask for this operation in a message of its own";
+            return Err(Failure::new(ErrorCode::ReplyFull, message));
+        }
+        // A message of its own always gets on.
+        let work = scope.list().len().saturating_mul(maps).saturating_mul(PIECE_WORK).min(limits::TURN_WORK_MAX / 2);
+        self.work_left = self.work_left.saturating_sub(work);
+        Ok(())
     }
 
     /// Takes bytes of the log; false if they don't fit.
@@ -114,14 +136,16 @@ impl Decision {
     }
 }
 
-/// Decides one operation without a number. What concerns the broker or a session is answered before, and `internal` here.
-pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
+/// Decides one operation without a number, as on a table that has only the keys of `scope`: nothing outside is looked at by whatever
+/// walks over keys. The keys that the operation names are in the scope ([`Access::check`](kvbroker_protocol::Access::check) is
+/// asked before). What concerns the broker or a session is answered before, and `internal` here.
+pub fn decide(state: &State, scope: &Scope, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
     // One message's comparisons stop here; a message of its own always gets on.
     if turn.is_used_up() && operation.compares_values() {
         let message = "this array has used up its turn; ask for this operation in a message of its own";
         return Decision::refused(state, Failure::new(ErrorCode::ReplyFull, message));
     }
-    let mut overlay = Overlay::new(state, stamp);
+    let mut overlay = Overlay::new(state, scope, stamp);
     let result = operate(&mut overlay, operation, turn);
     if result.is_err() {
         return Decision::read(state, result);
@@ -136,6 +160,7 @@ pub fn decide(state: &State, operation: Operation, stamp: Stamp, turn: &mut Turn
 /// Decides a mutation that has a number in a session: at most once, and with the first answer each time it comes again.
 pub fn decide_numbered(
     state: &State,
+    scope: &Scope,
     operation: Operation,
     numbered: &Numbered<'_>,
     stamp: Stamp,
@@ -147,7 +172,7 @@ pub fn decide_numbered(
         Admission::Again(outcome) => Decision { outcome, changes: Vec::new(), takes_revision: false },
         Admission::New { mut changes, acked } => {
             let compares = operation.compares_values();
-            let decision = decide(state, operation, stamp, turn);
+            let decision = decide(state, scope, operation, stamp, turn);
             // Its message has used up its turn. That is no outcome to remember: the number is free, and comes again.
             if compares && turn.is_used_up() && decision.outcome.result.as_ref().is_err_and(|f| f.code == ErrorCode::ReplyFull) {
                 let message = "this message has used up its turn; send the rest again";
@@ -183,7 +208,7 @@ pub fn result_of(
         (Ok(Fate::Undecided), Some(bounds)) => {
             let hash = request_hash(&Operation::Noop, &mut Vec::new());
             let numbered = Numbered { owner, session, seq, ack: 0, hash };
-            let noop = decide_numbered(state, Operation::Noop, &numbered, stamp, &mut Turn::one(), bounds);
+            let noop = decide_numbered(state, &Scope::all(), Operation::Noop, &numbered, stamp, &mut Turn::one(), bounds);
             match noop.outcome.result {
                 Ok(_) => Decision::bookkeeping(state, Ok(Answer::Result(Fate::Filled)), noop.changes),
                 Err(failure) => Decision::refused(state, failure),
@@ -197,7 +222,7 @@ pub fn result_of(
 pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mut Turn) -> Result<Answer, Failure> {
     match operation {
         Operation::Ping => Ok(Answer::Done),
-        Operation::Size => Ok(Answer::Size(overlay.keys() as u64)),
+        Operation::Size => size(overlay, turn),
         Operation::Get { key } => point::get(overlay, &key, turn),
         Operation::Mget { keys } => point::mget(overlay, &keys, turn),
         Operation::Exists { key } => Ok(Answer::Exists(overlay.get(&key).is_some())),

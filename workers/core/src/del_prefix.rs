@@ -22,6 +22,7 @@ pub(crate) fn del_prefix(
     turn: &mut Turn,
 ) -> Result<Answer, Failure> {
     let limit = limit.unwrap_or(usize::MAX);
+    turn.enter(overlay.scope(), 1)?;
     let mut keys: Vec<Key> = Vec::new();
     let mut bytes = 0;
     let mut more = false;

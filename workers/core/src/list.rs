@@ -19,6 +19,7 @@ pub(crate) fn list(overlay: &Overlay<'_>, wanted: &List, turn: &mut Turn) -> Res
     let full =
         || Failure::new(ErrorCode::ReplyFull, "this array has used up its turn; ask for this operation in a message of its own");
     let names_max = wanted.limit.unwrap_or(usize::MAX).min(limits::PAGE_ROWS_MAX);
+    turn.enter(overlay.scope(), 1)?;
     let mut range = KeyRange::prefix(&wanted.prefix);
     if let Some(cursor) = &wanted.cursor {
         match group_of(cursor, wanted) {

@@ -3,11 +3,12 @@
 //! - An operation reads its own earlier effects here, in reads, counts and scans alike; if it fails, the overlay is dropped and no
 //!   trace is left.
 //! - At the end there is at most one change of a key: its last.
+//! - Of the table, ranges and counts have the keys of the user's scope and no others. A key that an operation names is in the scope.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
 
-use kvbroker_protocol::Stored;
+use kvbroker_protocol::{Scope, Stored};
 
 use crate::change::{Change, Space};
 use crate::decide::Stamp;
@@ -17,6 +18,8 @@ use crate::table::KeyRange;
 
 pub(crate) struct Overlay<'a> {
     state: &'a State,
+    /// Of the table this is all there is.
+    scope: &'a Scope,
     /// In key order, each key once; None: deleted.
     own: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// The revision that the changes will have, and the time of deadlines that start now.
@@ -42,8 +45,13 @@ impl<'a> Seen<'a> {
 }
 
 impl<'a> Overlay<'a> {
-    pub(crate) fn new(state: &'a State, stamp: Stamp) -> Self {
-        Overlay { state, own: Vec::new(), stamp }
+    pub(crate) fn new(state: &'a State, scope: &'a Scope, stamp: Stamp) -> Self {
+        Overlay { state, scope, own: Vec::new(), stamp }
+    }
+
+    /// Which keys there are for this operation.
+    pub(crate) fn scope(&self) -> &'a Scope {
+        self.scope
     }
 
     /// What time it is, milliseconds.
@@ -84,7 +92,7 @@ impl<'a> Overlay<'a> {
         }
     }
 
-    /// Number of keys, own changes included.
+    /// Number of keys of the whole table, own changes included.
     pub(crate) fn keys(&self) -> usize {
         let (mut keys, table) = (self.state.keys(), &self.state.table);
         for (key, record) in &self.own {
@@ -97,8 +105,12 @@ impl<'a> Overlay<'a> {
         keys
     }
 
-    /// Keys of a range with their records, own changes included, in key order or its reverse.
+    /// Keys of a range and of the scope with their records, own changes included, in key order or its reverse.
     pub(crate) fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Seen<'s>)> + 's> {
+        range.within(self.scope, reverse, move |range| self.part(range, reverse))
+    }
+
+    fn part<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Seen<'s>)> + 's> {
         let below = self.state.table.range(range);
         let below = below.filter_map(|(key, entry)| Some((key, Seen::of(&entry.record, entry.modified)?)));
         let own = range.part_of(&self.own);

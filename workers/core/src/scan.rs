@@ -5,7 +5,8 @@
 //! - A message of its own always gets on by at least one key, however long the key and dear the pattern.
 
 use kvbroker_protocol::{
-    Answer, ErrorCode, Failure, Key, Matcher, Operation, PredicateMatcher, Row, Scan, Stored, Subject, field_equals, limits,
+    Answer, ErrorCode, Failure, Key, Matcher, Operation, PredicateMatcher, Row, Scan, Scope, Stored, Subject, field_equals,
+    limits,
 };
 
 use crate::decide::Turn;
@@ -43,11 +44,25 @@ struct Filter<'a> {
 
 /// What pages are made of.
 pub(crate) trait Entries {
-    /// Keys of a range in key order or its reverse, with what is seen of each; None: it counts as examined and is not there.
+    /// Which keys there are for the reader.
+    fn scope(&self) -> &Scope;
+
+    /// How many maps they are read from.
+    fn maps(&self) -> usize;
+
+    /// Keys of a range and of the scope in key order or its reverse, with what is seen of each; None: it counts as examined and is not there.
     fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's>;
 }
 
 impl Entries for Overlay<'_> {
+    fn scope(&self) -> &Scope {
+        Overlay::scope(self)
+    }
+
+    fn maps(&self) -> usize {
+        1
+    }
+
     fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's> {
         Box::new(Overlay::range(self, range, reverse).map(|(key, seen)| (key, Some(seen))))
     }
@@ -63,6 +78,7 @@ pub(crate) fn pages(entries: &impl Entries, operation: &Operation, turn: &mut Tu
         Operation::Query { subkey, subvalue, scan } => (scan, Some(&|value| field_equals(value, subkey, subvalue))),
         _ => return Err(Failure::new(ErrorCode::Internal, "this operation has no pages")),
     };
+    turn.enter(entries.scope(), entries.maps())?;
     page(entries.range(&range(wanted), wanted.reverse), wanted, accepts, turn)
 }
 

@@ -9,18 +9,19 @@
 //!   that came into being behind R has none: there the snapshot sees nothing.
 //! - Old entries are bounded in bytes. Over the bound the oldest snapshot is given up, never the writer: nothing is waited for,
 //!   and dropping what is then free costs a write no more than what it adds.
+//! - Whoever opened a snapshot reads it, and nobody else. What each user may have open is bounded, and a part is left for the owner.
 //! - This is soft state, beside [`State`] and no part of it: it is not logged, and a restart forgets it. Whoever asks for a
 //!   snapshot that is gone is told so, and why.
 //!
-//! Caveat: several readers may share a revision. When as many last pages were read as snapshots opened there, it is only kept for
-//! [`SnapshotBounds::linger_ms`] after its last page; a reader whose last page was asked for twice can bring that about early for
-//! another one that reads very slowly.
+//! Caveat: several clients of a user may share a revision. When as many last pages were read as snapshots opened there, it is only
+//! kept for [`SnapshotBounds::linger_ms`] after its last page; a client whose last page was asked for twice can bring that about
+//! early for another one of its user that reads very slowly.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::iter::Peekable;
 
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Scope, limits};
 
 use crate::decide::{Decision, Stamp, Turn};
 use crate::overlay::Seen;
@@ -33,6 +34,8 @@ use crate::table::{Entry, EntryMap, KeyRange};
 pub struct SnapshotBounds {
     /// Most that are open.
     pub open_max: usize,
+    /// Most that one user has open; and so many of all are left for the owner, whom this does not bound.
+    pub per_user_max: usize,
     /// Most bytes of old entries, all snapshots together.
     pub bytes_max: usize,
     /// One that nobody reads is given up after this time, milliseconds of the stamp.
@@ -45,6 +48,7 @@ impl Default for SnapshotBounds {
     fn default() -> SnapshotBounds {
         SnapshotBounds {
             open_max: limits::SNAPSHOTS_MAX,
+            per_user_max: limits::SNAPSHOTS_PER_USER_MAX,
             bytes_max: limits::SNAPSHOT_BYTES_MAX,
             idle_ms: limits::SNAPSHOT_IDLE_MS,
             linger_ms: limits::SNAPSHOT_LINGER_MS,
@@ -66,17 +70,36 @@ pub struct Snapshots {
     gone: VecDeque<(u64, Gone)>,
 }
 
+/// Who reads a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    /// The authenticated user.
+    pub user: &'a str,
+    /// True for the broker's owner.
+    pub is_owner: bool,
+    /// Which keys it may read.
+    pub scope: &'a Scope,
+}
+
 #[derive(Debug)]
 struct Snapshot {
     is_open: bool,
     /// Stamp of the last page that was asked of it.
     used_ms: u64,
-    /// How often it was opened, and how often its last page was read.
-    opened: u32,
-    ended: u32,
+    /// Whoever opened it; nobody once it is closed.
+    users: Vec<User>,
     /// Entries at this revision of keys that were changed since, as far as no newer snapshot needs them.
     kept: EntryMap,
     bytes: usize,
+}
+
+/// One of those who opened a snapshot.
+#[derive(Debug)]
+struct User {
+    name: Box<str>,
+    /// How often it was opened, and how often its last page was read.
+    opened: u32,
+    ended: u32,
 }
 
 /// Why a snapshot is not open any more.
@@ -133,26 +156,33 @@ impl Snapshots {
 
     /// Decides a scan or query that names a snapshot; 0 opens one at the present revision, unless its page is all there is. Fails
     /// with `snapshot_gone` and the reason, with `busy` where no further one can be opened, and as a scan does.
-    pub fn read(&mut self, state: &State, operation: &Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
-        Decision::read(state, self.page(state, operation, stamp.time_ms, turn))
+    pub fn read(&mut self, state: &State, reader: Reader<'_>, operation: &Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
+        Decision::read(state, self.page(state, reader, operation, stamp.time_ms, turn))
     }
 
-    fn page(&mut self, state: &State, operation: &Operation, time_ms: u64, turn: &mut Turn) -> Result<Answer, Failure> {
+    fn page(
+        &mut self,
+        state: &State,
+        reader: Reader<'_>,
+        operation: &Operation,
+        time_ms: u64,
+        turn: &mut Turn,
+    ) -> Result<Answer, Failure> {
         let internal = || Failure::new(ErrorCode::Internal, "this operation reads no snapshot");
         let asked = operation.snapshot().ok_or_else(internal)?;
-        let revision = if asked == 0 { state.revision() } else { self.touch(asked, time_ms)? };
-        let mut answer = pages(&self.as_of(state, revision), operation, turn)?;
+        let revision = if asked == 0 { state.revision() } else { self.touch(asked, reader.user, time_ms)? };
+        let mut answer = pages(&self.as_of(state, reader.scope, revision), operation, turn)?;
         let (Answer::Rows { cursor, snapshot, .. } | Answer::Keys { cursor, snapshot, .. }) = &mut answer else {
             return Err(internal());
         };
         *snapshot = Some(revision);
         match (asked, cursor.is_some()) {
-            (0, true) => self.open_at(revision, time_ms)?,
+            (0, true) => self.open_at(revision, reader, time_ms)?,
             // All on one page: there is nothing to come back for.
             (0, false) | (_, true) => {}
             (_, false) => {
-                if let Some(snapshot) = self.by_revision.get_mut(&revision) {
-                    snapshot.ended = snapshot.ended.saturating_add(1);
+                if let Some(user) = self.by_revision.get_mut(&revision).and_then(|snapshot| snapshot.user(reader.user)) {
+                    user.ended = user.ended.saturating_add(1);
                 }
             }
         }
@@ -185,13 +215,14 @@ impl Snapshots {
         }
     }
 
-    fn as_of<'a>(&'a self, state: &'a State, revision: u64) -> AsOf<'a> {
-        AsOf { state, revision, kept: self.by_revision.range(revision..).map(|(_, snapshot)| &snapshot.kept).collect() }
+    fn as_of<'a>(&'a self, state: &'a State, scope: &'a Scope, revision: u64) -> AsOf<'a> {
+        AsOf { state, scope, revision, kept: self.by_revision.range(revision..).map(|(_, snapshot)| &snapshot.kept).collect() }
     }
 
-    fn touch(&mut self, revision: u64, time_ms: u64) -> Result<u64, Failure> {
+    /// Another user's is none: who may not read it must not keep it alive or have it closed either.
+    fn touch(&mut self, revision: u64, user: &str, time_ms: u64) -> Result<u64, Failure> {
         match self.by_revision.get_mut(&revision) {
-            Some(snapshot) if snapshot.is_open => {
+            Some(snapshot) if snapshot.is_open_to(user) => {
                 snapshot.used_ms = time_ms;
                 Ok(revision)
             }
@@ -213,23 +244,55 @@ impl Snapshots {
         Failure::new(ErrorCode::SnapshotGone, message)
     }
 
-    fn open_at(&mut self, revision: u64, time_ms: u64) -> Result<(), Failure> {
+    fn open_at(&mut self, revision: u64, reader: Reader<'_>, time_ms: u64) -> Result<(), Failure> {
+        let is_its_own = self.by_revision.get(&revision).is_some_and(|snapshot| snapshot.is_open_to(reader.user));
+        if !is_its_own && !reader.is_owner {
+            self.make_place_of(reader.user)?;
+        }
         if !self.by_revision.contains_key(&revision) {
-            self.make_place()?;
+            let kept_free = if reader.is_owner { 0 } else { self.bounds.per_user_max };
+            self.make_place(self.bounds.open_max.saturating_sub(kept_free))?;
             self.open += 1;
             self.newest = Some(revision);
         }
         // A closed one of this revision can't be there: nothing was changed since, so it held nothing and was removed.
-        let new = Snapshot { is_open: true, used_ms: time_ms, opened: 0, ended: 0, kept: EntryMap::new(), bytes: 0 };
+        let new = Snapshot { is_open: true, used_ms: time_ms, users: Vec::new(), kept: EntryMap::new(), bytes: 0 };
         let snapshot = self.by_revision.entry(revision).or_insert(new);
         snapshot.used_ms = time_ms;
-        snapshot.opened = snapshot.opened.saturating_add(1);
+        match snapshot.user(reader.user) {
+            Some(user) => user.opened = user.opened.saturating_add(1),
+            None => snapshot.users.push(User { name: reader.user.into(), opened: 1, ended: 0 }),
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the user may have one more; of those that it has read to their end the one that was not read for longest goes.
+    fn make_place_of(&mut self, name: &str) -> Result<(), Failure> {
+        let own = self.by_revision.iter().filter_map(|(revision, snapshot)| {
+            let user = snapshot.users.iter().find(|user| *user.name == *name)?;
+            Some((snapshot.used_ms, *revision, user.has_ended()))
+        });
+        let own: Vec<_> = own.collect();
+        if own.len() < self.bounds.per_user_max {
+            return Ok(());
+        }
+        let Some((_, revision, _)) = own.iter().filter(|(_, _, has_ended)| *has_ended).min().copied() else {
+            let message =
+                format!("this client's user has {} snapshots open, and no more are kept for it; read them first", own.len());
+            return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
+        };
+        if let Some(snapshot) = self.by_revision.get_mut(&revision) {
+            snapshot.users.retain(|user| *user.name != *name);
+            if snapshot.users.is_empty() {
+                self.close(revision, Gone::Ended);
+            }
+        }
         Ok(())
     }
 
     /// Sees to it that one more may be open; of those that were read to their end the one that was not read for longest goes.
-    fn make_place(&mut self) -> Result<(), Failure> {
-        if self.open < self.bounds.open_max {
+    fn make_place(&mut self, open_max: usize) -> Result<(), Failure> {
+        if self.open < open_max {
             return Ok(());
         }
         let ended = self.by_revision.iter().filter(|(_, snapshot)| snapshot.is_open && snapshot.has_ended());
@@ -266,6 +329,7 @@ impl Snapshots {
     fn close(&mut self, revision: u64, why: Gone) {
         let Some(snapshot) = self.by_revision.get_mut(&revision).filter(|snapshot| snapshot.is_open) else { return };
         snapshot.is_open = false;
+        snapshot.users = Vec::new();
         self.open -= 1;
         if snapshot.kept.is_empty() {
             self.by_revision.remove(&revision);
@@ -322,7 +386,22 @@ impl Snapshots {
 }
 
 impl Snapshot {
+    fn is_open_to(&self, name: &str) -> bool {
+        self.users.iter().any(|user| *user.name == *name)
+    }
+
+    /// The user, if it has this one open.
+    fn user(&mut self, name: &str) -> Option<&mut User> {
+        self.users.iter_mut().find(|user| *user.name == *name)
+    }
+
     /// True if everybody who opened it has read the last page.
+    fn has_ended(&self) -> bool {
+        self.users.iter().all(User::has_ended)
+    }
+}
+
+impl User {
     fn has_ended(&self) -> bool {
         self.ended >= self.opened
     }
@@ -344,6 +423,8 @@ impl Gone {
 /// The table as of a revision: what it still has of it, and what was kept.
 struct AsOf<'a> {
     state: &'a State,
+    /// Of the table this is all there is.
+    scope: &'a Scope,
     revision: u64,
     /// With snapshots of this revision or later.
     kept: Vec<&'a EntryMap>,
@@ -352,7 +433,21 @@ struct AsOf<'a> {
 type EntriesInOrder<'s> = Box<dyn Iterator<Item = (&'s [u8], &'s Entry)> + 's>;
 
 impl Entries for AsOf<'_> {
+    fn scope(&self) -> &Scope {
+        self.scope
+    }
+
+    fn maps(&self) -> usize {
+        1 + self.kept.len()
+    }
+
     fn range<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's> {
+        range.within(self.scope, reverse, move |range| self.part(range, reverse))
+    }
+}
+
+impl AsOf<'_> {
+    fn part<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's> {
         let kept = self.kept.iter().copied();
         let sources = std::iter::once(self.state.table.entries()).chain(kept).map(|entries| {
             let entries = range.entries(entries);

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 
+use kvbroker_protocol::{Key, Scope};
+
 use crate::deadlines::Deadlines;
 use crate::record::split_table_record;
 
@@ -63,6 +65,43 @@ impl KeyRange {
         if ends_later {
             self.to = Bound::Excluded(to.to_vec());
         }
+    }
+
+    /// What `part` gives of the pieces of the range that lie in the scope, in key order or its reverse. Nothing between them is looked
+    /// at, and each piece only when it is its turn.
+    pub(crate) fn within<'s, T: 's>(
+        &self,
+        scope: &'s Scope,
+        reverse: bool,
+        part: impl Fn(&KeyRange) -> Box<dyn Iterator<Item = T> + 's> + 's,
+    ) -> Box<dyn Iterator<Item = T> + 's> {
+        if scope.is_all() {
+            return part(self);
+        }
+        let range = self.clone();
+        let prefixes = range.touched(scope.list()).iter();
+        let piece = move |prefix: &'s Key| {
+            let mut piece = range.clone();
+            piece.starting_at(prefix);
+            if let Some(end) = end_of_prefix(prefix) {
+                piece.ending_before(&end);
+            }
+            part(&piece)
+        };
+        if reverse { Box::new(prefixes.rev().flat_map(piece)) } else { Box::new(prefixes.flat_map(piece)) }
+    }
+
+    /// Of a scope's prefixes those with which a key of the range may start.
+    fn touched<'p>(&self, prefixes: &'p [Key]) -> &'p [Key] {
+        let start = prefixes.partition_point(|prefix| {
+            self.lowest().is_some_and(|lowest| prefix.as_slice() < lowest && !lowest.starts_with(prefix))
+        });
+        let end = prefixes.partition_point(|prefix| match &self.to {
+            Bound::Unbounded => true,
+            Bound::Included(to) => prefix <= to,
+            Bound::Excluded(to) => prefix < to,
+        });
+        prefixes.get(start..end).unwrap_or_default()
     }
 
     /// The part of a sorted list whose keys lie in the range.

@@ -3,7 +3,7 @@
 //! - A script speaks to an empty table as a client does: bodies in, replies out, through the protocol's own codec.
 //! - `> BODY` sends JSON. Tags in front change that: `[pack]` sends the MessagePack that says the same and shows the reply as JSON,
 //!   `[hex]` sends these bytes, `[bytes]` shows the reply's bytes, `[rows]` shows of a long page only how many rows it has and where it goes on.
-//! - Messages come from the user `owner`, until `user NAME` says otherwise; `bound SESSIONS KEEP_MS` bounds the sessions.
+//! - Messages come from the user `owner`, until `user NAME [role=ROLE] [prefixes=P,Q]` says otherwise; `bound SESSIONS KEEP_MS` bounds the sessions.
 //! - `fill COUNT [prefix=TEXT] [bytes=N]` puts keys PREFIX00000… with texts of N bytes; `log` shows the records that the last
 //!   message would write to the log.
 //! - Time stands still: `wait MS` lets some pass, and gives up snapshots that nobody has read; `expiries` then removes what is due, as the table worker does before each batch.
@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 
 use goldenscript::{Command, Context};
 use kvbroker_core::{
-    Change, Decision, History, Numbered, SessionBounds, Snapshots, Space, Stamp, State, Turn, decide, decide_numbered,
+    Change, Decision, History, Numbered, Reader, SessionBounds, Snapshots, Space, Stamp, State, Turn, decide, decide_numbered,
     end_session, result_of, split_table_record,
 };
 use kvbroker_protocol::{
-    Header, Operation, Operations, Outcome, Outcomes, Rejected, Reply, Stored, ValueKind, decode_request, encode_reply,
-    json_to_msgpack, key_to_json_text, msgpack_to_json, request_hash,
+    Access, Header, Operation, Operations, Outcome, Outcomes, Rejected, Reply, Role, Stored, ValueKind, decode_request,
+    encode_reply, json_to_msgpack, key_to_json_text, msgpack_to_json, request_hash,
 };
 
 struct Runner {
@@ -39,6 +39,8 @@ struct Runner {
     changes: Vec<(u64, Change)>,
     /// The authenticated user.
     user: String,
+    /// What it may do.
+    access: Access,
     bounds: SessionBounds,
     /// Of the message that is being answered; its `seq` is the next mutation's.
     header: Header,
@@ -53,6 +55,7 @@ impl Default for Runner {
             time_ms: 0,
             changes: Vec::new(),
             user: "owner".into(),
+            access: Access::owner(),
             bounds: SessionBounds::default(),
             header: Header::default(),
         }
@@ -98,7 +101,10 @@ impl Runner {
 
     /// As the table worker decides: by the session where the header names one.
     fn decide(&mut self, operation: Operation, stamp: Stamp, turn: &mut Turn) -> Decision {
-        let owner = self.user.as_bytes();
+        if let Err(failure) = self.access.check(&operation) {
+            return Decision::refused(&self.state, failure);
+        }
+        let (owner, scope) = (self.user.as_bytes(), &self.access.scope);
         let (session, ack) = (self.header.session, self.header.ack.unwrap_or_default());
         match (operation, session, self.header.seq) {
             (Operation::Result { session, seq, settle }, ..) => {
@@ -109,10 +115,13 @@ impl Runner {
                 self.header.seq = Some(seq + 1);
                 let hash = request_hash(&operation, &mut Vec::new());
                 let numbered = Numbered { owner, session, seq, ack, hash };
-                decide_numbered(&self.state, operation, &numbered, stamp, turn, &self.bounds)
+                decide_numbered(&self.state, scope, operation, &numbered, stamp, turn, &self.bounds)
             }
-            (operation, ..) if operation.snapshot().is_some() => self.snapshots.read(&self.state, &operation, stamp, turn),
-            (operation, ..) => decide(&self.state, operation, stamp, turn),
+            (operation, ..) if operation.snapshot().is_some() => {
+                let reader = Reader { user: &self.user, is_owner: self.user == "owner", scope };
+                self.snapshots.read(&self.state, reader, &operation, stamp, turn)
+            }
+            (operation, ..) => decide(&self.state, scope, operation, stamp, turn),
         }
     }
 
@@ -154,7 +163,10 @@ impl Runner {
     fn become_user(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
         let mut args = command.consume_args();
         self.user = args.next_pos().ok_or("user NAME")?.to_owned();
+        let role = args.take_key("role").map_or(Some(Role::Admin), Role::from_name).ok_or("there is no such role")?;
+        let prefixes = args.take_key("prefixes").into_iter().flat_map(|list| list.split(',')).map(Vec::from).collect();
         args.reject_next()?;
+        self.access = Access::new(role, prefixes)?;
         Ok(format!("now as {}", self.user))
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kvbroker_core::{Cause, Change, EventsWanted, History, Loader, Origin, Snapshots, Space, Stamp, State, Turn, decide};
+use kvbroker_core::{Cause, Change, EventsWanted, History, Loader, Origin, Reader, Snapshots, Space, Stamp, State, Turn, decide};
 use kvbroker_protocol::{
     ErrorCode, Key, KeyEvent, Operation, RevisionEvents, Scan, Scope, SessionId, Stored, Txn, VersionKind, limits,
 };
@@ -95,7 +95,7 @@ impl World {
         }
         let stamp = Stamp { revision: self.state.revision() + 1, time_ms: self.time_ms };
         let operation = self.operation();
-        let changes = decide(&self.state, operation, stamp, &mut Turn::one()).changes;
+        let changes = decide(&self.state, &Scope::all(), operation, stamp, &mut Turn::one()).changes;
         if !changes.is_empty() {
             let cause = if self.dice.one_in(9) { Cause::Internal } else { Cause::Request };
             self.take_in(changes, cause);
@@ -104,7 +104,13 @@ impl World {
         self.snapshots.tend(self.time_ms);
         if self.dice.one_in(100) {
             let scan = Operation::Scan(Scan { limit: Some(2), snapshot: Some(0), ..Scan::default() });
-            let _ = self.snapshots.read(&self.state, &scan, stamp, &mut Turn::one());
+            let _ = self.snapshots.read(
+                &self.state,
+                Reader { user: "owner", is_owner: true, scope: &Scope::all() },
+                &scan,
+                stamp,
+                &mut Turn::one(),
+            );
         }
         if self.dice.one_in(10) {
             // Bookkeeping stands between groups and is none of them.

@@ -6,7 +6,16 @@
 use std::collections::BTreeMap;
 
 use kvbroker_core::{History, SnapshotBounds, Snapshots, Stamp, State, Turn, decide};
-use kvbroker_protocol::{Answer, ErrorCode, Failure, Key, Operation, Pattern, Predicate, Row, Scalar, Scan, Stored, Txn, limits};
+use kvbroker_protocol::{
+    Answer, ErrorCode, Failure, Key, Operation, Pattern, Predicate, Row, Scalar, Scan, Scope, Stored, Txn, limits,
+};
+
+static ALL: Scope = Scope::all();
+
+/// Who reads everything.
+fn owner() -> kvbroker_core::Reader<'static> {
+    kvbroker_core::Reader { user: "owner", is_owner: true, scope: &ALL }
+}
 
 /// splitmix64.
 struct Dice(u64);
@@ -54,7 +63,7 @@ impl World {
 
     fn write(&mut self, operation: Operation) {
         let stamp = self.stamp();
-        for change in decide(&self.state, operation, stamp, &mut Turn::one()).changes {
+        for change in decide(&self.state, &Scope::all(), operation, stamp, &mut Turn::one()).changes {
             match &change.value {
                 Some(record) => {
                     let stored = kvbroker_core::split_table_record(record).unwrap().stored.to_vec();
@@ -76,7 +85,7 @@ impl World {
 
     fn read_in(&mut self, operation: &Operation, turn: &mut Turn) -> Result<Answer, Failure> {
         let stamp = self.stamp();
-        let decision = self.snapshots.read(&self.state, operation, stamp, turn);
+        let decision = self.snapshots.read(&self.state, owner(), operation, stamp, turn);
         assert_eq!((decision.changes.len(), decision.takes_revision), (0, false));
         assert_eq!(decision.outcome.revision, Some(self.state.revision()), "the reply tells when it was made");
         decision.outcome.result
@@ -299,7 +308,7 @@ fn pages_of_a_snapshot_are_a_copy_of_the_table_whatever_is_written_meanwhile() {
 
 #[test]
 fn what_is_not_gone_is_right_where_bounds_are_narrow() {
-    let narrow = SnapshotBounds { open_max: 3, bytes_max: 4_000, idle_ms: 300, linger_ms: 100 };
+    let narrow = SnapshotBounds { open_max: 3, per_user_max: 1, bytes_max: 4_000, idle_ms: 300, linger_ms: 100 };
     for seed in 11..=14 {
         let (read, lost) = walk(seed, 50_000, narrow);
         assert!(read > 500 && lost > 500, "seed {seed}: {read} were read, {lost} were gone");
@@ -456,5 +465,59 @@ fn keys_that_came_later_count_as_examined_and_lead_on() {
     let open = world.snapshots.open();
     assert_eq!(world.read_in(&scan, &mut turn).unwrap_err().code, ErrorCode::ReplyFull);
     assert_eq!(world.snapshots.open(), open);
+    world.check_empty();
+}
+
+#[test]
+fn a_user_has_its_own_snapshots_and_no_more_than_its_part() {
+    let bounds = SnapshotBounds { open_max: 8, per_user_max: 2, ..SnapshotBounds::default() };
+    let mut world = World::new(bounds);
+    for at in 0..5 {
+        world.put(&format!("k{at}"), "v");
+    }
+    let page = |world: &mut World, user: &str, snapshot: u64, cursor: Option<&str>| {
+        let cursor = cursor.map(|cursor| cursor.as_bytes().to_vec());
+        let scan = Operation::Scan(Scan { snapshot: Some(snapshot), cursor, limit: Some(3), ..Scan::default() });
+        let reader = kvbroker_core::Reader { user, is_owner: user == "owner", scope: &ALL };
+        let stamp = world.stamp();
+        match world.snapshots.read(&world.state, reader, &scan, stamp, &mut Turn::one()).outcome.result {
+            Ok(Answer::Rows { snapshot, .. }) => Ok(snapshot.unwrap()),
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => Err(failure.code),
+        }
+    };
+    let mut opened = Vec::new();
+    for _ in 0..2 {
+        opened.push(page(&mut world, "ann", 0, None).unwrap());
+        world.put("k0", "w");
+    }
+    assert_eq!(page(&mut world, "ann", 0, None), Err(ErrorCode::Busy), "a third one");
+    // Nobody else reads them, keeps them alive, or has them closed.
+    for user in ["bob", "owner"] {
+        assert_eq!(page(&mut world, user, opened[0], Some("k2")), Err(ErrorCode::SnapshotGone));
+    }
+    // At the same revision everybody has one of their own.
+    let shared = page(&mut world, "bob", 0, None).unwrap();
+    assert_eq!(page(&mut world, "owner", 0, None), Ok(shared));
+    assert_eq!(world.snapshots.open(), 3);
+    // One that was read to its end makes room for the next of its user.
+    assert_eq!(page(&mut world, "ann", opened[0], Some("k2")), Ok(opened[0]));
+    world.put("k0", "x");
+    assert!(page(&mut world, "ann", 0, None).is_ok());
+    assert_eq!(page(&mut world, "ann", opened[0], Some("k2")), Err(ErrorCode::SnapshotGone));
+    assert_eq!(page(&mut world, "ann", 0, None).map(drop), Ok(()), "once more at a revision at which it has one");
+    // Others, however many, leave the owner its part.
+    let others = (0..9).filter(|at| {
+        world.put("k0", "y");
+        page(&mut world, &format!("user {at}"), 0, None).is_ok()
+    });
+    assert_eq!(others.count(), 3);
+    assert_eq!(world.snapshots.open(), 6);
+    for _ in 0..2 {
+        world.put("k0", "z");
+        assert!(page(&mut world, "owner", 0, None).is_ok());
+    }
+    world.put("k0", "z");
+    assert_eq!(page(&mut world, "owner", 0, None), Err(ErrorCode::Busy), "there is a bound for all");
     world.check_empty();
 }

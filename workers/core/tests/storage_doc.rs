@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use kvbroker_core::{Numbered, SessionBounds, Space, Stamp, State, Turn, decide, decide_numbered};
-use kvbroker_protocol::{Operation, SessionId, Stored, request_hash};
+use kvbroker_protocol::{Operation, Scope, SessionId, Stored, request_hash};
 
 const DOCUMENT: &str = include_str!("../../../docs/storage.md");
 
@@ -34,7 +34,7 @@ fn records_are_made_of_the_documented_fields() {
         (put(Some(70)), None, Some(1_070)),
     ] {
         let stamp = Stamp { revision: state.revision() + 1, time_ms: 1_000 };
-        let decision = decide(&state, operation, stamp, &mut Turn::one());
+        let decision = decide(&state, &Scope::all(), operation, stamp, &mut Turn::one());
         let [change] = decision.changes.as_slice() else { panic!("{decision:?}") };
         let mut record_key = Vec::new();
         change.write_record_key(&mut record_key);
@@ -88,7 +88,7 @@ fn session_records_are_made_of_the_documented_fields() {
     let outcome = |state: &State| {
         let mut bytes = Vec::new();
         kvbroker_protocol::encode_outcome(
-            &decide(state, del(), Stamp { revision: 2, time_ms: 1_000 }, &mut Turn::one()).outcome,
+            &decide(state, &Scope::all(), del(), Stamp { revision: 2, time_ms: 1_000 }, &mut Turn::one()).outcome,
             &mut bytes,
         );
         bytes
@@ -97,7 +97,8 @@ fn session_records_are_made_of_the_documented_fields() {
         let hash = request_hash(&operation, &mut Vec::new());
         let numbered = Numbered { owner: b"ann", session, seq, ack, hash };
         let stamp = Stamp { revision: state.revision() + 1, time_ms: 1_000 + seq };
-        let decision = decide_numbered(&state, operation, &numbered, stamp, &mut Turn::one(), &SessionBounds::default());
+        let decision =
+            decide_numbered(&state, &Scope::all(), operation, &numbered, stamp, &mut Turn::one(), &SessionBounds::default());
         let window = made_of("Remembered reply", |field| match field {
             "number" => seq.to_le_bytes().to_vec(),
             "hash" => hash.to_le_bytes().to_vec(),

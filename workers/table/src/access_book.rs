@@ -135,6 +135,13 @@ impl Drop for Speaker {
 #[must_use = "the turn ends when this is dropped"]
 pub struct Speaking<'a>(&'a Speaker);
 
+impl Speaking<'_> {
+    /// What a user may do; None: nothing.
+    pub fn of(&self, user: &str) -> Option<Access> {
+        self.0.book.of(user)
+    }
+}
+
 impl Drop for Speaking<'_> {
     fn drop(&mut self) {
         let Speaker { book, turns } = self.0;

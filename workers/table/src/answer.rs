@@ -1,6 +1,7 @@
 //! What one call is answered: its operations decided in order, applied, and put into the batch.
 //!
 //! - A mutation with a number goes through its session; one without is done each time it arrives.
+//! - What the user may do is looked up when its call is decided, and each operation checked against it before anything else.
 //! - Sessions and the broker itself are asked here; everything else is the table's.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvbroker_core::{
-    Change, Decision, Numbered, Space, Stamp, Turn, decide, decide_numbered, end_session, result_of, split_table_record,
+    Change, Decision, Numbered, Reader, Space, Stamp, Turn, decide, decide_numbered, end_session, result_of, split_table_record,
 };
 use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
 use kvbroker_protocol::{
@@ -16,6 +17,7 @@ use kvbroker_protocol::{
     request_hash,
 };
 
+use crate::access_book::OWNER;
 use crate::call::{Call, ClientId};
 use crate::released::{Event, EventKind, ReplyOut, no_room_for_replies};
 use crate::replay::origin;
@@ -26,6 +28,8 @@ use crate::worker::{Saying, Worker};
 struct Asking {
     client: ClientId,
     user: Arc<str>,
+    /// What the user may do.
+    access: Access,
     session: Option<SessionId>,
     /// The number of the next mutation; reads have none.
     next_seq: Option<u64>,
@@ -39,13 +43,24 @@ struct Asking {
 }
 
 impl Asking {
-    fn new(client: ClientId, user: Arc<str>, header: &Header, operations: &Operations, time_ms: u64) -> Asking {
+    fn new(client: ClientId, user: Arc<str>, access: Access, header: &Header, operations: &Operations, time_ms: u64) -> Asking {
         let turn = match operations {
             Operations::One(_) => Turn::one(),
             Operations::Many(_) => Turn::many(),
         };
         let ack = header.ack.unwrap_or_default();
-        Asking { client, user, session: header.session, next_seq: header.seq, ack, time_ms, turn, refusal: None, is_tight: false }
+        Asking {
+            client,
+            user,
+            access,
+            session: header.session,
+            next_seq: header.seq,
+            ack,
+            time_ms,
+            turn,
+            refusal: None,
+            is_tight: false,
+        }
     }
 
     /// The name of a mutation in its session, and the next one's number.
@@ -57,6 +72,12 @@ impl Asking {
         self.next_seq = sequence.checked_add(1);
         Some(SessionRef { id: self.session?.0, sequence })
     }
+}
+
+/// Whoever was authenticated when it came in, and is not in the access book now.
+pub(crate) fn not_admitted() -> Failure {
+    let message = "this client's key may do nothing here, or not any more; an admin of the broker can let it in with `authorize`";
+    Failure::new(ErrorCode::Refused, message)
 }
 
 /// A header that numbers mutations names their session; the other way round a session without a number would be done twice.
@@ -90,12 +111,28 @@ fn say_why_no_room(outcome: &mut Outcome) {
 }
 
 impl<L: Log> Worker<L> {
+    /// True if the user may have all of the call done. What it may not is refused by [`Worker::answer`].
+    pub(crate) fn permits(&self, call: &Call) -> bool {
+        let operations = call.request.operations.as_slice();
+        self.access.of(&call.user).is_some_and(|access| operations.iter().all(|operation| access.check(operation).is_ok()))
+    }
+
     /// Decides a call's operations and gives its reply, to be released when the batch is durable.
     pub(crate) fn answer(&mut self, call: Call, time_ms: u64, batch: &mut BatchBuilder, saying: &mut Saying) -> ReplyOut {
         let Call { client, account, user, envelope, request, bytes } = call;
         let header = request.header;
         let mutations = request.operations.as_slice().iter().filter(|operation| operation.is_mutation()).count();
-        let mut asking = Asking::new(client, user, &header, &request.operations, time_ms);
+        let Some(access) = self.access.of(&user) else {
+            saying.count(&Turn::one());
+            let reply = Reply {
+                id: header.id,
+                form: request.form,
+                retry_safe: None,
+                outcomes: Self::all_not_admitted(&request.operations),
+            };
+            return ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false };
+        };
+        let mut asking = Asking::new(client, user, access, &header, &request.operations, time_ms);
         asking.refusal.clone_from(&saying.refusal);
         let is_tight = account.credit().is_tight();
         if is_tight {
@@ -121,6 +158,15 @@ impl<L: Log> Worker<L> {
         ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false }
     }
 
+    fn all_not_admitted(operations: &Operations) -> Outcomes {
+        // Not even the revision: it is none of this client's business.
+        let outcome = || Outcome { revision: None, result: Err(not_admitted()) };
+        match operations {
+            Operations::One(_) => Outcomes::One(outcome()),
+            Operations::Many(many) => Outcomes::Many(many.iter().map(|_| outcome()).collect()),
+        }
+    }
+
     fn operation(
         &mut self,
         operation: Operation,
@@ -132,13 +178,28 @@ impl<L: Log> Worker<L> {
         let name = asking.take_number(&operation);
         let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(asking.client, name, &operation));
         let stamp = Stamp { revision: self.state.revision() + 1, time_ms: asking.time_ms };
-        let owner = asking.user.as_bytes();
         let is_mutation = operation.is_mutation();
-        let decision = match operation {
+        let decision = match asking.access.check(&operation) {
+            Ok(()) => self.permitted(operation, name, asking, stamp),
+            // It takes no number, as it was not decided.
+            Err(failure) => Decision::refused(&self.state, failure),
+        };
+        let decision = if is_mutation { self.refused_if_busy(decision, asking) } else { decision };
+        let cause = if decision.takes_revision { Cause::Request } else { Cause::Bookkeeping };
+        self.take_in(decision.changes, cause, name, batch, events);
+        if let Some(trace) = trace {
+            trace.finish(&decision.outcome);
+        }
+        decision.outcome
+    }
+
+    /// An operation that the user may have done.
+    fn permitted(&mut self, operation: Operation, name: Option<SessionRef>, asking: &mut Asking, stamp: Stamp) -> Decision {
+        let owner = asking.user.as_bytes();
+        match operation {
             Operation::Hello { project } => {
                 let session = SessionId::new(asking.time_ms, (self.entropy)());
-                // Nobody but the owner gets in so far.
-                self.only_said(self.observed(self.facts.hello(project, session, &asking.user, &Access::owner())))
+                self.only_said(self.observed(self.facts.hello(project, session, &asking.user, &asking.access)))
             }
             Operation::Stats => self.only_said(self.observed(Ok(self.stats()))),
             Operation::Result { session, seq, settle } => {
@@ -156,14 +217,7 @@ impl<L: Log> Worker<L> {
                 Decision::refused(&self.state, no_room_for_replies())
             }
             operation => self.decide(operation, name, asking, stamp),
-        };
-        let decision = if is_mutation { self.refused_if_busy(decision, asking) } else { decision };
-        let cause = if decision.takes_revision { Cause::Request } else { Cause::Bookkeeping };
-        self.take_in(decision.changes, cause, name, batch, events);
-        if let Some(trace) = trace {
-            trace.finish(&decision.outcome);
         }
-        decision.outcome
     }
 
     fn only_said(&self, outcome: Outcome) -> Decision {
@@ -176,14 +230,18 @@ impl<L: Log> Worker<L> {
 
     /// A panic while deciding has changed nothing: it is answered and counted, and the broker goes on.
     fn decide(&mut self, operation: Operation, name: Option<SessionRef>, asking: &mut Asking, stamp: Stamp) -> Decision {
-        let Asking { user, ack, turn, .. } = asking;
+        let Asking { user, access, ack, turn, .. } = asking;
+        let Access { scope, .. } = access;
         let hash = name.map(|_| request_hash(&operation, &mut self.scratch)).unwrap_or_default();
         let decided = catch_unwind(AssertUnwindSafe(|| match name {
-            None if operation.snapshot().is_some() => self.snapshots.read(&self.state, &operation, stamp, turn),
-            None => decide(&self.state, operation, stamp, turn),
+            None if operation.snapshot().is_some() => {
+                let reader = Reader { user, is_owner: **user == *OWNER, scope };
+                self.snapshots.read(&self.state, reader, &operation, stamp, turn)
+            }
+            None => decide(&self.state, scope, operation, stamp, turn),
             Some(SessionRef { id, sequence }) => {
                 let numbered = Numbered { owner: user.as_bytes(), session: SessionId(id), seq: sequence, ack: *ack, hash };
-                decide_numbered(&self.state, operation, &numbered, stamp, turn, &self.session_bounds)
+                decide_numbered(&self.state, scope, operation, &numbered, stamp, turn, &self.session_bounds)
             }
         }));
         decided.unwrap_or_else(|_| {

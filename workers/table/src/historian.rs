@@ -6,6 +6,7 @@
 //! - The calls that wait share one pass. What a pass collects is bounded in bytes: over it the calls that came last are put back for
 //!   the next pass; the one that came first always gets its answer.
 //! - A reply leaves as [`Released`](crate::Released), built from the proof for the revision that its call saw.
+//! - Whether the user may still read the key is asked when the answer is there: a pass can take long.
 //! - When the queue is closed the pass ends where it is, and its calls are answered `shutting_down`.
 //!
 //! Caveat: what can't be read back fails the calls of the pass and is logged as an error, and the broker goes on: the table is in
@@ -19,6 +20,7 @@ use kvbroker_core::{Space, split_table_record};
 use kvbroker_log::{Cause, GroupRef, LogError, LogReader, Persisted, ReadEnd, RecordRef, Storage};
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Stored, Version, VersionKind, limits};
 
+use crate::access_book::Speaker;
 use crate::histories::{Histories, Proved};
 use crate::outbox::Outbox;
 use crate::released::ReplyOut;
@@ -32,6 +34,8 @@ pub struct Historian {
     pub calls: Arc<Histories>,
     /// Where replies go.
     pub replies: Arc<Outbox<Vec<ReplyOut>>>,
+    /// Its place in the access book.
+    pub speaker: Speaker,
 }
 
 /// One call, and what was found for it so far.
@@ -200,10 +204,14 @@ impl Historian {
     }
 
     fn answer(&self, call: Proved, result: Result<Answer, Failure>) {
+        // Until the reply is handed over: whoever is taken out of the book waits for that.
+        let speaking = self.speaker.begin();
+        let user = Arc::clone(call.call.user());
+        let result = call.call.permitted(speaking.of(&user)).and(result);
         let (replies, _, _) = call.released(result).into_parts();
         let bytes = replies.iter().map(reply_bytes).sum();
         self.replies.push(replies, bytes);
-        self.calls.answered();
+        self.calls.answered(&user);
     }
 }
 

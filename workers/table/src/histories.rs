@@ -1,16 +1,19 @@
 //! The bounded queue of `history` calls between the worker and the log's reader.
 //!
 //! - The worker puts a call in with the proof for the revision that it saw: the reader goes so far and no further.
-//! - Bounded in calls, those included that are being read for: a full queue refuses, and the worker answers `busy`.
+//! - Bounded in calls, those included that are being read for: a full queue refuses, and the worker answers `busy`. What one user has
+//!   of it is bounded, too, but for the owner.
 //! - Once closed it takes nothing more, and the reader answers what is in it with `shutting_down`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use kvbroker_log::Persisted;
-use kvbroker_protocol::{Answer, Failure, Form, Key, Operation, Operations, Outcome, Outcomes, Reply, limits};
+use kvbroker_protocol::{Access, Answer, ErrorCode, Failure, Form, Key, Operation, Operations, Outcome, Outcomes, Reply, limits};
 
+use crate::access_book::OWNER;
+use crate::answer::not_admitted;
 use crate::call::{Call, ClientId, Envelope};
 use crate::credit::{Account, Charge};
 use crate::released::{Released, ReplyOut};
@@ -19,6 +22,7 @@ use crate::trace::Trace;
 /// A call for a key's history.
 pub(crate) struct HistoryCall {
     client: ClientId,
+    user: Arc<str>,
     account: Account,
     /// Room for its answer, taken while it waits for the log's reader.
     reserved: Option<Charge>,
@@ -46,12 +50,13 @@ impl HistoryCall {
 
     /// The call for a key's history; None if it is another.
     pub(crate) fn of(call: Call, revision: u64) -> Option<HistoryCall> {
-        let Call { client, account, envelope, request, bytes, .. } = call;
+        let Call { client, user, account, envelope, request, bytes } = call;
         let Operations::One(operation) = request.operations else { return None };
         let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(client, None, &operation));
         let Operation::History { key, limit, before } = operation else { return None };
         Some(HistoryCall {
             client,
+            user,
             account,
             reserved: None,
             envelope,
@@ -65,6 +70,21 @@ impl HistoryCall {
             revision,
             trace,
         })
+    }
+
+    /// The authenticated user.
+    pub(crate) fn user(&self) -> &Arc<str> {
+        &self.user
+    }
+
+    /// Whether a user with this access may have the answer.
+    pub(crate) fn permitted(&self, access: Option<Access>) -> Result<(), Failure> {
+        let Access { scope, .. } = access.as_ref().ok_or_else(not_admitted)?;
+        if scope.contains(&self.key) {
+            return Ok(());
+        }
+        let message = "this client may not use this key any more; an admin of the broker can grant it with `authorize`";
+        Err(Failure::new(ErrorCode::Refused, message))
     }
 
     pub(crate) fn reply(self, result: Result<Answer, Failure>) -> ReplyOut {
@@ -87,8 +107,8 @@ impl HistoryCall {
         self.reserved = Some(self.account.charge(limits::PAGE_BYTES_MAX));
     }
 
-    fn busy(self) -> ReplyOut {
-        let message = format!("{} requests for a history wait for the log's reader; try again later", limits::HISTORY_CALLS_MAX);
+    fn busy(self, waiting: usize) -> ReplyOut {
+        let message = format!("{waiting} requests for a history wait for the log's reader; try again later");
         self.reply(Err(Failure::busy(message, limits::RETRY_AFTER_MS)))
     }
 }
@@ -111,6 +131,27 @@ struct Inner {
     waiting: VecDeque<Proved>,
     /// Calls that the reader has taken out and not answered.
     taken: usize,
+    /// Calls of each user but the owner, taken out or not.
+    of_users: HashMap<Arc<str>, usize>,
+}
+
+impl Inner {
+    /// Takes a call in; the reply that says how many wait if there is no room.
+    fn take_in(&mut self, call: Proved) -> Option<ReplyOut> {
+        let all = self.waiting.len() + self.taken;
+        if all >= limits::HISTORY_CALLS_MAX {
+            return Some(call.call.busy(all));
+        }
+        if **call.call.user() != *OWNER {
+            let own = self.of_users.entry(Arc::clone(call.call.user())).or_default();
+            if *own >= limits::HISTORY_CALLS_PER_USER_MAX {
+                return Some(call.call.busy(*own));
+            }
+            *own += 1;
+        }
+        self.waiting.push_back(call);
+        None
+    }
 }
 
 /// The queue; shared by the worker and the log's reader.
@@ -140,11 +181,7 @@ impl Histories {
         let mut refused = Vec::new();
         let mut inner = self.lock();
         for call in calls {
-            if inner.waiting.len() + inner.taken < limits::HISTORY_CALLS_MAX {
-                inner.waiting.push_back(Proved { call, proof });
-            } else {
-                refused.push(call.busy());
-            }
+            refused.extend(inner.take_in(Proved { call, proof }));
         }
         drop(inner);
         self.ready.notify_one();
@@ -169,9 +206,16 @@ impl Histories {
         inner.waiting.push_front(call);
     }
 
-    /// A call that was taken out is answered.
-    pub(crate) fn answered(&self) {
-        self.lock().taken -= 1;
+    /// A call of this user that was taken out is answered.
+    pub(crate) fn answered(&self, user: &str) {
+        let mut inner = self.lock();
+        inner.taken -= 1;
+        if let Some(own) = inner.of_users.get_mut(user) {
+            *own -= 1;
+            if *own == 0 {
+                inner.of_users.remove(user);
+            }
+        }
     }
 
     /// Takes nothing more; the reader answers what is in, and ends.

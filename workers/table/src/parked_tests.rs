@@ -16,7 +16,14 @@ fn call(client: ClientId, id: Option<u64>, user: &str, prefix: &[u8], wait_ms: u
         operations: Operations::One(Operation::Events(events)),
     };
     let account = Account::alone(client);
-    Call { client, account, user: user.into(), envelope: Envelope::default(), bytes: Call::weight(&request, 100 + prefix.len()), request }
+    Call {
+        client,
+        account,
+        user: user.into(),
+        envelope: Envelope::default(),
+        bytes: Call::weight(&request, 100 + prefix.len()),
+        request,
+    }
 }
 
 fn reader(prefixes: &[&str]) -> Access {

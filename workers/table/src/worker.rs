@@ -248,7 +248,7 @@ impl<L: Log> Worker<L> {
                 }
                 continue;
             }
-            if HistoryCall::is_one(&call) {
+            if HistoryCall::is_one(&call) && self.permits(&call) {
                 self.counters.operations.fetch_add(1, Ordering::Relaxed);
                 let Some(mut call) = HistoryCall::of(call, self.state.revision()) else { continue };
                 let (answer, spent) = versions::from_memory(&self.state, &self.history, &call, self.log.oldest_revision());
@@ -292,11 +292,6 @@ impl<L: Log> Worker<L> {
         saying.replies.extend(agenda.refused().map(without_credit));
         tracing::debug!(calls = saying.replies.len(), "collected a batch");
         Ok(self.persist(saying, batch)? || appended)
-    }
-
-    fn permits(&self, call: &Call) -> bool {
-        let operations = call.request.operations.as_slice();
-        self.access.of(&call.user).is_some_and(|access| operations.iter().all(|operation| access.check(operation).is_ok()))
     }
 
     /// What mutations are refused with now: the log may be only so far ahead of its checkpoint.

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use kvbroker_core::{History, SessionBounds, Snapshots, State};
 use kvbroker_log::{FileLog, GroupRef, LogOptions, SeededEntropy, SimStorage, SyncMode};
 use kvbroker_protocol::{
-    Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Stored, Txn, Version, VersionKind, limits,
+    Access, Answer, BrokerId, ErrorCode, Form, Header, Operation, Operations, Outcome, Request, Role, Stored, Txn, Version,
+    VersionKind, limits,
 };
 use kvbroker_table::{
-    Account, Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox, Parked,
-    ReplyOut, SimClock, Stamper, Stopped, Worker, replay_into,
+    AccessBook, Account, Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox,
+    Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, replay_into,
 };
 
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -25,6 +26,8 @@ struct Life {
     intake: Arc<Intake>,
     replies: Arc<Outbox<Vec<ReplyOut>>>,
     histories: Arc<Histories>,
+    access: Arc<AccessBook>,
+    user: &'static str,
     clock: Arc<SimClock>,
     worker: JoinHandle<Result<(), Stopped>>,
     outcomes: BTreeMap<u64, Outcome>,
@@ -44,7 +47,7 @@ impl Life {
         .unwrap();
         let clock = Arc::new(SimClock::new(WALL_MS * 1_000));
         let (stamper, _) = Stamper::start(report.last_stamp_ms, clock.now());
-        let (intake, histories): (Arc<Intake>, Arc<Histories>) = Default::default();
+        let (intake, histories, access): (Arc<Intake>, Arc<Histories>, Arc<AccessBook>) = Default::default();
         let replies = Arc::new(Outbox::new(limits::RELEASE_BYTES_MAX, Arc::new(NoDoorbell)));
         let worker = Worker {
             state,
@@ -56,7 +59,7 @@ impl Life {
             log,
             clock: Box::new(clock.clone()),
             stamper,
-            access: Arc::default(),
+            access: access.clone(),
             access_calls: Arc::default(),
             intake: intake.clone(),
             replies: replies.clone(),
@@ -81,13 +84,15 @@ impl Life {
             scratch: Vec::new(),
         };
         let worker = std::thread::spawn(move || worker.run());
-        Life { disk: disk.clone(), intake, replies, histories, clock, worker, outcomes: BTreeMap::new(), asked: 0 }
+        let user = "owner";
+        Life { disk: disk.clone(), intake, replies, histories, access, user, clock, worker, outcomes: BTreeMap::new(), asked: 0 }
     }
 
     /// The log's reader, on a thread of its own.
     fn reader(&self) -> JoinHandle<()> {
         let (calls, replies) = (self.histories.clone(), self.replies.clone());
-        let historian = Historian { storage: Arc::new(self.disk.clone()), calls, replies };
+        let speaker = self.access.speaker();
+        let historian = Historian { storage: Arc::new(self.disk.clone()), calls, replies, speaker };
         std::thread::spawn(move || historian.run())
     }
 
@@ -97,7 +102,7 @@ impl Life {
         let call = Call {
             client: 1,
             account: Account::alone(1),
-            user: "owner".into(),
+            user: self.user.into(),
             envelope: Envelope { routing_id: self.asked.to_be_bytes().to_vec(), frames: vec![] },
             request: Request { header, form: Form::Compact, operations: Operations::One(operation) },
             bytes: 100,
@@ -414,6 +419,42 @@ fn more_calls_than_may_wait_are_busy_and_nobody_else_waits() {
         assert_eq!(versions.len(), 1, "as of the moment at which it was asked");
     }
     assert_eq!(life.history(history("k", None, None)).0.len(), 2);
+    life.end(reader);
+}
+
+#[test]
+fn one_user_has_only_its_part_of_the_queue() {
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20, NO_MEMORY);
+    life.done(put("k", "v", None));
+    life.access.replace([("ann".into(), Access::new(Role::Read, vec![]).unwrap())].into());
+    life.user = "ann";
+    let waiting: Vec<u64> = (0..limits::HISTORY_CALLS_PER_USER_MAX).map(|_| life.ask(history("k", None, None))).collect();
+    assert_eq!(code(&life.done(history("k", None, None))), ErrorCode::Busy);
+    life.user = "owner";
+    let of_owner = life.ask(history("k", None, None));
+    let reader = life.reader();
+    assert!(waiting.into_iter().chain([of_owner]).all(|id| life.outcome(id).result.is_ok()));
+    // What was answered leaves room again.
+    life.user = "ann";
+    assert!(life.done(history("k", None, None)).result.is_ok());
+    life.end(reader);
+}
+
+#[test]
+fn whoever_may_not_read_the_key_any_more_is_refused_while_the_call_waits() {
+    let mut life = Life::begin(&SimStorage::new(), 64 << 20, NO_MEMORY);
+    life.done(put("k", "v", None));
+    let reads = |prefix: &str| Access::new(Role::Read, vec![prefix.into()]).unwrap();
+    life.access.replace([("ann".into(), reads("k")), ("bob".into(), reads("k")), ("eve".into(), reads(""))].into());
+    let waiting = ["ann", "bob", "eve", "owner"].map(|user| {
+        life.user = user;
+        life.ask(history("k", None, None))
+    });
+    life.until("all wait for the log's reader", |life| life.histories.len() == 4);
+    life.access.replace([("bob".into(), reads("other")), ("eve".into(), reads(""))].into());
+    let reader = life.reader();
+    let refused = waiting.map(|id| life.outcome(id).result.err().map(|failure| failure.code));
+    assert_eq!(refused, [Some(ErrorCode::Refused), Some(ErrorCode::Refused), None, None]);
     life.end(reader);
 }
 

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use kvbroker_core::{Numbered, SessionBounds, Stamp, State, Turn, decide, decide_numbered};
 use kvbroker_protocol::{
-    Answer, Condition, Deadline, ErrorCode, Key, Operation, Pattern, Scalar, Scan, SessionId, Stored, field_equals, limits,
+    Answer, Condition, Deadline, ErrorCode, Key, Operation, Pattern, Scalar, Scan, Scope, SessionId, Stored, field_equals, limits,
 };
 use serde_json::json;
 
@@ -92,13 +92,14 @@ fn filled(count: usize, key_bytes: usize, value_bytes: usize) -> State {
 
 fn put(state: &mut State, key: Key, value: Stored) {
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-    let decision = decide(state, Operation::Put { key, value, condition: None, ttl_ms: None }, stamp, &mut Turn::one());
+    let decision =
+        decide(state, &Scope::all(), Operation::Put { key, value, condition: None, ttl_ms: None }, stamp, &mut Turn::one());
     decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
 }
 
 fn read(state: &State, operation: Operation, turn: &mut Turn) -> Result<Answer, ErrorCode> {
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-    let decision = decide(state, operation, stamp, turn);
+    let decision = decide(state, &Scope::all(), operation, stamp, turn);
     assert_eq!(decision.changes, []);
     decision.outcome.result.map_err(|failure| failure.code)
 }
@@ -195,7 +196,7 @@ fn the_reply_to_an_array_is_bounded_and_a_full_one_changes_nothing() {
     assert_eq!(read(&state, del(true), &mut turn), Err(ErrorCode::ReplyFull));
     assert!(state == before);
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-    let decision = decide(&state, del(false), stamp, &mut turn);
+    let decision = decide(&state, &Scope::all(), del(false), stamp, &mut turn);
     assert_eq!(decision.outcome.result, Ok(Answer::Done));
     decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
     assert_eq!(state.keys(), 2);
@@ -264,9 +265,11 @@ fn a_key_past_its_deadline_is_there_until_its_expiry_is_applied() {
     let mut state = State::new();
     let put = Operation::Put { key: b"k".to_vec(), value: Stored::text("v").unwrap(), condition: None, ttl_ms: Some(10) };
     let stamp = Stamp { revision: 1, time_ms: 1_000 };
-    decide(&state, put, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, 1));
+    decide(&state, &Scope::all(), put, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, 1));
     assert_eq!((state.next_deadline_ms(), state.due(1_009, 9), state.due(1_010, 9)), (Some(1_010), vec![], vec![b"k".to_vec()]));
-    let at = |time_ms, operation| decide(&state, operation, Stamp { revision: 2, time_ms }, &mut Turn::one()).outcome.result;
+    let at = |time_ms, operation| {
+        decide(&state, &Scope::all(), operation, Stamp { revision: 2, time_ms }, &mut Turn::one()).outcome.result
+    };
     for time_ms in [1_009, 1_010, u64::MAX] {
         assert!(at(time_ms, Operation::Get { key: b"k".to_vec() }).is_ok());
         assert_eq!(at(time_ms, Operation::Size), Ok(Answer::Size(1)));
@@ -279,7 +282,7 @@ fn a_key_past_its_deadline_is_there_until_its_expiry_is_applied() {
     // A time past the end of time is its end, and never due before it.
     let expire = Operation::Expire { key: b"k".to_vec(), ttl_ms: limits::TTL_MS_MAX };
     let stamp = Stamp { revision: 2, time_ms: u64::MAX - 1 };
-    decide(&state, expire, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, 2));
+    decide(&state, &Scope::all(), expire, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, 2));
     assert_eq!((state.due(u64::MAX - 1, 9).len(), state.due(u64::MAX, 9).len()), (0, 1));
 }
 
@@ -290,7 +293,10 @@ fn no_more_is_due_at_once_than_a_batch_removes() {
         let key = format!("{at:05}").into_bytes();
         let stamp = Stamp { revision: at + 1, time_ms: 1_000_000 - at };
         let put = Operation::Put { key, value: Stored::integer(1), condition: None, ttl_ms: Some(1) };
-        decide(&state, put, stamp, &mut Turn::one()).changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
+        decide(&state, &Scope::all(), put, stamp, &mut Turn::one())
+            .changes
+            .into_iter()
+            .for_each(|change| state.apply(change, stamp.revision));
     }
     let due = state.due(u64::MAX, usize::MAX);
     assert_eq!(due.len(), limits::EXPIRIES_PER_BATCH_MAX);
@@ -305,7 +311,7 @@ fn del_prefix_is_bounded_in_keys_and_their_bytes_and_gets_on() {
     loop {
         let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
         let wanted = Operation::DelPrefix { prefix: b"0".to_vec(), limit: None };
-        let decision = decide(&state, wanted, stamp, &mut Turn::one());
+        let decision = decide(&state, &Scope::all(), wanted, stamp, &mut Turn::one());
         let bytes: usize = decision.changes.iter().map(|change| change.key.len()).sum();
         assert!(bytes <= limits::DEL_PREFIX_BYTES_MAX && bytes > limits::DEL_PREFIX_BYTES_MAX - 2 * longest || calls > 0);
         decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
@@ -323,7 +329,7 @@ fn del_prefix_is_bounded_in_keys_and_their_bytes_and_gets_on() {
     let (mut twin, mut turn, mut removed) = (state.clone(), Turn::many(), 0);
     let full = loop {
         let stamp = Stamp { revision: twin.revision() + 1, time_ms: 0 };
-        let decision = decide(&twin, Operation::DelPrefix { prefix: vec![], limit: Some(10) }, stamp, &mut turn);
+        let decision = decide(&twin, &Scope::all(), Operation::DelPrefix { prefix: vec![], limit: Some(10) }, stamp, &mut turn);
         removed += decision.changes.iter().map(|change| change.key.len()).sum::<usize>();
         decision.changes.into_iter().for_each(|change| twin.apply(change, stamp.revision));
         if let Err(failure) = decision.outcome.result {
@@ -344,7 +350,7 @@ fn small_requests_cannot_make_the_log_write_large_values_again_and_again() {
         let key = format!("{:08}", at % 3).into_bytes();
         let operation = if at % 2 == 0 { Operation::Expire { key, ttl_ms: 5 } } else { Operation::Persist { key } };
         let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-        let decision = decide(&state, operation, stamp, &mut turn);
+        let decision = decide(&state, &Scope::all(), operation, stamp, &mut turn);
         written += decision.changes.iter().map(|change| change.value.as_ref().unwrap().len()).sum::<usize>();
         decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
         refused += usize::from(decision.outcome.result.is_err_and(|failure| failure.code == ErrorCode::ReplyFull));
@@ -353,7 +359,7 @@ fn small_requests_cannot_make_the_log_write_large_values_again_and_again() {
     // By itself the largest value can get a deadline.
     let largest = Operation::Expire { key: b"00000002".to_vec(), ttl_ms: 5 };
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-    assert!(decide(&state, largest, stamp, &mut Turn::one()).outcome.result.is_ok());
+    assert!(decide(&state, &Scope::all(), largest, stamp, &mut Turn::one()).outcome.result.is_ok());
 }
 
 #[test]
@@ -376,8 +382,9 @@ fn comparisons_of_large_values_use_up_the_turn_of_their_message() {
     // A numbered one keeps its number free, and comes again.
     let numbered = Numbered { owner: b"ann", session: SessionId::new(1, 1), seq: 1, ack: 0, hash: 1 };
     let stamp = Stamp { revision: state.revision() + 1, time_ms: 1_000 };
-    let decided =
-        |turn: &mut Turn| decide_numbered(&state, compare(b"large", &large), &numbered, stamp, turn, &SessionBounds::default());
+    let decided = |turn: &mut Turn| {
+        decide_numbered(&state, &Scope::all(), compare(b"large", &large), &numbered, stamp, turn, &SessionBounds::default())
+    };
     let refused = decided(&mut turn);
     assert_eq!(refused.outcome.result.unwrap_err().code, ErrorCode::Busy);
     assert!(refused.changes.is_empty());

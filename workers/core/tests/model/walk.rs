@@ -2,8 +2,8 @@
 
 use kvbroker_core::{Change, Decision, Space, Stamp, State, Turn, decide};
 use kvbroker_protocol::{
-    Answer, Compare, Condition, Deadline, ErrorCode, Found, Key, List, Operation, Pattern, Predicate, Scalar, Scan, Stored, Txn,
-    limits,
+    Answer, Compare, Condition, Deadline, ErrorCode, Found, Key, List, Operation, Pattern, Predicate, Scalar, Scan, Scope,
+    Stored, Txn, limits,
 };
 use serde_json::{Value, json};
 
@@ -134,7 +134,7 @@ impl Walk {
         assert_eq!(before, self.model.revision);
         let stamp = Stamp { revision: before + 1, time_ms: self.time_ms };
         let examined_before = turn.examined_left;
-        let decision = decide(&self.state, operation.clone(), stamp, turn);
+        let decision = decide(&self.state, &Scope::all(), operation.clone(), stamp, turn);
         let outcome = &decision.outcome;
         if decision.changes.is_empty() {
             assert_eq!(outcome.revision, Some(before), "without changes there is no revision: {operation:?}");

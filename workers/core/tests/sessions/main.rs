@@ -15,7 +15,7 @@ mod salvage;
 mod slices;
 
 use kvbroker_core::{Numbered, SessionBounds, Space, Stamp, State, Turn, decide_numbered};
-use kvbroker_protocol::{Answer, ErrorCode, Operation, SessionId};
+use kvbroker_protocol::{Answer, ErrorCode, Operation, Scope, SessionId};
 
 use crate::model::Walk;
 
@@ -70,7 +70,7 @@ fn a_floor_is_never_written_lower_than_it_was() {
     for (time_ms, born_ms) in [(100_000, 90_000), (200_000, 150_000), (300_000, 100_000), (400_000, 399_000)] {
         let numbered = Numbered { owner: b"ann", session: SessionId::new(born_ms, 1), seq: 1, ack: 0, hash: 0 };
         let stamp = Stamp { revision: state.revision() + 1, time_ms };
-        let decision = decide_numbered(&state, Operation::Noop, &numbered, stamp, &mut Turn::one(), &bounds);
+        let decision = decide_numbered(&state, &Scope::all(), Operation::Noop, &numbered, stamp, &mut Turn::one(), &bounds);
         assert_eq!(decision.outcome.result, Ok(Answer::Done));
         let revision = state.revision();
         for change in decision.changes {
@@ -93,7 +93,7 @@ fn done(
     bounds: &SessionBounds,
 ) -> Option<ErrorCode> {
     let stamp = Stamp { revision: state.revision() + 1, time_ms };
-    let decision = decide_numbered(state, operation, numbered, stamp, &mut Turn::one(), bounds);
+    let decision = decide_numbered(state, &Scope::all(), operation, numbered, stamp, &mut Turn::one(), bounds);
     let revision = if decision.takes_revision { stamp.revision } else { state.revision() };
     let mut records = std::collections::BTreeSet::new();
     for change in decision.changes {

@@ -6,7 +6,7 @@ use kvbroker_core::{
     Change, Decision, Numbered, SessionBounds, Space, Stamp, State, Turn, decide_numbered, end_session, result_of,
 };
 use kvbroker_protocol::{
-    Answer, Condition, ErrorCode, Fate, Key, Operation, Outcome, SessionId, Stored, encode_outcome, limits, request_hash,
+    Answer, Condition, ErrorCode, Fate, Key, Operation, Outcome, Scope, SessionId, Stored, encode_outcome, limits, request_hash,
 };
 
 use crate::slices::{Run, check_whole};
@@ -225,7 +225,8 @@ impl Walk {
         }
         let numbered = Numbered { owner: past.owner.as_bytes(), session: id, seq, ack, hash };
         let stamp = self.stamp();
-        let decision = decide_numbered(&self.state, operation.clone(), &numbered, stamp, &mut Turn::one(), &self.bounds);
+        let decision =
+            decide_numbered(&self.state, &Scope::all(), operation.clone(), &numbered, stamp, &mut Turn::one(), &self.bounds);
         let code = decision.outcome.result.as_ref().err().map(|failure| failure.code);
         let context = format!("seed {}: {id} seq {seq} ack {ack} {operation:?} of {:?} at {highest}", self.seed, past.state);
 
@@ -427,7 +428,8 @@ impl Walk {
         let (seq, owner) = (past.decided.len() as u64 + 1, b"key:thief");
         let numbered = Numbered { owner, session: id, seq, ack: 0, hash: 1 };
         let stamp = self.stamp();
-        let decision = decide_numbered(&self.state, Operation::Noop, &numbered, stamp, &mut Turn::one(), &self.bounds);
+        let decision =
+            decide_numbered(&self.state, &Scope::all(), Operation::Noop, &numbered, stamp, &mut Turn::one(), &self.bounds);
         assert_eq!(decision.outcome.result.unwrap_err().code, ErrorCode::Refused);
         assert!(decision.changes.is_empty());
         let ended = end_session(&self.state, owner, id, u64::MAX, stamp);

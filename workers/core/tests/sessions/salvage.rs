@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kvbroker_core::{Change, Loader, Numbered, Salvage, SessionBounds, Stamp, State, Turn, decide_numbered};
-use kvbroker_protocol::{Answer, ErrorCode, Operation, SessionId, limits};
+use kvbroker_protocol::{Answer, ErrorCode, Operation, Scope, SessionId, limits};
 
 use crate::model::Dice;
 
@@ -42,7 +42,7 @@ fn count(state: &State, asked: &Numbered<'_>, time_ms: u64) -> kvbroker_core::De
     let operation = Operation::Incr { key: key_of(asked.session), by: 1 };
     let stamp = Stamp { revision: state.revision() + 1, time_ms };
     let bounds = SessionBounds { sessions_max: 14, per_owner_max: 8, keep_ms: 0, ..SessionBounds::default() };
-    decide_numbered(state, operation, asked, stamp, &mut Turn::one(), &bounds)
+    decide_numbered(state, &Scope::all(), operation, asked, stamp, &mut Turn::one(), &bounds)
 }
 
 impl World {

@@ -12,8 +12,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{
-    Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, Parked, ReplyOut,
-    SimClock, Stamper, Stopped, Worker, WorkerCounters,
+    AccessBook, Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, Parked,
+    ReplyOut, SimClock, Stamper, Stopped, Worker, WorkerCounters,
 };
 
 pub const WALL_MS: u64 = 1_700_000_000_000;
@@ -167,8 +167,11 @@ pub struct Bench {
     /// How long the log is, as the worker believes.
     pub behind: Arc<Mutex<Behind>>,
     pub history_bytes_max: usize,
+    /// Who may do what.
+    pub access: Arc<AccessBook>,
     /// Who asks.
     pub client: ClientId,
+    pub user: &'static str,
     pub next_id: u64,
 }
 
@@ -191,7 +194,9 @@ impl Bench {
             sync_interval: None,
             behind: Arc::default(),
             history_bytes_max: limits::HISTORY_MEMORY_BYTES_MAX,
+            access: Arc::default(),
             client: 1,
+            user: "owner",
             next_id: 0,
         }
     }
@@ -218,7 +223,7 @@ impl Bench {
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },
             clock: Box::new(self.clock.clone()),
             stamper,
-            access: Arc::default(),
+            access: self.access.clone(),
             access_calls: Arc::default(),
             intake: self.intake.clone(),
             replies: self.replies.clone(),
@@ -251,7 +256,7 @@ impl Bench {
         let call = Call {
             client: self.client,
             account: Account::alone(self.client),
-            user: "owner".into(),
+            user: self.user.into(),
             envelope: Envelope { routing_id: self.next_id.to_be_bytes().to_vec(), frames: vec![Vec::new()] },
             request: Request { header, form: Form::Compact, operations },
             bytes: 100,

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bench;
 mod expiry;
 mod snapshots;
@@ -19,7 +20,7 @@ use bench::{Bench, WALL_MS, del, get, is_value, key, put};
 use kvbroker_core::{ChangeError, History, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Role, Scalar, Scan,
+    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Role, Scalar, Scan, Scope,
     SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{EventKind, Stopped, replay_into};
@@ -50,7 +51,7 @@ fn nothing_leaves_before_it_is_durable_and_replies_keep_their_order() {
         };
         for operation in &operations {
             let stamp = Stamp { revision: state.revision() + 1, time_ms: 0 };
-            let decision = decide(&state, operation.clone(), stamp, &mut Turn::many());
+            let decision = decide(&state, &Scope::all(), operation.clone(), stamp, &mut Turn::many());
             decision.changes.into_iter().for_each(|change| state.apply(change, stamp.revision));
         }
         ids.push(Some(bench.ask(Header::default(), Operations::Many(operations))));
