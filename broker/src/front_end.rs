@@ -22,6 +22,7 @@ use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encod
 use kvbroker_table::{Call, Charge, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
 
 use crate::clients::Clients;
+use crate::connections::Connections;
 use crate::inbound;
 
 /// Counters of the front end, readable by other threads.
@@ -60,6 +61,8 @@ impl Phase {
 
 pub(crate) struct FrontEnd {
     pub(crate) router: ServerSocket,
+    /// Keeps its connections within their bound.
+    pub(crate) connections: Connections,
     pub(crate) broker: BrokerId,
     pub(crate) intake: Arc<Intake>,
     pub(crate) replies: Arc<Outbox<Vec<ReplyOut>>>,
@@ -259,9 +262,10 @@ impl FrontEnd {
         }
     }
 
-    fn note_connections(&self) -> Result<(), TransportError> {
+    fn note_connections(&mut self) -> Result<(), TransportError> {
         use kvbroker::transport::MonitorEventKind as Kind;
         while let Some(event) = self.router.try_next_event()? {
+            self.connections.note(&event);
             match event.kind {
                 Kind::HandshakeSucceeded => {
                     self.counters.connections.fetch_add(1, Ordering::Relaxed);
@@ -274,6 +278,7 @@ impl FrontEnd {
                 _ => {}
             }
         }
+        self.connections.tend();
         Ok(())
     }
 }

@@ -27,11 +27,14 @@ use kvbroker_table::AccessBook;
 
 use crate::access::{Gatekeeper, OwnKeys, publisher_policy, router_policy};
 use crate::args::Config;
+use crate::connections::ConnectionBounds;
 use crate::failure::Failure;
 use crate::listening::{Network, Reachable};
 use crate::loading::Took;
+use crate::moved::PubPortTellers;
 use crate::open::{Opened, open};
 use crate::ports::Ports;
+use crate::publisher::ShutOut;
 use crate::ready::{Ready, kvclient_command};
 use crate::running::{Running, Sockets};
 use crate::sockets::{self, Listener, PortWish, Protection};
@@ -71,8 +74,15 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     });
     let announcer = Arc::new(announcer);
     let directory = opened.directory.clone();
+    let tellers = PubPortTellers {
+        hello: Arc::new(endpoint.tcp.as_ref().map_or(0, |tcp| tcp.pub_port).into()),
+        endpoint: endpoint.clone(),
+        runtime: home.runtime.clone(),
+        record: record(config, &endpoint, reachable.as_ref()),
+        announcer: Arc::downgrade(&announcer),
+    };
     let ready = ReadyParts::of(&opened, reachable);
-    let broker = Running::start(config, &endpoint, opened, keeper, bound, Arc::clone(&announcer), sender)?;
+    let broker = Running::start(config, opened, keeper, bound, tellers, Arc::clone(&announcer), sender)?;
     let result = match tell_ready(config, &home, &endpoint, &announcer, &ready, &directory) {
         Ok(()) => broker.wait(config.grace, &notices),
         // It serves already: whoever was answered must find the log closed cleanly.
@@ -88,7 +98,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
 /// The directories of this broker, held.
 struct Home {
     dirs: Dirs,
-    runtime: RuntimeDir,
+    runtime: Arc<RuntimeDir>,
     _runtime_lock: RuntimeLock,
     owner: KeyPair,
     project: KeyPair,
@@ -110,7 +120,7 @@ impl Home {
             None => keys::load_or_create_owner_key(dirs.config_dir()).map_err(refused)?,
         };
         let project = owner.project(&config.project).map_err(refused)?;
-        Ok(Home { dirs, runtime, _runtime_lock: runtime_lock, owner, project })
+        Ok(Home { dirs, runtime: Arc::new(runtime), _runtime_lock: runtime_lock, owner, project })
     }
 
     /// Reads who may come in; before any door opens.
@@ -143,9 +153,14 @@ fn bind(config: &Config, home: &Home, access: &Arc<AccessBook>, data: &Path) -> 
     let publisher = Listener::new(&home.runtime.pub_socket(), listen, protection);
     let router_port = PortWish { asked: config.port, remembered: remembered.map(|ports| ports.router), flag: "--port" };
     let pub_port = PortWish { asked: config.pub_port, remembered: remembered.map(|ports| ports.publisher), flag: "--pub-port" };
+    let shut_out = Arc::new(ShutOut::default());
+    let pub_policy = shut_out.guard(publisher_policy);
     let sockets = Sockets {
         router: sockets::router(router_policy, router, &router_port)?,
-        publisher: sockets::publisher(publisher_policy, publisher, &pub_port)?,
+        publisher: sockets::publisher(pub_policy.clone(), publisher, &pub_port)?,
+        pub_policy,
+        shut_out,
+        connections: ConnectionBounds::of_process()?,
     };
     let ports = Ports { router: sockets.router.listener.port(), publisher: sockets.publisher.listener.port() };
     if remembered != Some(ports)

@@ -9,6 +9,7 @@ const _: () = assert!(kvbroker_protocol::DATA_FORMAT_VERSION == kvbroker_log::FO
 mod access;
 mod args;
 mod clients;
+mod connections;
 mod failure;
 mod front_end;
 mod inbound;
@@ -16,6 +17,7 @@ mod lifecycle;
 mod listening;
 mod loading;
 mod medium;
+mod moved;
 mod open;
 mod ports;
 mod process;

@@ -23,10 +23,8 @@ pub(crate) fn prepare() {
         tracing::debug!("the limit of open files stays as it was");
     }
     /// Each connection takes a descriptor; some are for files and sockets of our own.
-    const ENOUGH: u64 = limits::CONNECTIONS_MAX as u64 + 100;
+    const ENOUGH: u64 = (limits::CONNECTIONS_MAX + limits::PUB_CONNECTIONS_MAX) as u64 + 1_100;
     if let Some(most) = getrlimit(Resource::Nofile).current.filter(|most| *most < ENOUGH) {
-        tracing::warn!(
-            "only {most} files may be open: that many clients minus some dozens can connect (raise it with ulimit -n)"
-        );
+        tracing::warn!("only {most} files may be open: less than half as many clients can connect (raise it with ulimit -n)");
     }
 }

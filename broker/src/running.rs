@@ -7,9 +7,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kvbroker::critical::{self, LoopEnd};
-use kvbroker::endpoint::Endpoint;
 use kvbroker::exit::Exit;
-use kvbroker::zap::SecuredContext;
+use kvbroker::zap::{Policy, SecuredContext};
 use kvbroker_core::Snapshots;
 use kvbroker_discovery::Announcer;
 use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
@@ -21,11 +20,13 @@ use kvbroker_table::{
 
 use crate::access::{AccessStatus, Gatekeeper, Subscribers, Surroundings};
 use crate::args::Config;
+use crate::connections::{ConnectionBounds, ConnectionCounters, Connections};
 use crate::failure::Failure;
 use crate::front_end::{FrontEnd, FrontEndCounters, Phase};
 use crate::lifecycle::durability;
+use crate::moved::PubPortTellers;
 use crate::open::{Opened, cannot_lock};
-use crate::publisher::{Publisher, PublisherCounters};
+use crate::publisher::{Outlet, Publisher, PublisherControl, PublisherCounters, ShutOut};
 use crate::sockets::Bound;
 
 /// What the main thread waits for.
@@ -50,6 +51,12 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub(crate) struct Sockets {
     pub(crate) router: Bound,
     pub(crate) publisher: Bound,
+    /// Who may subscribe: the policy of the publisher's door, now and when its socket is replaced.
+    pub(crate) pub_policy: Policy,
+    /// Whom that policy keeps out for a while.
+    pub(crate) shut_out: Arc<ShutOut>,
+    /// How many connections each of the two may have.
+    pub(crate) connections: ConnectionBounds,
 }
 
 /// The running threads and the ways to stop them.
@@ -65,8 +72,8 @@ pub(crate) struct Running {
     gatekeeper: JoinHandle<()>,
     front_end: JoinHandle<()>,
     publisher: JoinHandle<()>,
-    /// Dropped after the sockets, which live in the threads.
-    contexts: [SecuredContext; 2],
+    /// The front end's, dropped after the socket, which lives in the thread. The publisher has its own.
+    context: SecuredContext,
     /// Held until everything has ended.
     data_lock: DirLock,
 }
@@ -75,13 +82,14 @@ impl Running {
     /// Starts all threads; `notices` hears of the worker's end.
     pub(crate) fn start(
         config: &Config,
-        endpoint: &Endpoint,
         opened: Opened,
         keeper: Gatekeeper,
         sockets: Sockets,
+        tellers: PubPortTellers,
         announcer: Arc<Announcer>,
         notices: Sender<Notice>,
     ) -> Result<Running, Failure> {
+        let endpoint = tellers.endpoint.clone();
         let no_thread = Failure::with(Exit::Unreachable);
         let router_bell = Arc::new(EventFd::new().map_err(&no_thread)?);
         let publisher_bell = Arc::new(EventFd::new().map_err(&no_thread)?);
@@ -94,8 +102,18 @@ impl Running {
         let counters = Counters::default();
         let broker = BrokerId(*endpoint.uuid.as_bytes());
 
+        let control = PublisherControl::new(publisher_bell.clone());
+        let pub_port = tellers.hello.clone();
+        let bounds = sockets.connections;
         let publisher = Publisher {
-            xpub: sockets.publisher.socket,
+            outlet: Outlet::new(
+                sockets.publisher,
+                sockets.pub_policy,
+                Connections::new(bounds, counters.pub_connections.clone()),
+            ),
+            control: control.clone(),
+            shut_out: sockets.shut_out,
+            on_port: Box::new(move |port| tellers.tell(port)),
             epoch: endpoint.epoch,
             revision: opened.report.last_revision,
             events: events.clone(),
@@ -106,6 +124,7 @@ impl Running {
         };
         let front_end = FrontEnd {
             router: sockets.router.socket,
+            connections: Connections::new(bounds, counters.connections.clone()),
             broker,
             intake: intake.clone(),
             replies: replies.clone(),
@@ -128,7 +147,7 @@ impl Running {
             calls: access_calls.clone(),
             replies: replies.clone(),
             intake: intake.clone(),
-            subscribers: Box::new(NotCutOff),
+            subscribers: Box::new(control.clone()),
         };
         let histories = Arc::new(Histories::new());
         let historian = Historian {
@@ -162,7 +181,7 @@ impl Running {
                 broker,
                 epoch: endpoint.epoch,
                 instance: BrokerId(*endpoint.instance.as_bytes()),
-                pub_port: endpoint.tcp.as_ref().map_or(0, |tcp| tcp.pub_port),
+                pub_port,
                 durability: durability(config.sync),
                 stats: counters.source(
                     keeper.status(),
@@ -209,7 +228,7 @@ impl Running {
             router_bell,
             publisher_stop,
             publisher_bell,
-            contexts: [sockets.router.context, sockets.publisher.context],
+            context: sockets.router.context,
             data_lock: opened.lock,
         })
     }
@@ -281,18 +300,17 @@ impl Running {
             await_end(thread, deadline);
         }
         // Their sockets linger at most a second for replies that libzmq still holds.
-        drop(self.contexts);
+        drop(self.context);
     }
 }
 
-/// Until the publisher can be told.
-struct NotCutOff;
+impl Subscribers for Arc<PublisherControl> {
+    fn cut_off(&self, why: &str) {
+        self.reopen(why);
+    }
 
-impl Subscribers for NotCutOff {
-    fn cut_off(&self, _why: &str) {}
-
-    fn wait_cut_off(&self, _timeout: Duration) -> bool {
-        true
+    fn wait_cut_off(&self, timeout: Duration) -> bool {
+        self.wait_closed(timeout)
     }
 }
 
@@ -335,6 +353,8 @@ fn random_u64() -> u64 {
 struct Counters {
     front_end: Arc<FrontEndCounters>,
     publisher: Arc<PublisherCounters>,
+    connections: Arc<ConnectionCounters>,
+    pub_connections: Arc<ConnectionCounters>,
 }
 
 impl Counters {
@@ -347,6 +367,7 @@ impl Counters {
         started: Instant,
     ) -> kvbroker_table::StatSource {
         let (front_end, publisher) = (self.front_end.clone(), self.publisher.clone());
+        let (connections, pub_connections) = (self.connections.clone(), self.pub_connections.clone());
         Arc::new(move |stats| {
             checkpoints.stats(SystemClock.now().wall_us / 1_000, stats);
             let counters = [
@@ -356,8 +377,15 @@ impl Counters {
                 ("replies_dropped", &front_end.replies_dropped),
                 ("clients", &front_end.clients),
                 ("connections", &front_end.connections),
+                ("connections_open", &connections.open),
+                ("connections_cut", &connections.cut),
                 ("published", &publisher.published),
                 ("topics", &publisher.topics),
+                ("topic_bytes", &publisher.topic_bytes),
+                ("pub_connections_open", &pub_connections.open),
+                ("pub_connections_cut", &pub_connections.cut),
+                ("pub_reopened", &publisher.reopened),
+                ("pub_shut_out", &publisher.shut_out),
             ];
             stats.extend(counters.map(|(name, counter)| (name.to_owned(), StatValue::Number(counter.load(Ordering::Relaxed)))));
             access.stats(stats);

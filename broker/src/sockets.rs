@@ -4,7 +4,7 @@
 //!   place: the unix socket, and every address of `--listen` on *one* port.
 //! - Either all addresses of a listener are bound or none is: a failed [`Listener::bind_tcp`] leaves nothing behind.
 //! - The listener remembers what it is bound to, so that it can end and begin again while its socket lives:
-//!   `listener.unbind_tcp(&mut socket)`, later `listener.bind_tcp(&mut socket, listener.port())`. Connections stay meanwhile.
+//!   `listener.unbind_tcp(&mut socket)`, later `listener.bind_tcp(&mut socket, listener.port())`. libzmq ends the connections that came by TCP.
 //! - A socket is replaced by another one in the same place so: drop the old one, make a new one in the same context, then
 //!   `listener.forget_tcp()`, `listener.bind_ipc(&mut new)` and `listener.bind_tcp(&mut new, listener.port())`, which
 //!   fails with [`TransportError::is_address_in_use`] until libzmq has really closed the old one. Port 0 takes any free one.
@@ -63,6 +63,10 @@ pub(crate) struct Listener {
 /// body that one which is a little too large gets an answer instead of a closed connection.
 const FRAME_OVERHEAD_BYTES: usize = 4_096;
 
+/// Subscriptions that libzmq holds from each peer. It moves all that have arrived into the XPUB before it gives us the first, and goes on
+/// for as long as more arrive; with few of them at a time, a flood pauses there often enough to be counted.
+const SUBSCRIPTIONS_UNREAD: i32 = 64;
+
 /// How often a free port is looked for that is free on every address.
 const FREE_PORT_TRIES: usize = 16;
 
@@ -76,13 +80,16 @@ pub(crate) fn router_socket(context: &SecuredContext) -> Result<ServerSocket, Tr
     Ok(socket)
 }
 
-/// An XPUB, not bound yet. libzmq keeps a subscription as a chain of nodes, some fifty bytes for each byte of the topic: a topic has no
+/// An XPUB whose connections are watched, not bound yet. libzmq keeps a subscription as a chain of nodes, some fifty bytes for each byte of the topic: a topic has no
 /// reason to be longer than a key.
 pub(crate) fn publisher_socket(context: &SecuredContext) -> Result<ServerSocket, TransportError> {
-    context.xpub(&ServerOptions {
+    let mut socket = context.xpub(&ServerOptions {
         max_frame_bytes: (limits::KEY_BYTES_MAX + FRAME_OVERHEAD_BYTES) as i64,
+        receive_hwm: SUBSCRIPTIONS_UNREAD,
         ..ServerOptions::default()
-    })
+    })?;
+    socket.watch(context.context())?;
+    Ok(socket)
 }
 
 /// Makes and binds the ROUTER.
@@ -184,7 +191,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Stops listening on TCP; connections stay.
+    /// Stops listening on TCP, which ends the connections that came that way.
     ///
     /// # Errors
     /// libzmq knows nothing of one of the binds.

@@ -170,6 +170,20 @@ pub const GRANT_PREFIXES_MAX: usize = 64;
 pub const GRANT_COMMENT_BYTES_MAX: usize = 256;
 /// Largest `authorized_clients`, bytes.
 pub const GRANTS_BYTES_MAX: usize = 1 << 20;
+/// Most connections of the publisher.
+pub const PUB_CONNECTIONS_MAX: usize = 10_000;
+/// Most subscriptions of one user, all of its connections together. libzmq may need 2 KiB for each (a node's table of 256 places).
+pub const SUBSCRIPTIONS_PER_USER_MAX: usize = 16_384;
+/// Most bytes of their topics. libzmq needs about 50 bytes for each of them.
+pub const SUBSCRIPTION_BYTES_PER_USER_MAX: usize = 1 << 20;
+/// Most subscriptions of all users together.
+pub const SUBSCRIPTIONS_MAX: usize = 65_536;
+/// Most bytes of their topics.
+pub const SUBSCRIPTION_BYTES_MAX: usize = 4 << 20;
+/// What a subscription counts beside its topic's bytes, where users are compared.
+pub const SUBSCRIPTION_BASE_BYTES: usize = 40;
+/// How long a user who subscribed to more than it may can't subscribe at all, milliseconds.
+pub const SHUT_OUT_MS: u64 = 60_000;
 /// What a `busy` answer tells the client to wait, milliseconds.
 pub const RETRY_AFTER_MS: u64 = 100;
 
@@ -225,6 +239,10 @@ const _: () = {
     assert!(CONNECTIONS_MAX * REPLY_UNCOUNTED_BYTES <= 64 << 20, "what is not counted does not matter");
     assert!(SMALL_REPLY_BYTES >= 16 * REPLY_UNCOUNTED_BYTES && SMALL_REPLY_BYTES <= REPLY_CREDIT_BYTES / 64);
     assert!(CONNECTIONS_MAX * SMALL_REPLY_BYTES <= REPLIES_BYTES_MAX, "small replies cannot double what all may have");
+    assert!(SUBSCRIPTION_BYTES_PER_USER_MAX > 8 * KEY_BYTES_MAX, "the longest prefixes can be watched");
+    assert!(4 * SUBSCRIPTIONS_PER_USER_MAX <= SUBSCRIPTIONS_MAX && 4 * SUBSCRIPTION_BYTES_PER_USER_MAX <= SUBSCRIPTION_BYTES_MAX);
+    // What libzmq needs for them at worst, both kinds of topics at once.
+    assert!(50 * SUBSCRIPTION_BYTES_MAX + 2_048 * SUBSCRIPTIONS_MAX <= 384 << 20, "subscriptions stay within a third of a gibibyte");
     assert!(IN_FLIGHT_MAX <= HELD_CALLS_MAX / 2, "one client alone may wait with all its requests");
     assert!(CONNECTIONS_MAX * HELD_SMALL_BYTES <= INTAKE_BYTES_MAX / 4, "one small request of everybody can wait");
     assert!(SNAPSHOTS_PER_USER_MAX > 0 && 2 * SNAPSHOTS_PER_USER_MAX <= SNAPSHOTS_MAX, "no user but the owner has most snapshots");

@@ -124,8 +124,9 @@ impl ServerSocket {
         })
     }
 
-    /// Stops listening on an address that [`ServerSocket::bind_tcp`] returned;
-    /// connections made through it stay. The port is free for another bind once
+    /// Stops listening on an address that [`ServerSocket::bind_tcp`] returned.
+    /// libzmq ends the connections that were made through it as well, without an
+    /// event for each. The port is free for another bind once
     /// [`MonitorEventKind::Closed`](super::MonitorEventKind::Closed) arrives: an I/O thread does the work.
     ///
     /// # Errors

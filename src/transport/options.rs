@@ -9,6 +9,9 @@ use super::{Errno, TransportError};
 /// `ZMQ_ZAP_ENFORCE_DOMAIN` (libzmq 4.3.2); the `zmq` crate has no setter for it.
 pub(super) const ZAP_ENFORCE_DOMAIN: c_int = 93;
 
+/// `ZMQ_XPUB_VERBOSER` (libzmq 4.2); the `zmq` crate has no setter for it.
+const XPUB_VERBOSER: c_int = zmq_sys::ZMQ_XPUB_VERBOSER as c_int;
+
 /// A connection must have finished its handshake by then. libzmq's default of
 /// 30 s lets silent strangers hold file descriptors for too long.
 const HANDSHAKE_MS: i32 = 3_000;
@@ -170,11 +173,10 @@ pub(super) fn router(socket: &zmq::Socket) -> Result<(), TransportError> {
     Ok(())
 }
 
-pub(super) fn xpub(socket: &zmq::Socket) -> Result<(), TransportError> {
-    // Every subscription is passed up, also one that another peer has already:
-    // each is answered by a bookmark. Never ZMQ_XPUB_MANUAL.
-    set!(socket, set_xpub_verbose(true));
-    Ok(())
+pub(super) fn xpub(socket: &mut zmq::Socket) -> Result<(), TransportError> {
+    // Every subscription and every end of one is passed up, also of a topic that
+    // another peer has: each is counted for its sender. Never ZMQ_XPUB_MANUAL.
+    set_int(socket, XPUB_VERBOSER, 1, "configure a socket (ZMQ_XPUB_VERBOSER)")
 }
 
 pub(super) fn zap_handler(socket: &zmq::Socket) -> Result<(), TransportError> {
@@ -195,16 +197,14 @@ fn both(socket: &zmq::Socket) -> Result<(), TransportError> {
 }
 
 fn enforce_zap_domain(socket: &mut zmq::Socket) -> Result<(), TransportError> {
-    let on: c_int = 1;
-    // SAFETY: the pointer is a live socket's, because `socket` owns it; the option
-    // takes an int, and libzmq copies it before it returns.
-    let outcome =
-        unsafe { zmq_sys::zmq_setsockopt(socket.as_mut_ptr(), ZAP_ENFORCE_DOMAIN, (&raw const on).cast(), size_of::<c_int>()) };
-    if outcome == 0 {
-        Ok(())
-    } else {
-        Err(TransportError::zmq("make a socket refuse peers without a ZAP handler", Errno::last()))
-    }
+    set_int(socket, ZAP_ENFORCE_DOMAIN, 1, "make a socket refuse peers without a ZAP handler")
+}
+
+fn set_int(socket: &mut zmq::Socket, option: c_int, value: c_int, action: &str) -> Result<(), TransportError> {
+    // SAFETY: the pointer is a live socket's, because `socket` owns it; the options
+    // used here take an int, and libzmq copies it before it returns.
+    let outcome = unsafe { zmq_sys::zmq_setsockopt(socket.as_mut_ptr(), option, (&raw const value).cast(), size_of::<c_int>()) };
+    if outcome == 0 { Ok(()) } else { Err(TransportError::zmq(action, Errno::last())) }
 }
 
 /// Reads back what [`enforce_zap_domain`] has set.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use zmq::{DONTWAIT, Message, POLLIN, PollEvents, PollItem, SNDMORE};
@@ -321,6 +322,29 @@ pub(super) fn receive_from(
 /// (libzmq 4.3.4 loses it from the routing id frame after a poll.)
 pub fn user_id(frames: &mut [Message]) -> Option<&str> {
     frames.last_mut()?.gets("User-Id").filter(|user| !user.is_empty())
+}
+
+/// Which connection this message came by: the file descriptor that [`MonitorEventKind::Accepted`](super::MonitorEventKind::Accepted)
+/// and `Disconnected` name as well. It names another connection once that one has ended, so events have to be read before.
+pub fn connection(frames: &mut [Message]) -> Option<u32> {
+    // libzmq's private name for what ZMQ_SRCFD, which is deprecated, would tell.
+    frames.last_mut()?.gets("__fd")?.parse().ok()
+}
+
+/// Ends a connection of a server socket, named by its descriptor, as if the network had: libzmq finds it ended and closes it, which
+/// [`MonitorEventKind::Disconnected`](super::MonitorEventKind::Disconnected) tells. (libzmq itself ends only all connections of a listener
+/// at once.) Whoever calls it has read all events just before: a descriptor whose connection has ended may name something else.
+/// At worst that is another connection, whose client has to connect anew; files, and sockets that listen, are not touched.
+pub fn cut(connection: u32) {
+    let Ok(number) = i32::try_from(connection) else { return };
+    // SAFETY: the descriptor is only lent to two calls that look it up in the kernel. libzmq may close it in between, and then they
+    // fail or meet what has the number now, as told above; no memory depends on it.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    // Only what is connected has a peer: what listens must not be shut down, because libzmq takes that for an impossibility.
+    if rustix::net::getpeername(descriptor).is_ok() {
+        // It fails where the connection has just ended, which is as good.
+        let _ = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Both);
+    }
 }
 
 /// Waits until an item is ready or `timeout` (`None`: for ever) has passed, and

@@ -60,6 +60,9 @@ const LIMITS: ReceiveLimits = ReceiveLimits { max_frames: 16, max_bytes: 16 * 1_
 /// Decides by public key: `Some(user id)` admits.
 pub type KeyPolicy = Arc<dyn Fn(&[u8; KEY_BYTES]) -> Option<String> + Send + Sync>;
 
+/// Decides by who somebody is ([`identity`]), once the policy knows: `false` keeps out.
+pub type UserPolicy = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// Who is admitted.
 #[derive(Clone)]
 pub struct Policy {
@@ -70,6 +73,8 @@ pub struct Policy {
     pub keys: KeyPolicy,
     /// Whether peers on TCP are admitted that prove nothing, as [`ANYONE_USER_ID`]: only where the user asked for it by `--insecure`.
     pub plain_tcp: bool,
+    /// Which of those whom the rest would admit are, on ipc and TCP alike. Must not wait either.
+    pub users: UserPolicy,
 }
 
 impl Policy {
@@ -80,6 +85,7 @@ impl Policy {
             local_uid: rustix::process::geteuid().as_raw(),
             keys: Arc::new(move |key| (key == owner.as_bytes()).then(|| OWNER_USER_ID.to_owned())),
             plain_tcp: false,
+            users: Arc::new(|_| true),
         }
     }
 }
@@ -235,6 +241,15 @@ impl Answer {
 
 /// The decision itself: one request in, one answer out.
 fn answer(frames: &[Message], policy: &Policy) -> Answer {
+    let answer = judge(frames, policy);
+    if answer.status == "200" && !(policy.users)(identity(&answer.user_id)) {
+        return Answer::refuse("400", "this user is kept out for now");
+    }
+    answer
+}
+
+/// Who it is, and whether such a one is admitted at all.
+fn judge(frames: &[Message], policy: &Policy) -> Answer {
     let Some(([version, _request_id, _domain, address, _routing_id, mechanism], credentials)) =
         frames.split_first_chunk::<FIXED_FRAMES>()
     else {

@@ -81,6 +81,18 @@ fn whoever_comes_by_tcp_is_anyone_where_that_is_wanted_and_never_the_owner() {
 }
 
 #[test]
+fn a_user_who_is_kept_out_is_refused_however_it_comes() {
+    let owner = owner();
+    let policy = Policy { users: Arc::new(|user| user != "owner"), plain_tcp: true, ..policy(owner) };
+    for (address, mechanism, credentials) in
+        [("localhost:1000:1000:1", "NULL", &[][..]), ("127.0.0.1", "CURVE", &[&owner.as_bytes()[..]])]
+    {
+        assert_eq!(answer(&request(address, mechanism, credentials), &policy).status, "400");
+    }
+    assert_eq!(answer(&request("127.0.0.1", "NULL", &[]), &policy).user_id, "anyone");
+}
+
+#[test]
 fn what_is_no_request_gets_an_answer_too() {
     let policy = policy(owner());
     for length in 0..FIXED_FRAMES {
@@ -146,7 +158,7 @@ fn noted() -> (OnDeath, Receiver<String>) {
 #[test]
 fn the_death_of_the_handler_is_the_end_of_the_process() {
     let (on_death, deaths) = noted();
-    let policy = Policy { local_uid: 1_000, keys: Arc::new(|_| panic!("the policy broke")), plain_tcp: false };
+    let policy = Policy { local_uid: 1_000, keys: Arc::new(|_| panic!("the policy broke")), ..policy(owner()) };
     let context = SecuredContext::start(1, policy, on_death).unwrap();
     let asker = context.context().zap_asker().unwrap();
     let frames = request("127.0.0.1", "CURVE", &[&[7; 32]]);

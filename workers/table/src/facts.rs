@@ -1,6 +1,7 @@
 //! What the worker must know to answer Hello and stats.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use kvbroker_core::State;
 use kvbroker_log::LogStats;
@@ -26,8 +27,8 @@ pub struct Facts {
     pub epoch: u64,
     /// This process.
     pub instance: BrokerId,
-    /// The TCP port of the notifications; 0 if there is none.
-    pub pub_port: u16,
+    /// The TCP port of the notifications; 0 if there is none. It may change while the broker runs.
+    pub pub_port: Arc<AtomicU16>,
     /// What an acknowledgement means here.
     pub durability: String,
     /// Counters of other parts.
@@ -56,7 +57,7 @@ impl Facts {
             epoch: self.epoch,
             instance: self.instance,
             shard: 0,
-            pub_port: self.pub_port,
+            pub_port: self.pub_port.load(Ordering::Relaxed),
             session,
             durability: self.durability.clone(),
             user: user.to_owned(),

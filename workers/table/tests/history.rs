@@ -74,7 +74,7 @@ impl Life {
                 broker: BrokerId([1; 16]),
                 epoch: 1,
                 instance: BrokerId([2; 16]),
-                pub_port: 0,
+                pub_port: Arc::default(),
                 durability: "always".into(),
                 stats: Arc::new(|_| {}),
             },

@@ -238,7 +238,7 @@ impl Bench {
                 broker: BrokerId([1; 16]),
                 epoch: 0xe0,
                 instance: BrokerId([2; 16]),
-                pub_port: 4_711,
+                pub_port: Arc::new(4_711.into()),
                 durability: "always".into(),
                 stats: Arc::new(|stats| stats.push(("of_others".into(), StatValue::Number(7)))),
             },
