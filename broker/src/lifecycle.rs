@@ -317,3 +317,37 @@ fn no_ready_file(path: &Path, error: &std::io::Error) -> Failure {
     // Its kind alone: the error names the temporary file beside the one that was asked for.
     Failure::new(Exit::Usage, format!("cannot write the ready file {}: {}", path.display(), error.kind()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn network(listen: &[&str], advertise: &[&str], insecure: bool) -> Network {
+        let listen: Vec<IpAddr> = listen.iter().map(|address| address.parse().unwrap()).collect();
+        let advertise = advertise.iter().map(|address| address.parse().unwrap()).collect();
+        Network::of_flags(&listen, advertise, insecure, false).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_encrypted_is_not_offered() {
+        let keys = KeyPair::from_secret(keys::SecretKey::generate().unwrap()).unwrap();
+        let everywhere = network(&[], &[], false);
+        let (with_curve, listen) = protection(&everywhere, true, &keys).unwrap();
+        assert!(matches!(with_curve, Protection::Curve(_)) && listen == everywhere.listen);
+
+        let (without, listen) = protection(&everywhere, false, &keys).unwrap();
+        assert!(matches!(without, Protection::Curve(_)) && listen.is_empty(), "no TCP rather than a plain one");
+        for asked in [network(&["127.0.0.1"], &[], false), network(&[], &["gate"], false)] {
+            let failure = protection(&asked, false, &keys).unwrap_err();
+            assert!(
+                failure.exit.code() == Exit::Unreachable.code() && failure.sentence.contains("CURVE"),
+                "{}",
+                failure.sentence
+            );
+        }
+        let plain = network(&[], &[], true);
+        let (protection, listen) = protection(&plain, false, &keys).unwrap();
+        assert!(matches!(protection, Protection::Plain) && listen.iter().all(IpAddr::is_loopback));
+    }
+}

@@ -46,9 +46,11 @@ impl Ready<'_> {
         for (index, said) in network(self.reachable, self.is_insecure).into_iter().enumerate() {
             line(if index == 0 { "network" } else { "" }, said);
         }
-        line("for", "you: here by your user id, from elsewhere by your key; others if you authorize theirs".to_owned());
         if self.is_insecure {
+            line("for", "you: here by your user id".to_owned());
             line("", "and ANYBODY who can connect by TCP, without a key, to read and change everything".to_owned());
+        } else {
+            line("for", "you: here by your user id, from elsewhere by your key; others if you authorize theirs".to_owned());
         }
         match self.catalogs {
             [] if self.reachable.is_none() => line("announced", "to no catalog: it is not on TCP".to_owned()),

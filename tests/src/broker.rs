@@ -298,12 +298,29 @@ impl Broker {
     /// # Panics
     /// If there is no key file.
     pub fn dealer_on_tcp(&self) -> RawClient {
+        self.dealer_at("127.0.0.1")
+    }
+
+    /// The same at another of its addresses (IPv6 in brackets).
+    ///
+    /// # Panics
+    /// If there is no key file.
+    pub fn dealer_at(&self, host: &str) -> RawClient {
         let text = fs::read_to_string(self.options.home.path().join("config/id")).expect("a broker's owner has a key");
         let secret = text.lines().find_map(|line| SecretKey::from_text(line).ok()).expect("the key file has a secret key");
         let owner = KeyPair::from_secret(secret).expect("libzmq has CURVE");
         let broker = self.endpoint["public_key"].as_str().and_then(|key| key.parse().ok());
-        let port = self.endpoint["tcp"]["port"].as_u64().expect("the endpoint file names the TCP port");
-        RawClient::on_tcp(&format!("tcp://127.0.0.1:{port}"), &owner, &broker.expect("the endpoint file has the broker's key"))
+        let port = self.tcp_port();
+        RawClient::on_tcp(&format!("tcp://{host}:{port}"), &owner, &broker.expect("the endpoint file has the broker's key"))
+    }
+
+    /// The ROUTER's TCP port.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn tcp_port(&self) -> u16 {
+        let port = self.endpoint["tcp"]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        port.expect("the endpoint file names the TCP port")
     }
 
     /// A SUB to it.

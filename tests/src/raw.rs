@@ -72,6 +72,19 @@ impl RawClient {
         socket.set_curve_secretkey(own.secret().expose_bytes()).expect("32 bytes are a key");
         socket.set_curve_publickey(own.public().as_bytes()).expect("32 bytes are a key");
         socket.set_curve_serverkey(broker.as_bytes()).expect("32 bytes are a key");
+        socket.set_ipv6(true).expect("every socket can have addresses of both families");
+        socket.connect(address).expect("a broker's address is a good one");
+        RawClient { socket, context, is_dealer: true }
+    }
+
+    /// A DEALER without any security, which proves nothing and asks for nothing.
+    ///
+    /// # Panics
+    /// If this is no address.
+    pub fn plain_on_tcp(address: &str) -> RawClient {
+        let context = zmq::Context::new();
+        let socket = new_socket(&context, zmq::DEALER);
+        socket.set_ipv6(true).expect("every socket can have addresses of both families");
         socket.connect(address).expect("a broker's address is a good one");
         RawClient { socket, context, is_dealer: true }
     }
@@ -143,6 +156,19 @@ impl RawClient {
 }
 
 impl RawSubscriber {
+    /// A SUB without any security, on TCP.
+    ///
+    /// # Panics
+    /// If this is no address.
+    pub fn plain_on_tcp(address: &str, topics: &[&[u8]]) -> RawSubscriber {
+        let socket = new_socket(&zmq::Context::new(), zmq::SUB);
+        for topic in topics {
+            socket.set_subscribe(topic).expect("a SUB can subscribe");
+        }
+        socket.connect(address).expect("a broker's address is a good one");
+        RawSubscriber(socket)
+    }
+
     /// A SUB with these topics.
     pub fn new(pub_socket: &Path, topics: &[&[u8]]) -> RawSubscriber {
         let socket = connect(&zmq::Context::new(), zmq::SUB, pub_socket);
