@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, Deadline, ErrorCode, Failure, Fate, FeedMessage, Found, Operation, Operations, Outcome,
-    Outcomes, Row, Scalar, Scan, SessionId, Stored, Version, VersionKind,
+    Access, Answer, BrokerId, Condition, Deadline, ErrorCode, Failure, Fate, FeedMessage, Found, GrantInfo, Operation,
+    Operations, Outcome, Outcomes, Role, Row, Scalar, Scan, SessionId, Stored, UserKey, Version, VersionKind,
 };
 
 use super::fake::{Act, Place, ok};
@@ -525,4 +525,32 @@ fn deadlines_prefixes_names_fates_and_history() {
     assert_eq!((history.versions[0].revision, history.more, history.oldest), (3, true, 1));
     // One number for each change, none for questions.
     assert_eq!(broker.requests.lock().unwrap().iter().filter_map(|request| request.header.seq).max(), Some(7));
+}
+
+#[test]
+fn users_are_let_in_listed_and_turned_away() {
+    let place = Place::new();
+    let (ada, bob) = (UserKey::from_bytes([1; 32]), UserKey::from_bytes([2; 32]));
+    let grant = GrantInfo { key: ada, role: Role::Write, prefixes: vec![b"a/".to_vec()], comment: "Ada".into() };
+    let listed = grant.clone();
+    let broker = place.broker(1, move |operation| match operation {
+        Operation::Authorize { key, .. } => ok(Answer::Granted { replaced: *key == ada }),
+        Operation::Revoke { key } if *key == ada => ok(Answer::Done),
+        Operation::Revoke { .. } => fail(ErrorCode::NotFound),
+        Operation::Who => ok(Answer::Who(vec![listed.clone()])),
+        _ => fail(ErrorCode::Refused),
+    });
+    let client = connect(&place);
+    let writer = Access::new(Role::Write, vec![b"b/".to_vec(), b"a/".to_vec(), b"a/x".to_vec()]).unwrap();
+    assert!(client.authorize(ada, &writer, "Ada").unwrap());
+    assert!(!client.authorize(bob, &Access::new(Role::Read, vec![]).unwrap(), "").unwrap());
+    assert!(client.revoke(ada).unwrap() && !client.revoke(bob).unwrap());
+    assert_eq!(client.who().unwrap(), [grant]);
+    let error = client.size().unwrap_err();
+    assert_eq!((error.code(), error.exit(), error.is_definite()), (Some(ErrorCode::Refused), Exit::Refused, true));
+    let requests = broker.requests.lock().unwrap();
+    let sent: Vec<_> = requests.iter().flat_map(|request| request.operations.as_slice()).cloned().collect();
+    let prefixes = vec![b"a/".to_vec(), b"b/".to_vec()];
+    assert_eq!(sent[0], Operation::Authorize { key: ada, role: Role::Write, prefixes, comment: "Ada".into() });
+    assert!(requests.iter().all(|request| request.header.seq.is_none()), "no number is taken for them");
 }

@@ -25,6 +25,7 @@ use std::str::FromStr;
 use blake2::Blake2bMac;
 use blake2::digest::consts::U32;
 use blake2::digest::{KeyInit, Mac};
+use kvbroker_protocol::UserKey;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::project::ProjectName;
@@ -96,6 +97,18 @@ impl PublicKey {
     #[must_use]
     pub fn to_hex(&self) -> String {
         hex(&self.0)
+    }
+}
+
+impl From<UserKey> for PublicKey {
+    fn from(key: UserKey) -> Self {
+        Self(*key.as_bytes())
+    }
+}
+
+impl From<PublicKey> for UserKey {
+    fn from(key: PublicKey) -> Self {
+        UserKey::from_bytes(key.0)
     }
 }
 

@@ -196,3 +196,12 @@ fn the_memory_of_this_process_stays_out_of_core_files() {
     let behavior = rustix::process::dumpable_behavior().unwrap();
     assert_eq!(behavior, rustix::process::DumpableBehavior::NotDumpable);
 }
+
+#[test]
+fn a_public_key_has_one_text_on_the_wire_and_here() {
+    let public = KeyPair::from_secret(counting_secret()).unwrap().public().to_owned();
+    let user = UserKey::from(public);
+    assert_eq!(user.to_string(), public.to_string());
+    assert_eq!(user.to_string().parse(), Ok(user));
+    assert_eq!(PublicKey::from(user), public);
+}
