@@ -165,7 +165,7 @@ pub enum Operation {
         role: Role,
         /// The prefixes of the keys it may use; empty: every key. Checked to make a valid [`crate::Access`].
         prefixes: Vec<Key>,
-        /// Whose key it is, for people; one line, may be empty.
+        /// Whose key it is, for people; one line. Empty: the user keeps the one that it had.
         comment: String,
     },
     /// Lets a user in no more. Once this is answered, nothing reaches it any more.

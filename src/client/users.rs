@@ -27,8 +27,8 @@ impl Client {
         Ok(Identity { user: hello.user, role: hello.role, prefixes: hello.prefixes })
     }
 
-    /// Lets a user in, or gives one that is in another role, other keys or another comment; in force when this returns. True if the
-    /// user was in before.
+    /// Lets a user in, or gives one that is in another role or other keys; in force when this returns. True if the user was in before.
+    /// Without a comment it keeps the one that it had.
     ///
     /// Where the connection was lost meanwhile this may have been asked twice, and then it is true in any case.
     ///

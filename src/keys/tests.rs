@@ -199,7 +199,7 @@ fn the_memory_of_this_process_stays_out_of_core_files() {
 
 #[test]
 fn a_public_key_has_one_text_on_the_wire_and_here() {
-    let public = KeyPair::from_secret(counting_secret()).unwrap().public().to_owned();
+    let public = *KeyPair::from_secret(counting_secret()).unwrap().public();
     let user = UserKey::from(public);
     assert_eq!(user.to_string(), public.to_string());
     assert_eq!(user.to_string().parse(), Ok(user));

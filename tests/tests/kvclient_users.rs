@@ -5,7 +5,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use kvbroker_tests::{Cli, Home};
+use kvbroker_tests::{Broker, Cli, Home};
+use serde_json::json;
 
 /// The digits of a secret that stand in a key file.
 fn secret_digits(home: &Home) -> String {
@@ -62,4 +63,38 @@ fn what_can_be_no_grant_needs_no_broker_to_say_so() {
             assert!(!format!("{}{}", said.text(), said.stderr).contains(&secret[6..]), "{words:?} repeats a secret");
         }
     }
+}
+
+#[test]
+fn users_are_let_in_changed_listed_and_turned_away() {
+    let broker = Broker::plain();
+    let cli = Cli::new(broker.home());
+    let key = Cli::new(&Home::new()).ok(&["id"]).text().trim_end().to_owned();
+    let owner_alone = cli.ok(&["test", "who"]).text();
+    assert!(
+        owner_alone.starts_with("KEY ") && owner_alone.lines().count() == 2 && owner_alone.contains("owner"),
+        "{owner_alone}"
+    );
+
+    let first = cli.ok(&["test", "authorize", &key, "read", "--prefix", "b/", "--prefix", "a/", "--comment", "Ada's laptop"]);
+    assert_eq!(first.text(), "");
+    assert!(first.stderr.contains(&format!("{key} may read keys that start with a/, b/ now")), "{}", first.stderr);
+    let listed = json!({"key": key, "role": "read", "prefixes": ["a/", "b/"], "comment": "Ada's laptop"});
+    assert_eq!(cli.ok(&["test", "who", "--json"]).json()["users"], json!([listed]));
+    let table = cli.ok(&["test", "who"]).text();
+    assert!(table.lines().any(|line| line == format!("{key}  read   a/, b/     Ada's laptop")), "{table}");
+
+    // It replaces what was there, but for the comment.
+    let second = cli.ok(&["test", "authorize", &key, "write", "--json"]);
+    assert_eq!((&second.json()["status"], &second.json()["replaced"]), (&json!("ok"), &json!(true)));
+    assert_eq!(cli.ok(&["test", "who", "--json"]).json()["users"], json!([{"key": key, "role": "write", "comment": "Ada's laptop"}]));
+
+    let gone = cli.ok(&["test", "revoke", &key]);
+    assert!(gone.text().is_empty() && gone.stderr.contains("may do nothing any more"), "{}", gone.stderr);
+    assert_eq!(cli.ok(&["test", "who", "--json"]).json()["users"], json!([]));
+    let again = cli.run(&["test", "revoke", &key]);
+    assert_eq!(again.code, Some(1), "{}", again.stderr);
+    assert!(again.stderr.contains("could not use the table anyway"), "{}", again.stderr);
+    let as_json = cli.run(&["test", "revoke", &key, "--json"]);
+    assert_eq!((as_json.code, &as_json.json()["error"]["code"]), (Some(1), &json!("not_found")));
 }

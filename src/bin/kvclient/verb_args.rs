@@ -307,9 +307,9 @@ Examples:
     },
     /// Let somebody use the table, by the key that `kvclient id` prints for them; or change what they may
     #[command(
-        after_help = "ROLE is read, write (read and change) or admin (also authorize, revoke and who). It replaces what the key had before. The
-broker writes it into its file authorized_clients (`kvbroker PROJECT paths` tells where), which can be edited as well; at the
-end of this command it is in force, without a restart.
+        after_help = "ROLE is read, write (read and change) or admin (also authorize, revoke and who). It replaces what the key had before;
+without --comment the old comment stays. The broker writes it into its file authorized_clients (`kvbroker PROJECT paths` tells
+where), which can be edited as well; at the end of this command it is in force, without a restart.
 
 Examples:
   kvclient NETID-a5 authorize kvpub1… read --comment 'Ada, laptop'
