@@ -242,16 +242,10 @@ const _: () = {
     assert!(SUBSCRIPTION_BYTES_PER_USER_MAX > 8 * KEY_BYTES_MAX, "the longest prefixes can be watched");
     assert!(4 * SUBSCRIPTIONS_PER_USER_MAX <= SUBSCRIPTIONS_MAX && 4 * SUBSCRIPTION_BYTES_PER_USER_MAX <= SUBSCRIPTION_BYTES_MAX);
     // What libzmq needs for them at worst, both kinds of topics at once.
-    assert!(
-        50 * SUBSCRIPTION_BYTES_MAX + 2_048 * SUBSCRIPTIONS_MAX <= 384 << 20,
-        "subscriptions stay within a third of a gibibyte"
-    );
+    assert!(50 * SUBSCRIPTION_BYTES_MAX + 2_048 * SUBSCRIPTIONS_MAX <= 384 << 20, "subscriptions stay within a third of a gibibyte");
     assert!(IN_FLIGHT_MAX <= HELD_CALLS_MAX / 2, "one client alone may wait with all its requests");
     assert!(CONNECTIONS_MAX * HELD_SMALL_BYTES <= INTAKE_BYTES_MAX / 4, "one small request of everybody can wait");
-    assert!(
-        SNAPSHOTS_PER_USER_MAX > 0 && 2 * SNAPSHOTS_PER_USER_MAX <= SNAPSHOTS_MAX,
-        "no user but the owner has most snapshots"
-    );
+    assert!(SNAPSHOTS_PER_USER_MAX > 0 && 2 * SNAPSHOTS_PER_USER_MAX <= SNAPSHOTS_MAX, "no user but the owner has most snapshots");
     assert!(SNAPSHOT_LINGER_MS <= SNAPSHOT_IDLE_MS, "a snapshot that was read to its end is kept no longer than another");
     assert!(SNAPSHOT_BYTES_MAX >= 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end every snapshot");
     assert!(HISTORY_MEMORY_BYTES_MAX >= 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end the history");

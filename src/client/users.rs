@@ -30,7 +30,7 @@ impl Client {
     /// Lets a user in, or gives one that is in another role or other keys; in force when this returns. True if the user was in before.
     /// Without a comment it keeps the one that it had.
     ///
-    /// This may have been asked twice, after a lost connection or a `busy`; then it is true in any case.
+    /// Where the connection was lost meanwhile this may have been asked twice, and then it is true in any case.
     ///
     /// ```no_run
     /// use kvbroker::client::Client;
@@ -55,8 +55,7 @@ impl Client {
 
     /// Lets a user in no more: when this returns, nothing reaches it any more, notifications included. False if it was not in.
     ///
-    /// This may have been asked twice, after a lost connection or a `busy`; then it is false though this call did it. Either way the user
-    /// is out.
+    /// Where the connection was lost meanwhile this may have been asked twice, and then it is false though this call did it.
     ///
     /// # Errors
     /// See [`ClientError`]; `refused` unless this client has the role admin.

@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use kvbroker_tests::{Broker, BrokerOptions, python, vectors};
+use kvbroker::keys::{KeyPair, SecretKey};
+use kvbroker_tests::{Broker, BrokerOptions, Cli, python, vectors};
 use serde_json::json;
 
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");
@@ -103,6 +104,52 @@ fn the_owners_key_opens_tcp_and_the_brokers_key_is_the_derived_one() {
     let secret = broker.home().path().join("config/id");
     let said = lines(&python, &broker, "kv_tcp.py", &[endpoint.to_str().unwrap(), secret.to_str().unwrap()]);
     assert_eq!(said, ["ok", "tcp"]);
+}
+
+/// The address of a broker in one word, as its owner passes it on.
+fn link(broker: &Broker) -> String {
+    let key = broker.endpoint()["public_key"].as_str().unwrap();
+    format!("kv://127.0.0.1:{}/test?key={key}", broker.endpoint()["tcp"]["port"])
+}
+
+#[test]
+fn a_stranger_with_the_documents_alone_joins_over_curve_once_let_in() {
+    let Some(python) = python() else { return };
+    let program = std::fs::read_to_string(script("kv_curve.py")).unwrap();
+    assert!(PROTOCOL.contains(&format!("```python\n{program}```\n")), "docs/protocol.md shows kv_curve.py as it is");
+    let broker = Broker::plain();
+    let place = tempfile::tempdir().unwrap();
+    let key = place.path().join("its-key");
+    let (link, key) = (link(&broker), key.to_str().unwrap());
+
+    let refused = run(&python, &broker, "kv_curve.py", &[&link, key]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    let line = said.trim().strip_prefix("refused; the owner lets you in with: kvclient test ").unwrap();
+    // The owner does as told, with a prefix.
+    let words: Vec<&str> = line.split(' ').chain(["--prefix", "team/", "--comment", "the snake"]).collect();
+    Cli::new(broker.home()).ok(&[&["test"][..], &words].concat());
+
+    let said = lines(&python, &broker, "kv_curve.py", &[&link, key]);
+    assert_eq!(said, ["True write ['team/']", "ok", "refused"]);
+    assert_eq!(broker.req().ask_json(&json!({"op": "get", "key": "team/zebra"}))["value"], json!({"weight": 100}));
+    assert_eq!(broker.req().ask_json(&json!({"op": "size"}))["size"], 1);
+
+    // A broker with another key is not spoken to.
+    let other = link.replace(broker.endpoint()["public_key"].as_str().unwrap(), &format!("kvpub1{}", "5a".repeat(32)));
+    let refused = run(&python, &broker, "kv_curve.py", &[&other, key]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("nobody is there who has the broker's key"));
+}
+
+#[test]
+fn the_key_of_a_project_is_derived_as_the_document_says() {
+    let secret = SecretKey::from_bytes(std::array::from_fn(|at| u8::try_from(at).unwrap()));
+    let project = "NETID-a5".parse().unwrap();
+    let derived = secret.project_secret(&project);
+    let digits: String = derived.expose_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(PROTOCOL.contains(&format!("gives `{digits}`")), "{digits}");
+    let public = KeyPair::from_secret(derived).unwrap().public().to_string();
+    assert!(PROTOCOL.contains(&format!("is `{public}`")), "{public}");
 }
 
 const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors");
