@@ -179,7 +179,8 @@ fn insecure_is_plain_and_for_anyone_on_loopback_and_says_so_everywhere() {
     assert!(!is_heard_at(ELSEWHERE, port) && !is_heard_at(ELSEWHERE, pub_port(&broker)));
 
     let anyone = RawClient::plain_on_tcp(&format!("tcp://127.0.0.1:{port}"));
-    assert_eq!(hello(&anyone)["user"], "anyone");
+    let said = hello(&anyone);
+    assert_eq!((&said["user"], &said["role"]), (&json!("anyone"), &json!("write")));
     let feed = RawSubscriber::plain_on_tcp(&format!("tcp://127.0.0.1:{}", pub_port(&broker)), &[b"k"]);
     // Who subscribes is heard of some time after it has connected.
     let mut value = 0;
@@ -192,6 +193,8 @@ fn insecure_is_plain_and_for_anyone_on_loopback_and_says_so_everywhere() {
     let owner = broker.dealer();
     assert_eq!(hello(&owner)["user"], "owner");
     assert_eq!(owner.ask_json(&json!({"op": "get", "key": "k"}))["value"], value);
+    let revoked = anyone.ask_json(&json!({"op": "revoke", "key": format!("kvpub1{}", "ab".repeat(32))}));
+    assert_eq!(revoked["error"]["code"], "refused", "anyone may write, not administer: {revoked}");
 
     assert_eq!(broker.endpoint().get("public_key"), None);
     assert_eq!(catalog.record_of(&broker).record.public_key, None);
