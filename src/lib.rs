@@ -1,6 +1,6 @@
 //! What the broker, its clients and its tools share.
 //!
-//! In reading order: who and where ([`project`], [`paths`], [`keys`],
+//! In reading order: who and where ([`project`], [`paths`], [`keys`], [`pins`],
 //! [`access_file`], [`endpoint`]), how they talk ([`transport`], [`zap`]), and the manners that all programs have in common
 //! ([`logging`], [`critical`], [`exit`], [`version`]).
 
@@ -14,6 +14,7 @@ pub mod keys;
 pub mod logging;
 pub mod lookup;
 pub mod paths;
+pub mod pins;
 pub mod project;
 pub mod transport;
 pub mod version;

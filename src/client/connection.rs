@@ -6,7 +6,8 @@
 //!   back, so no request reaches another broker than the one of the Hello.
 //! - Replies that arrived before the end are handed out before the end.
 //! - Over ipc the directory of the socket vouches for the broker (it is ours alone), over tcp
-//!   the key that the caller expects.
+//!   the key that the caller expects. A way without either is a kind of its own, [`Route::Unprotected`], so that
+//!   nothing takes it by leaving something out.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -49,13 +50,33 @@ pub enum Route {
         /// The key that the broker has to prove.
         key: PublicKey,
     },
+    /// Plain tcp: nothing is encrypted, and nobody proves who he is. Only where the user asked for it.
+    Unprotected {
+        /// The ROUTER's address.
+        address: SocketAddr,
+    },
+}
+
+impl Route {
+    /// The security of its sockets; `own` is needed for [`Route::Network`].
+    ///
+    /// # Errors
+    /// [`TransportError::Unprotected`] without a key of our own where one is needed.
+    pub(crate) fn security<'a>(&'a self, own: Option<&'a KeyPair>) -> Result<Security<'a>, TransportError> {
+        match (self, own) {
+            (Route::Local { .. }, _) => Ok(Security::Local),
+            (Route::Network { key, .. }, Some(own)) => Ok(Security::Curve { own, broker: key }),
+            (Route::Network { .. }, None) => Err(TransportError::Unprotected),
+            (Route::Unprotected { .. }, _) => Ok(Security::Insecure),
+        }
+    }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Route::Local { router, .. } => write!(f, "ipc://{}", router.display()),
-            Route::Network { address, .. } => write!(f, "tcp://{address}"),
+            Route::Network { address, .. } | Route::Unprotected { address } => write!(f, "tcp://{address}"),
         }
     }
 }
@@ -67,6 +88,17 @@ pub struct Expected {
     pub project: ProjectName,
     /// The log's uuid, if it is known.
     pub broker: Option<BrokerId>,
+    /// Whose it is, where that was what made its key acceptable.
+    pub owner: Option<String>,
+}
+
+/// How long a connection may take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patience {
+    /// Until when its handshake must be over, where something else can be tried instead.
+    pub handshake: Option<Instant>,
+    /// Until when the broker must have answered.
+    pub until: Option<Instant>,
 }
 
 /// Why there is no connection.
@@ -88,9 +120,17 @@ pub enum ConnectError {
         /// What happened.
         why: String,
     },
-    /// The broker doesn't admit us, or didn't prove the expected key.
+    /// The broker doesn't admit us.
     #[error("{route} was reached but refused: {why}")]
     Refused {
+        /// The way.
+        route: Route,
+        /// What happened.
+        why: String,
+    },
+    /// Whoever is there did not prove the expected key.
+    #[error("{route} was reached, and whoever is there did not prove the expected key: {why}")]
+    Unproven {
         /// The way.
         route: Route,
         /// What happened.
@@ -136,28 +176,23 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects and says Hello, until `until` at the latest. `own` is needed for the network.
+    /// Connects and says Hello, for as long as `patience` says. `own` is needed for the network.
     pub(crate) fn open(
         context: &Context,
         route: &Route,
         own: Option<&KeyPair>,
         expected: &Expected,
-        until: Option<Instant>,
+        patience: Patience,
         progress: &mut Progress<'_>,
     ) -> Result<Self, ConnectError> {
-        let security = match (route, own) {
-            (Route::Local { .. }, _) => Security::Local,
-            (Route::Network { key, .. }, Some(own)) => Security::Curve { own, broker: key },
-            (Route::Network { .. }, None) => return Err(TransportError::Unprotected.into()),
-        };
-        let mut socket = context.dealer(security)?;
+        let mut socket = context.dealer(route.security(own)?)?;
         socket.watch(context)?;
         match route {
             Route::Local { router, .. } => socket.connect_ipc(router)?,
-            Route::Network { address, .. } => socket.connect_tcp(*address)?,
+            Route::Network { address, .. } | Route::Unprotected { address } => socket.connect_tcp(*address)?,
         }
         let mut opening = Opening { socket, route, reached: false, asked: false, frames: Vec::new() };
-        let hello = opening.hello(expected, until, progress)?;
+        let hello = opening.hello(expected, patience, progress)?;
         check(&hello, expected, route)?;
         tracing::debug!(target: "kvbroker::client", %route, broker = %hello.broker, session = %hello.session, "connected");
         Ok(Self { socket: opening.socket, route: route.clone(), hello, frames: opening.frames, has_ended: false })
@@ -231,7 +266,7 @@ impl Opening<'_> {
     fn hello(
         &mut self,
         expected: &Expected,
-        until: Option<Instant>,
+        patience: Patience,
         progress: &mut Progress<'_>,
     ) -> Result<HelloAnswer, ConnectError> {
         progress.doing(Instant::now(), format!("connecting to {}", self.route));
@@ -248,6 +283,8 @@ impl Opening<'_> {
                 self.judge(event.kind, event.value)?;
             }
             let now = Instant::now();
+            // Who has finished the handshake is a broker with the right key, and may be busy.
+            let until = [patience.until, patience.handshake.filter(|_| !self.asked)].into_iter().flatten().min();
             if until.is_some_and(|until| until <= now) {
                 return Err(self.out_of_time());
             }
@@ -312,15 +349,23 @@ impl Opening<'_> {
             (MonitorEventKind::HandshakeFailedAuth, Route::Network { .. }) => {
                 ConnectError::Refused { route, why: format!("it does not admit your key (status {value})") }
             }
+            (MonitorEventKind::HandshakeFailedAuth, Route::Unprotected { .. }) => {
+                ConnectError::Refused { route, why: format!("it admits nobody without a key (status {value})") }
+            }
             // Who can't prove the expected key just hangs up.
-            (_, Route::Network { .. }) if self.reached && !self.asked => ConnectError::Refused {
+            (_, Route::Network { .. }) if self.reached && !self.asked => ConnectError::Unproven {
                 route,
-                why: "it ended the handshake: it is not a kvbroker, or it has another key than the expected one".into(),
+                why: "it ended the handshake: it is not a kvbroker, it doesn't encrypt, or it has another key than the expected one"
+                    .into(),
+            },
+            (_, Route::Unprotected { .. }) if self.reached && !self.asked => ConnectError::SomebodyElse {
+                route,
+                why: "it ended the handshake: it is not a kvbroker, or it wants encryption (then leave --insecure away)".into(),
             },
             (_, Route::Local { .. }) if !self.reached => {
                 ConnectError::Unreachable { route, why: "nobody listens on the socket".into() }
             }
-            (_, Route::Network { address, .. }) if !self.reached => {
+            (_, Route::Network { address, .. } | Route::Unprotected { address }) if !self.reached => {
                 let why = format!("nobody listens on port {}, or a firewall rejects it", address.port());
                 ConnectError::Unreachable { route, why }
             }
@@ -331,9 +376,13 @@ impl Opening<'_> {
     fn out_of_time(&self) -> ConnectError {
         let route = self.route.clone();
         match (&route, self.reached) {
-            (_, true) => ConnectError::Silent { route, why: "no answer to Hello in time".into() },
+            (_, true) if self.asked => ConnectError::Silent { route, why: "no answer to Hello in time".into() },
+            (_, true) => ConnectError::Silent {
+                route,
+                why: "it accepts connections and then says nothing: another program's port, or a broker that hangs".into(),
+            },
             (Route::Local { .. }, false) => ConnectError::Unreachable { route, why: "no connection in time".into() },
-            (Route::Network { address, .. }, false) => {
+            (Route::Network { address, .. } | Route::Unprotected { address }, false) => {
                 let why = format!("no connection in time; a firewall may drop port {}", address.port());
                 ConnectError::Unreachable { route, why }
             }
@@ -345,6 +394,9 @@ fn check(hello: &HelloAnswer, expected: &Expected, route: &Route) -> Result<(), 
     let else_ = |why: String| Err(ConnectError::SomebodyElse { route: route.clone(), why });
     if hello.project != expected.project.as_str() {
         return else_(format!("it serves the project {:?}, not {}", printable(&hello.project), expected.project));
+    }
+    if let Some(owner) = expected.owner.as_ref().filter(|owner| **owner != hello.owner) {
+        return else_(format!("it is {}'s, not {owner}'s as its record says", printable(&hello.owner)));
     }
     match expected.broker {
         Some(broker) if broker != hello.broker => else_(format!("it is the broker {}, not {broker}", hello.broker)),

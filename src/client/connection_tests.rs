@@ -12,14 +12,15 @@ use crate::transport::ServerOptions;
 use crate::zap::{Policy, SecuredContext};
 
 fn expected(place: &Place, broker: Option<u8>) -> Expected {
-    Expected { project: place.project.clone(), broker: broker.map(|byte| BrokerId([byte; 16])) }
+    Expected { project: place.project.clone(), broker: broker.map(|byte| BrokerId([byte; 16])), owner: None }
 }
 
 fn open_for(route: &Route, own: Option<&KeyPair>, expected: &Expected, wait_ms: u64) -> Result<Connection, ConnectError> {
     let context = Context::new(1).unwrap();
     let now = Instant::now();
     let mut progress = Progress::new(None, now);
-    Connection::open(&context, route, own, expected, Some(now + Duration::from_millis(wait_ms)), &mut progress)
+    let patience = Patience { handshake: None, until: Some(now + Duration::from_millis(wait_ms)) };
+    Connection::open(&context, route, own, expected, patience, &mut progress)
 }
 
 fn local(place: &Place) -> Route {
@@ -36,7 +37,7 @@ fn hello_makes_a_connection_and_checks_who_answers() {
     assert_eq!(connection.hello().broker, BrokerId([1; 16]));
     let error = open_for(&route, None, &expected(&place, Some(2)), 5_000).unwrap_err();
     assert!(matches!(error, ConnectError::SomebodyElse { .. }), "{error}");
-    let other = Expected { project: "other".parse().unwrap(), broker: None };
+    let other = Expected { project: "other".parse().unwrap(), broker: None, owner: None };
     let error = open_for(&route, None, &other, 5_000).unwrap_err();
     assert!(error.to_string().contains("serves the project \"lab\", not other"), "{error}");
 }
@@ -76,7 +77,16 @@ fn the_key_decides_on_the_network() {
     assert!(open_for(&right, Some(&own), &expected(&place, Some(1)), 5_000).is_ok());
     let wrong = Route::Network { address, key: *own.public() };
     let error = open_for(&wrong, Some(&own), &expected(&place, Some(1)), 5_000).unwrap_err();
-    assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+    assert!(matches!(error, ConnectError::Unproven { .. }), "{error}");
+    // A broker that encrypts is not talked to without.
+    let plain = Route::Unprotected { address };
+    let error = open_for(&plain, None, &expected(&place, Some(1)), 5_000).unwrap_err();
+    assert!(error.to_string().contains("wants encryption"), "{error}");
+    // A Hello that names another owner than the one whose key was accepted.
+    let anns = |owner: &str| Expected { owner: Some(owner.into()), ..expected(&place, Some(1)) };
+    assert!(open_for(&right, Some(&own), &anns("ann"), 5_000).is_ok());
+    let error = open_for(&right, Some(&own), &anns("bob"), 5_000).unwrap_err();
+    assert!(error.to_string().contains("it is ann's, not bob's"), "{error}");
 }
 
 #[test]

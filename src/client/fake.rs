@@ -88,6 +88,8 @@ pub(crate) enum Bind<'a> {
     Ipc(&'a Path),
     /// On 127.0.0.1; whoever knows the key is let in.
     Curve(&'a KeyPair),
+    /// On 127.0.0.1, without encryption.
+    Plain,
 }
 
 impl FakeBroker {
@@ -115,6 +117,12 @@ impl FakeBroker {
                 for socket in [&router, &publisher] {
                     socket.set_curve_server(true).unwrap();
                     socket.set_curve_secretkey(keys.secret().expose_bytes()).unwrap();
+                    socket.bind("tcp://127.0.0.1:*").unwrap();
+                }
+                Some(port_of(&router))
+            }
+            Bind::Plain => {
+                for socket in [&router, &publisher] {
                     socket.bind("tcp://127.0.0.1:*").unwrap();
                 }
                 Some(port_of(&router))

@@ -18,7 +18,7 @@ use super::session::{Asked, GaveUp, RequestId};
 use super::slot::{Ended, Slot, Token};
 use super::watch::Publisher;
 use crate::lookup::{Explanation, Looked, Lookup, LookupError};
-use crate::transport::{Context, Security, TransportError};
+use crate::transport::Context;
 
 /// First and longest pause between two lookups of [`ConnectOptions::wait_for_broker`].
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -115,6 +115,8 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let hello = connection.hello().clone();
         lookup.want_broker(hello.broker);
+        // From now on lookups are made on threads that nobody watches.
+        lookup.ask_nobody();
         let inbox = Inbox::new().map_err(ClientError::System)?;
         let route = connection.route().clone();
         let shared = Arc::new(Shared::new(context, options.notices, inbox, lookup, route));
@@ -279,15 +281,10 @@ impl Client {
             return Err(ClientError::TimedOut { project: shared.project.clone(), waited: timeout_text(timeout), trouble });
         };
         let lookup = shared.lookup.lock().unwrap_or_else(PoisonError::into_inner);
-        let security = match (&route, lookup.own_pair()) {
-            (Route::Local { .. }, _) => Security::Local,
-            (Route::Network { key, .. }, Some(own)) => Security::Curve { own, broker: key },
-            (Route::Network { .. }, None) => return Err(TransportError::Unprotected.into()),
-        };
-        if matches!(route, Route::Network { .. }) && hello.pub_port == 0 {
+        if !matches!(route, Route::Local { .. }) && hello.pub_port == 0 {
             return Err(ClientError::Failed(Failure::new(ErrorCode::Refused, "this broker publishes nothing on the network")));
         }
-        let mut socket = shared.context.subscriber(security)?;
+        let mut socket = shared.context.subscriber(route.security(lookup.own_pair())?)?;
         socket.watch(&shared.context)?;
         Ok(Publisher { socket, route, pub_port: hello.pub_port })
     }

@@ -53,13 +53,15 @@ mod typed;
 mod users;
 pub mod watch;
 
-pub use connection::{ConnectError, Connection, Expected, Route};
+pub use connection::{ConnectError, Connection, Expected, Patience, Route};
 pub use deadlines::TimeLeft;
 pub use error::{ClientError, exit_of};
 pub use handle::Client;
 pub use history::History;
 pub use names::Names;
 pub use options::{ConnectOptions, TIMEOUT_DEFAULT};
+// What a program says about brokers whose key it never saw.
+pub use crate::lookup::{NewBroker, NewKeys};
 pub use pages::{Item, Page, Pages};
 pub use pipeline::{PIPELINE_DEPTH, Pipeline, Ticket};
 pub use progress::Notices;

@@ -1,6 +1,7 @@
 //! How to connect.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use kvbroker_protocol::BrokerId;
 
 use super::progress::Notices;
 use crate::catalog::CatalogList;
-use crate::lookup::{Address, Lookup, LookupError, Target, Wanted};
+use crate::lookup::{Address, Lookup, LookupError, NewKeys, Target, TrustOptions, Wanted};
 use crate::paths::{Dirs, login_name};
 
 /// How long a call of the library may take unless told otherwise.
@@ -17,13 +18,14 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// How to find a broker and how long to wait for it.
 ///
 /// What is not set comes from the environment: `KVBROKER_HOME` and the XDG directories,
-/// `CATALOG_HOST` and `CATALOG_PORT`, `KVBROKER_ENDPOINT`.
+/// `CATALOG_HOST` and `CATALOG_PORT`, `KVBROKER_ENDPOINT`, `KVBROKER_KEY`.
 #[derive(Clone)]
 pub struct ConnectOptions {
     pub(super) timeout: Option<Duration>,
     pub(super) wait_for_broker: bool,
     pub(super) notices: Option<Notices>,
     wanted: Wanted,
+    trust: TrustOptions,
     endpoint: Option<String>,
     catalogs: Option<CatalogList>,
     dirs: Option<Dirs>,
@@ -41,6 +43,7 @@ impl fmt::Debug for ConnectOptions {
             .field("timeout", &self.timeout)
             .field("wait_for_broker", &self.wait_for_broker)
             .field("wanted", &self.wanted)
+            .field("trust", &self.trust)
             .field("endpoint", &self.endpoint)
             .finish_non_exhaustive()
     }
@@ -55,6 +58,7 @@ impl ConnectOptions {
             wait_for_broker: false,
             notices: None,
             wanted: Wanted::default(),
+            trust: TrustOptions::default(),
             endpoint: None,
             catalogs: None,
             dirs: None,
@@ -94,6 +98,29 @@ impl ConnectOptions {
     #[must_use]
     pub fn endpoint(mut self, address: impl Into<String>) -> Self {
         self.endpoint = Some(address.into());
+        self
+    }
+
+    /// The secret key to be on the network, instead of `id` in the configuration directory. What one's own brokers
+    /// prove follows from it, too. It is never made here.
+    #[must_use]
+    pub fn key_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.trust.key_file = Some(file.into());
+        self
+    }
+
+    /// Who decides about brokers of other people that were never used before. Unless told otherwise they are refused: a library asks nobody.
+    #[must_use]
+    pub fn new_keys(mut self, new_keys: NewKeys) -> Self {
+        self.trust.new_keys = new_keys;
+        self
+    }
+
+    /// True: brokers without encryption may be used, over plain TCP. Everybody on the way can then read and change
+    /// everything, and pose as the broker. No variable of the environment does this, and nothing in a catalog.
+    #[must_use]
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.trust.insecure = insecure;
         self
     }
 
@@ -138,6 +165,9 @@ impl ConnectOptions {
             Some(catalogs) => catalogs.clone(),
             None => CatalogList::from_env(None)?,
         };
-        Ok(Lookup::new(target, self.wanted.clone(), dirs, catalogs, login_name()))
+        let mut trust = self.trust.clone();
+        let from_environment = || std::env::var_os("KVBROKER_KEY").filter(|file| !file.is_empty()).map(PathBuf::from);
+        trust.key_file = trust.key_file.or_else(from_environment);
+        Ok(Lookup::new(target, self.wanted.clone(), dirs, catalogs, login_name()).trusting(trust))
     }
 }

@@ -227,7 +227,9 @@ impl Publisher {
     fn connect(&mut self) -> Result<(), ClientError> {
         match &self.route {
             Route::Local { publisher, .. } => self.socket.connect_ipc(publisher)?,
-            Route::Network { address, .. } => self.socket.connect_tcp(SocketAddr::new(address.ip(), self.pub_port))?,
+            Route::Network { address, .. } | Route::Unprotected { address } => {
+                self.socket.connect_tcp(SocketAddr::new(address.ip(), self.pub_port))?;
+            }
         }
         Ok(())
     }

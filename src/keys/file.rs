@@ -163,7 +163,8 @@ fn parse_key_file(text: &str) -> Result<SecretKey, String> {
     found.ok_or_else(|| "it has no such line".into())
 }
 
-fn check_or_create_directory(directory: &Path) -> Result<(), KeyFileError> {
+/// Makes the configuration directory where it is missing, and checks that nobody else can change files in it.
+pub(crate) fn check_or_create_directory(directory: &Path) -> Result<(), KeyFileError> {
     let io_error = |action, source| KeyFileError::Io { action, path: directory.to_owned(), source };
     fs::DirBuilder::new()
         .recursive(true)
@@ -173,7 +174,8 @@ fn check_or_create_directory(directory: &Path) -> Result<(), KeyFileError> {
     check_directory(directory)
 }
 
-fn check_directory(directory: &Path) -> Result<(), KeyFileError> {
+/// Checks that nobody else can change files in the configuration directory.
+pub(crate) fn check_directory(directory: &Path) -> Result<(), KeyFileError> {
     let io_error = |action, source| KeyFileError::Io { action, path: directory.to_owned(), source };
     let metadata = fs::metadata(directory).map_err(|source| io_error("inspect", source))?;
     // Readable by others is harmless here, writable is not: they could swap files.
@@ -220,7 +222,7 @@ fn create_key_file(directory: &Path, path: &Path) -> Result<(), KeyFileError> {
 }
 
 /// link(2) where the file system has it, else a rename that replaces nothing.
-fn link_or_rename(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn link_or_rename(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match fs::hard_link(from, to) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)

@@ -34,6 +34,7 @@ use crate::transport::{self, TransportError};
 mod file;
 
 pub use file::{KeyFileError, OWNER_KEY_FILE, load_key_file, load_or_create_owner_key, load_owner_key};
+pub(crate) use file::{check_directory, check_or_create_directory, link_or_rename};
 
 /// Bytes of a CURVE key, public or secret.
 pub const KEY_BYTES: usize = 32;

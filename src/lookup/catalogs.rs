@@ -1,22 +1,24 @@
 //! Candidates from catalogs: asked all at once, taken in as they answer.
 //!
-//! - As soon as one catalog lists a broker with the expected key, the others get only
+//! - As soon as one catalog lists a broker that nothing can be nearer than, the others get only
 //!   [`GRACE`] more: a silent catalog doesn't slow down those who are found by another.
 //! - If that broker turns out not to be there, the others are waited for after all.
-//! - Host names in records are looked up only for records with the expected key: a stranger's
-//!   record can't make us ask a resolver for names of its choice.
+//! - However many records a catalog lists, at most [`CANDIDATES_MAX`] become candidates: the nearest, and of these the newest.
 
+use std::collections::HashSet;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::BrokerId;
 
-use super::candidate::{Candidate, Source};
+use super::candidate::{Candidate, Lead, Source};
+use super::choose::Wanted;
 use super::explain::Step;
+use super::trust::{Judge, Trust};
 use crate::catalog::{Answers, CatalogAnswer, CatalogList, SeenRecord, ask, merge};
-use crate::client::{Progress, Route};
+use crate::client::Progress;
 use crate::keys::PublicKey;
 use crate::project::ProjectName;
 
@@ -32,23 +34,31 @@ const RESOLVE_WAIT: Duration = Duration::from_secs(3);
 /// Most addresses of one host that are tried.
 const ADDRESSES_MAX: usize = 8;
 
+/// Most records of one project that are looked at more closely.
+pub(super) const CANDIDATES_MAX: usize = 256;
+
 /// The catalogs of one lookup, and what they said so far.
 pub(super) struct Asked {
     waiting: Answers,
     answers: Vec<CatalogAnswer>,
-    /// Records that became candidates already.
-    taken: Vec<SeenRecord>,
+    /// Claims that became candidates already.
+    taken: HashSet<Taken>,
+    /// How many records were left out because there were too many.
+    left_out: usize,
     graced: bool,
 }
+
+/// What makes two records the same candidate: a refreshed record is no new one.
+type Taken = (crate::catalog::CatalogRecord, IpAddr);
 
 impl Asked {
     pub(super) fn new(catalogs: &CatalogList, until: Option<Instant>) -> Self {
         let wait = until.map_or(CATALOG_WAIT, |until| until.saturating_duration_since(Instant::now()).min(CATALOG_WAIT));
-        Asked { waiting: ask(catalogs, wait), answers: Vec::new(), taken: Vec::new(), graced: false }
+        Asked { waiting: ask(catalogs, wait), answers: Vec::new(), taken: HashSet::new(), left_out: 0, graced: false }
     }
 
     /// Waits for answers: for all, or the first time for enough. True: some are still to come.
-    pub(super) fn gather(&mut self, project: &ProjectName, expected: Option<PublicKey>, progress: &mut Progress<'_>) -> bool {
+    pub(super) fn gather(&mut self, project: &ProjectName, wanted: &Wanted, judge: &Judge, progress: &mut Progress<'_>) -> bool {
         let mut grace_ends: Option<Instant> = None;
         while !self.waiting.is_finished() {
             let now = Instant::now();
@@ -60,7 +70,7 @@ impl Asked {
             let wait = progress.wake_at(grace_ends).map_or(CATALOG_WAIT, |at| at.saturating_duration_since(now));
             let Some(answer) = self.waiting.next_within(wait) else { continue };
             let listed = answer.outcome.as_ref().is_ok_and(|listing| {
-                listing.seen.iter().any(|seen| seen.record.project == *project && expected.is_some() && key_of(seen) == expected)
+                listing.seen.iter().any(|seen| seen.record.project == *project && is_nearest(seen, project, wanted, judge))
             });
             self.answers.push(answer);
             if listed && !self.graced {
@@ -77,16 +87,22 @@ impl Asked {
     }
 
     /// The candidates among the answers that were not handed out before; newest first.
-    pub(super) fn new_candidates(&mut self, project: &ProjectName, expected: Option<PublicKey>) -> Vec<Candidate> {
-        let merged = merge(&self.answers);
-        let new: Vec<SeenRecord> = merged
-            .into_iter()
-            .filter(|seen| seen.record.project == *project)
-            .filter(|seen| !self.taken.iter().any(|taken| taken.record == seen.record && taken.address == seen.address))
-            .collect();
-        let candidates = new.iter().map(|seen| candidate(seen, expected)).collect();
-        self.taken.extend(new);
-        candidates
+    pub(super) fn new_candidates(&mut self, project: &ProjectName, judge: &Judge) -> Vec<Candidate> {
+        let of_project = merge(&self.answers).into_iter().filter(|seen| seen.record.project == *project);
+        let mut new: Vec<Candidate> = Vec::new();
+        for seen in of_project {
+            let candidate = candidate(&seen);
+            if self.taken.insert((seen.record, seen.address)) {
+                new.push(candidate);
+            }
+        }
+        // The sort is stable: inside a rank the newest stay first.
+        new.sort_by_key(|candidate| judge.rank(&judge.trust(project, candidate), candidate));
+        let before = self.taken.len() - new.len();
+        let room = CANDIDATES_MAX.saturating_sub(before);
+        self.left_out += new.len().saturating_sub(room);
+        new.truncate(room);
+        new
     }
 
     pub(super) fn answers(&self) -> &[CatalogAnswer] {
@@ -116,7 +132,10 @@ impl Asked {
         });
         let waiting =
             self.waiting.waiting_for().map(|catalog| Step::new(format!("catalog {catalog}"), "not waited for any longer"));
-        answered.chain(waiting).collect()
+        let left_out = (self.left_out > 0).then(|| {
+            Step::new("catalogs", format!("{} records of this project are not looked at: there are too many", self.left_out))
+        });
+        answered.chain(waiting).chain(left_out).collect()
     }
 }
 
@@ -124,20 +143,24 @@ fn key_of(seen: &SeenRecord) -> Option<PublicKey> {
     seen.record.public_key.as_ref()?.parse().ok()
 }
 
-fn candidate(seen: &SeenRecord, expected: Option<PublicKey>) -> Candidate {
-    let key = key_of(seen);
-    // Where no key is accepted, the addresses serve only to see whether somebody is there.
-    let route_key = key.unwrap_or(PublicKey::from_bytes([0; 32]));
-    let trusted = key.is_some() && key == expected;
-    let mut routes: Vec<Route> = Vec::new();
-    for endpoint in seen.tcp_endpoints() {
-        for address in addresses(&endpoint, trusted) {
-            let route = Route::Network { address, key: route_key };
-            if !routes.contains(&route) {
-                routes.push(route);
-            }
+/// Whether nothing that another catalog may list could be nearer: our own broker, or that of the owner who was asked for.
+fn is_nearest(seen: &SeenRecord, project: &ProjectName, wanted: &Wanted, judge: &Judge) -> bool {
+    match judge.trust(project, &candidate(seen)) {
+        Trust::Own => true,
+        Trust::Pinned => wanted.owner.as_ref().is_some_and(|owner| *owner == seen.record.owner && *owner != judge.name),
+        _ => false,
+    }
+}
+
+fn candidate(seen: &SeenRecord) -> Candidate {
+    let mut leads: Vec<Lead> = Vec::new();
+    for lead in seen.tcp_endpoints().iter().filter_map(|endpoint| lead(endpoint)) {
+        if !leads.contains(&lead) {
+            leads.push(lead);
         }
     }
+    // Where the catalog is elsewhere, a loopback address is hardly this machine's. (The sort is stable.)
+    leads.sort_by_key(|lead| is_loopback(lead) && !is_loopback_catalog(&seen.catalog));
     let place = if seen.name == seen.address.to_string() {
         SocketAddr::new(seen.address, seen.record.port).to_string()
     } else {
@@ -147,23 +170,33 @@ fn candidate(seen: &SeenRecord, expected: Option<PublicKey>) -> Candidate {
         source: Source::Catalog(seen.catalog.clone()),
         owner: Some(seen.record.owner.clone()),
         broker: Some(BrokerId(seen.record.uuid.into_bytes())),
-        key,
-        routes,
+        key: key_of(seen),
+        leads,
         place,
         heard_s: Some(seen.lastheardfrom),
     }
 }
 
-fn addresses(endpoint: &str, may_resolve: bool) -> Vec<SocketAddr> {
-    let Some(authority) = endpoint.strip_prefix("tcp://") else { return Vec::new() };
+fn lead(endpoint: &str) -> Option<Lead> {
+    let authority = endpoint.strip_prefix("tcp://")?;
     if let Ok(address) = authority.parse() {
-        return vec![address];
+        return Some(Lead::Address(address));
     }
-    let host_and_port = authority.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    match host_and_port {
-        Some((host, port)) if may_resolve => resolve(host, port, None).unwrap_or_default(),
-        _ => Vec::new(),
-    }
+    let (host, port) = authority.rsplit_once(':')?;
+    // Brackets and colons belong to addresses, and this is none.
+    let is_name = host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    Some(Lead::Host(host.to_owned(), port.parse().ok()?)).filter(|_| is_name && !host.is_empty())
+}
+
+fn is_loopback(lead: &Lead) -> bool {
+    matches!(lead, Lead::Address(address) if address.ip().to_canonical().is_loopback())
+}
+
+/// Whether a catalog, named as `HOST:PORT`, is on this machine for certain.
+fn is_loopback_catalog(catalog: &str) -> bool {
+    let host = catalog.rsplit_once(':').map_or(catalog, |(host, _)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// The addresses of a host, IPv4 first. The system's resolver can't be interrupted, so it is

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use super::candidate::Judged;
+use super::trust::Trust;
 use crate::project::ProjectName;
 
 /// One place that was looked at.
@@ -52,7 +53,7 @@ impl fmt::Display for Explanation {
         for step in &self.steps {
             writeln!(f, "  {}: {}", step.place, step.said)?;
         }
-        for (index, Judged { candidate, verdict, alive }) in self.candidates.iter().enumerate() {
+        for (index, Judged { candidate, trust, verdict, alive }) in self.candidates.iter().enumerate() {
             let mark = if self.chosen == Some(index) { "* " } else { "  " };
             write!(f, "{mark}candidate {}: ", index + 1)?;
             if let Some(owner) = &candidate.owner {
@@ -63,6 +64,16 @@ impl fmt::Display for Explanation {
                 write!(f, ", broker {broker}")?;
             }
             writeln!(f, " (from {})", candidate.source)?;
+            if let (Some(key), false) = (candidate.key, *trust == Trust::Directory) {
+                writeln!(f, "      key {key} ({})", trust.name())?;
+            }
+            if let Trust::Changed { pinned, line } = trust {
+                writeln!(f, "      accepted was {pinned} (line {line})")?;
+            }
+            if candidate.leads.len() > 1 {
+                let leads: Vec<String> = candidate.leads.iter().map(ToString::to_string).collect();
+                writeln!(f, "      tried in this order: {}", leads.join(", "))?;
+            }
             write!(f, "      {verdict}")?;
             match alive {
                 Some(true) => writeln!(f, " (somebody listens there)")?,
@@ -87,6 +98,7 @@ impl Serialize for Explanation {
             broker: Option<String>,
             public_key: Option<String>,
             place: &'a str,
+            trust: &'static str,
             endpoints: Vec<String>,
             lastheardfrom: Option<u64>,
             verdict: &'static str,
@@ -96,13 +108,14 @@ impl Serialize for Explanation {
         let candidates: Vec<One<'_>> = self
             .candidates
             .iter()
-            .map(|Judged { candidate, verdict, alive }| One {
+            .map(|Judged { candidate, trust, verdict, alive }| One {
                 source: candidate.source.to_string(),
                 owner: candidate.owner.as_deref(),
                 broker: candidate.broker.map(|broker| broker.to_string()),
                 public_key: candidate.key.map(|key| key.to_string()),
                 place: &candidate.place,
-                endpoints: candidate.routes.iter().map(ToString::to_string).collect(),
+                trust: trust.name(),
+                endpoints: candidate.leads.iter().map(ToString::to_string).collect(),
                 lastheardfrom: candidate.heard_s,
                 verdict: verdict.name(),
                 why: verdict.to_string(),

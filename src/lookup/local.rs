@@ -6,9 +6,8 @@ use std::path::Path;
 
 use kvbroker_protocol::BrokerId;
 
-use super::candidate::{Candidate, Source};
+use super::candidate::{Candidate, Lead, Source};
 use super::explain::Step;
-use crate::client::Route;
 use crate::endpoint::{Endpoint, Liveness, probe};
 use crate::paths::{Dirs, PathError, RuntimeDir};
 use crate::project::ProjectName;
@@ -76,7 +75,7 @@ fn candidate(endpoint: Endpoint, source: Source) -> Candidate {
         broker: Some(BrokerId(endpoint.uuid.into_bytes())),
         key: endpoint.public_key,
         place: format!("this machine (process {})", endpoint.pid),
-        routes: vec![Route::Local { router: endpoint.router_socket, publisher: endpoint.pub_socket }],
+        leads: vec![Lead::Sockets { router: endpoint.router_socket, publisher: endpoint.pub_socket }],
         heard_s: None,
     }
 }

@@ -5,54 +5,54 @@
 //!
 //! - Nothing that a catalog says is believed: a record leads to a broker only if the broker
 //!   proves the key that is expected, and then says the project and uuid of the record.
-//! - The key that is expected is computed from the owner's own secret key, or part of the
-//!   address that the user gave. It is loaded only where it is needed (not for unix sockets), and never made here:
-//!   without a key the brokers of catalogs are other people's.
+//! - The key that is expected is computed from the owner's own secret key, part of the
+//!   address that the user gave, or what this user once accepted ([`crate::pins`]). Accepting a new one is the user's decision
+//!   ([`NewKeys`]), another one in its place is refused.
+//! - A way without encryption is taken only if the user said so for this very lookup; nothing in a catalog can.
+//! - The own key is loaded only where it is needed (not for unix sockets), and made only when a broker of somebody else is gone to.
 //! - Live brokers of different uuids are never chosen between by time ([`choose`]).
 //! - Everything that was seen, and what became of it, is data ([`Explanation`]).
 //! - Each wait has an end; while a wait lasts, the user is told what for.
 //!
-//! The rooms: [`address`] is what can be given, [`candidate`] and [`explain`] are the data,
-//! [`choose`] decides, `local` and `catalogs` find, `error` tells failures apart, [`survey`]
-//! lists everything for `kvclient list`.
+//! The rooms: [`address`] is what can be given, [`candidate`] and [`explain`] are the data, [`trust`] judges them,
+//! [`choose`] decides, `local` and `catalogs` find, `trials` connect, [`consent`] is the user's word, `error` and `failure` tell
+//! failures apart, [`survey`] lists everything for `kvclient list`.
 
 pub mod address;
 pub mod candidate;
 mod catalogs;
 pub mod choose;
+pub mod consent;
 mod error;
 pub mod explain;
+mod failure;
 mod local;
 pub mod survey;
+mod trials;
+pub mod trust;
 
 use std::fmt;
-use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kvbroker_protocol::BrokerId;
 
 pub use address::{Address, AddressError, Target};
-pub use candidate::{Candidate, Judged, Source, Verdict};
+pub use candidate::{Candidate, Judged, Lead, Source, Verdict};
 pub use choose::Wanted;
-pub use error::{LookupError, Rival};
+pub use consent::{NewBroker, NewKeys};
+pub use error::{ChangedKey, LookupError, Rival};
 pub use explain::{Explanation, Step};
+pub use trust::{Judge, Trust};
 
 use crate::catalog::CatalogList;
-use crate::client::{ConnectError, Connection, Expected, Progress, Route};
+use crate::client::{Connection, Progress};
 use crate::keys::{self, KeyPair, PublicKey};
 use crate::paths::{Dirs, PathError};
+use crate::pins::{self, PinError, Pins};
 use crate::transport::Context;
-use choose::{Choice, Choosing, Own, Trial};
-
-/// How long one candidate on the network may take for its Hello.
-const NETWORK_TRIAL: Duration = Duration::from_secs(3);
-
-/// How long a broker on this machine may take: it is there, it may only be busy.
-const LOCAL_TRIAL: Duration = Duration::from_secs(5);
-
-/// How long it may take to see whether a port accepts connections.
-const REACH_TRIAL: Duration = Duration::from_secs(1);
+use choose::{Choice, Choosing};
+use trials::{Trials, Tried};
 
 /// What is looked for, and where.
 #[derive(Debug)]
@@ -62,7 +62,19 @@ pub struct Lookup {
     dirs: Dirs,
     catalogs: CatalogList,
     own_name: String,
+    options: TrustOptions,
     own: Option<OwnKeys>,
+}
+
+/// What the user says about keys and encryption.
+#[derive(Clone, Debug, Default)]
+pub struct TrustOptions {
+    /// The secret key to be, instead of the configuration directory's own.
+    pub key_file: Option<PathBuf>,
+    /// Who decides about new brokers of other people.
+    pub new_keys: NewKeys,
+    /// Brokers without encryption may be used.
+    pub insecure: bool,
 }
 
 /// The owner's key pair and what follows from it for this project.
@@ -97,13 +109,22 @@ struct Run<'a, 'p> {
     left_by: Option<u32>,
     /// A directory of ours that was not looked into.
     closed_out: Option<PathError>,
+    /// Why no accepted key is known.
+    no_pins: Option<PinError>,
 }
 
 impl Lookup {
     /// A lookup of `target` with the user's directories and catalogs; `own_name` is the user's name as an owner.
     #[must_use]
     pub fn new(target: Target, wanted: Wanted, dirs: Dirs, catalogs: CatalogList, own_name: String) -> Self {
-        Lookup { target, wanted, dirs, catalogs, own_name, own: None }
+        Lookup { target, wanted, dirs, catalogs, own_name, options: TrustOptions::default(), own: None }
+    }
+
+    /// The same with what the user says about keys and encryption.
+    #[must_use]
+    pub fn trusting(mut self, options: TrustOptions) -> Self {
+        self.options = options;
+        self
     }
 
     /// What is looked for.
@@ -117,6 +138,11 @@ impl Lookup {
         self.wanted.broker = Some(broker);
     }
 
+    /// From now on nobody is asked about new keys, and none is accepted: what was found has its key.
+    pub(crate) fn ask_nobody(&mut self) {
+        self.options.new_keys = NewKeys::Refuse;
+    }
+
     /// The user's own keys, if they were needed so far: on the network.
     pub(crate) fn own_pair(&self) -> Option<&KeyPair> {
         self.own.as_ref().map(|own| &own.pair)
@@ -124,16 +150,17 @@ impl Lookup {
 
     /// Looks, and connects to what it finds, until `until` at the latest.
     pub(crate) fn find(&mut self, context: &Context, until: Option<Instant>, progress: &mut Progress<'_>) -> Looked {
-        let own = Own { name: self.own_name.clone(), key: None };
+        let judge = Judge { name: self.own_name.clone(), insecure: self.options.insecure, ..Judge::default() };
         let mut run = Run {
             context,
             until,
             progress,
             explanation: Explanation::new(self.target.project.clone()),
-            choosing: Choosing::new(self.wanted.clone(), own),
+            choosing: Choosing::new(self.target.project.clone(), self.wanted.clone(), judge),
             connections: Vec::new(),
             left_by: None,
             closed_out: None,
+            no_pins: None,
         };
         let outcome = self.look(&mut run);
         run.explanation.candidates = run.choosing.judged().to_vec();
@@ -168,13 +195,17 @@ impl Lookup {
             return Err(self.failure(run, &[]));
         }
         self.load_own_keys(run)?;
+        self.load_pins(run);
         let mut asked = catalogs::Asked::new(&self.catalogs, run.until);
         loop {
-            let more = asked.gather(&self.target.project, run.choosing_expects(), run.progress);
-            for candidate in asked.new_candidates(&self.target.project, run.choosing_expects()) {
+            let more = asked.gather(&self.target.project, &self.wanted, run.choosing.judge(), run.progress);
+            for candidate in asked.new_candidates(&self.target.project, run.choosing.judge()) {
                 run.choosing.add(candidate);
             }
-            let found = self.try_all(run);
+            let found = match self.try_all(run) {
+                Ok(None) if !more => self.ask_for_consent(run),
+                found => found,
+            };
             if !matches!(found, Ok(None)) || !more || matches!(run.choosing.choice(), Choice::Ambiguous(_)) {
                 run.explanation.steps.extend(asked.steps(&self.target.project));
                 return match found? {
@@ -193,7 +224,7 @@ impl Lookup {
             owner: None,
             broker: None,
             key: None,
-            routes: Vec::new(),
+            leads: Vec::new(),
             place: place.clone(),
             heard_s: None,
         };
@@ -201,19 +232,19 @@ impl Lookup {
             Address::Socket(path) => {
                 let publisher = local::check_directory_of(path)?.join(crate::paths::PUB_SOCKET);
                 candidate.source = Source::Local(path.clone());
-                candidate.routes = vec![Route::Local { router: path.clone(), publisher }];
+                candidate.leads = vec![Lead::Sockets { router: path.clone(), publisher }];
             }
             Address::Network { host, port, key, .. } => {
-                self.load_own_keys(run)?;
-                if self.own.is_none() {
-                    return Err(LookupError::NoOwnKey { path: self.own_key_file() });
-                }
-                let key = key.or(run.choosing_expects()).unwrap_or(PublicKey::from_bytes([0; 32]));
-                candidate.key = Some(key);
+                candidate.key = match key {
+                    Some(key) => Some(*key),
+                    None if self.options.insecure => None,
+                    None => Some(self.key_for_address(run)?),
+                };
                 run.progress.doing(Instant::now(), format!("looking up the host {host}"));
+                // Here and not in the trial: that a name which the user gave can't be found is an error of its own.
                 let addresses = catalogs::resolve(host, *port, run.until)
                     .map_err(|why| LookupError::NoSuchHost { host: host.clone(), why })?;
-                candidate.routes = addresses.into_iter().map(|address| Route::Network { address, key }).collect();
+                candidate.leads = addresses.into_iter().map(Lead::Address).collect();
             }
         }
         run.explanation.step("given address", place);
@@ -221,32 +252,75 @@ impl Lookup {
         Ok(())
     }
 
+    /// The key that is expected at an address without one: the accepted key of the owner who was named, else our own.
+    fn key_for_address(&mut self, run: &mut Run<'_, '_>) -> Result<PublicKey, LookupError> {
+        self.load_own_keys(run)?;
+        self.load_pins(run);
+        let owner = self.wanted.owner.as_ref().filter(|owner| **owner != self.own_name);
+        match (owner, &self.own) {
+            (Some(owner), _) => match (run.no_pins.take(), run.choosing.judge().pins.of(owner, &self.target.project)) {
+                (Some(error), _) => Err(error.into()),
+                (None, Some(pin)) => Ok(pin.key),
+                (None, None) => {
+                    Err(LookupError::AddressWithoutKey { project: self.target.project.clone(), owner: owner.clone() })
+                }
+            },
+            (None, Some(own)) => Ok(own.project),
+            (None, None) => Err(LookupError::NoOwnKey { path: self.own_key_file() }),
+        }
+    }
+
     fn load_own_keys(&mut self, run: &mut Run<'_, '_>) -> Result<(), LookupError> {
-        if self.own.is_none()
-            && let Some(pair) = keys::load_owner_key(self.dirs.config_dir())?
-        {
-            let project = *pair.project(&self.target.project)?.public();
-            self.own = Some(OwnKeys { pair, project });
+        if self.own.is_none() {
+            let pair = match &self.options.key_file {
+                Some(file) => Some(keys::load_key_file(file)?),
+                None => keys::load_owner_key(self.dirs.config_dir())?,
+            };
+            self.own = pair.map(|pair| OwnKeys::new(pair, &self.target)).transpose()?;
         }
         match &self.own {
-            Some(own) => run.choosing.expect_key(own.project),
+            Some(own) => run.choosing.judge_mut().own_key = Some(own.project),
             None => run.explanation.step("own key", format!("there is none yet: no {}", self.own_key_file().display())),
         }
         Ok(())
     }
 
+    fn load_pins(&self, run: &mut Run<'_, '_>) {
+        match Pins::load(self.dirs.config_dir()) {
+            Ok(pins) => run.choosing.judge_mut().pins = pins,
+            Err(error) => {
+                run.explanation.step("accepted keys", error.to_string());
+                run.no_pins = Some(error);
+            }
+        }
+    }
+
     fn own_key_file(&self) -> PathBuf {
-        self.dirs.config_dir().join(keys::OWNER_KEY_FILE)
+        self.options.key_file.clone().unwrap_or_else(|| self.dirs.config_dir().join(keys::OWNER_KEY_FILE))
     }
 
     /// Makes all trials that the candidates so far need. The connection, if the choice fell on one.
-    fn try_all(&self, run: &mut Run<'_, '_>) -> Result<Option<Connection>, LookupError> {
-        while let Some(trial) = run.choosing.next_trial() {
-            match trial {
-                Trial::Hello(index) => self.say_hello(index, run)?,
-                Trial::Reach(index) => {
-                    let alive = run.candidate(index).is_some_and(|candidate| is_reachable(candidate, run.until));
-                    run.choosing.reached(index, alive);
+    fn try_all(&mut self, run: &mut Run<'_, '_>) -> Result<Option<Connection>, LookupError> {
+        loop {
+            let trials = run.choosing.next_trials();
+            if trials.is_empty() {
+                break;
+            }
+            self.be_somebody(&trials, run)?;
+            let work = Trials {
+                context: run.context,
+                project: &self.target.project,
+                broker: self.wanted.broker,
+                own: self.own.as_ref().map(|own| &own.pair),
+                until: run.until,
+            };
+            for tried in work.run(&trials, run.choosing.judged(), run.progress)? {
+                match tried {
+                    Tried::Reach(index, alive) => run.choosing.reached(index, alive),
+                    Tried::Hello(index, verdict, connection) => {
+                        run.choosing.tried(index, verdict);
+                        run.connections.extend(connection.map(|connection| (index, *connection)));
+                    }
                 }
             }
         }
@@ -259,103 +333,63 @@ impl Lookup {
         }
     }
 
-    fn say_hello(&self, index: usize, run: &mut Run<'_, '_>) -> Result<(), LookupError> {
-        let Some(candidate) = run.candidate(index) else { return Ok(()) };
-        let expected = Expected { project: self.target.project.clone(), broker: candidate.broker.or(self.wanted.broker) };
-        let mut verdict = Verdict::Unreachable("it names no address".into());
-        for route in candidate.routes.clone() {
-            let trial = if matches!(route, Route::Local { .. }) { LOCAL_TRIAL } else { NETWORK_TRIAL };
-            let until = Instant::now() + trial;
-            let until = run.until.map_or(until, |all| all.min(until));
-            let own = self.own.as_ref().map(|own| &own.pair);
-            verdict = match Connection::open(run.context, &route, own, &expected, Some(until), run.progress) {
-                Ok(connection) => {
-                    run.connections.push((index, connection));
-                    Verdict::Verified
-                }
-                Err(ConnectError::Transport(error)) => return Err(error.into()),
-                Err(ConnectError::Unreachable { why, .. } | ConnectError::Silent { why, .. }) => Verdict::Unreachable(why),
-                Err(ConnectError::Refused { why, .. }) => Verdict::Refused(why),
-                Err(ConnectError::SomebodyElse { why, .. }) => Verdict::SomebodyElse(why),
+    /// Whoever goes to somebody else's broker needs a key to be let in by: where there is none it is made.
+    fn be_somebody(&mut self, trials: &[choose::Trial], run: &Run<'_, '_>) -> Result<(), LookupError> {
+        let needs_key = |trial: &choose::Trial| match trial {
+            choose::Trial::Hello(index) => run.candidate(*index).is_some_and(Candidate::needs_own_key),
+            choose::Trial::Reach(_) => false,
+        };
+        if self.own.is_none() && trials.iter().any(needs_key) {
+            let pair = match &self.options.key_file {
+                Some(file) => keys::load_key_file(file)?,
+                None => keys::load_or_create_owner_key(self.dirs.config_dir())?,
             };
-            if verdict == Verdict::Verified {
-                break;
-            }
+            self.own = Some(OwnKeys::new(pair, &self.target)?);
         }
-        tracing::debug!(target: "kvbroker::lookup", candidate = index + 1, %verdict, "tried");
-        run.choosing.tried(index, verdict);
         Ok(())
     }
 
-    /// Why nothing was found.
-    fn failure(&self, run: &mut Run<'_, '_>, answers: &[crate::catalog::CatalogAnswer]) -> LookupError {
-        let project = self.target.project.clone();
-        let judged = run.choosing.judged();
-        let of = |indexes: &[usize]| -> Vec<&Judged> { indexes.iter().filter_map(|index| judged.get(*index)).collect() };
-        match run.choosing.choice() {
-            Choice::Ambiguous(indexes) => {
-                let brokers = of(&indexes);
-                // Naming one of them would only be refused next.
-                let refused = brokers.iter().all(|judged| matches!(judged.verdict, Verdict::OtherKey | Verdict::NoKey));
-                LookupError::Ambiguous { project, brokers: brokers.into_iter().map(rival).collect(), refused }
-            }
-            Choice::Refused(indexes) => {
-                let first = of(&indexes).first().copied();
-                let why = match first.map(|judged| &judged.verdict) {
-                    Some(Verdict::Refused(why)) => why.clone(),
-                    Some(Verdict::NoKey) => "it announces no key, so nothing would prove who it is".into(),
-                    Some(Verdict::OtherKey) => {
-                        let owner = first.and_then(|judged| judged.candidate.owner.as_deref()).unwrap_or("its owner");
-                        match self.own {
-                            Some(_) => format!("it is {owner}'s and has another key than yours for this project"),
-                            None => format!("it is {owner}'s, and you have no key yet ({})", self.own_key_file().display()),
-                        }
-                    }
-                    _ => "no key was accepted".into(),
-                };
-                let place = first.map_or(String::new(), |judged| judged.candidate.place.clone());
-                LookupError::Refused { project, place, why, own_key: self.own.as_ref().map(|own| *own.pair.public()) }
-            }
-            Choice::Unreachable(indexes) => {
-                let said = |judged: &Judged| match &judged.verdict {
-                    Verdict::Unreachable(why) | Verdict::SomebodyElse(why) => format!("{} ({why})", judged.candidate.place),
-                    _ => format!("{} (nobody listens there)", judged.candidate.place),
-                };
-                LookupError::Unreachable { project, places: of(&indexes).into_iter().map(said).collect(), left_by: run.left_by }
-            }
-            Choice::Use(_) | Choice::Nothing if !judged.is_empty() => {
-                LookupError::NotWanted { project, found: judged.iter().map(rival).collect() }
-            }
-            Choice::Use(_) | Choice::Nothing => match run.closed_out.take() {
-                Some(loose) => LookupError::Path(loose),
-                None => self.nothing(run, answers),
-            },
+    /// Has the user decide about the one new broker that is left, if that is how the choice stands; then tries it.
+    fn ask_for_consent(&mut self, run: &mut Run<'_, '_>) -> Result<Option<Connection>, LookupError> {
+        let Choice::Consent(index) = run.choosing.choice() else { return Ok(None) };
+        let Some(judged) = run.choosing.judged().get(index).cloned() else { return Ok(None) };
+        let Some(new) = NewBroker::of(&self.target.project, &judged.candidate) else { return Ok(None) };
+        if let Some(error) = run.no_pins.take() {
+            // It may be known, and have another key.
+            return Err(error.into());
         }
+        let is_accepted = match &self.options.new_keys {
+            NewKeys::Refuse => return Err(self.new_key(&judged, false)),
+            NewKeys::Accept => true,
+            NewKeys::Ask(ask) => {
+                let asked_at = Instant::now();
+                let is_accepted = ask(&new);
+                // People need time to compare keys; the broker needs its own.
+                run.until = run.until.and_then(|until| until.checked_add(asked_at.elapsed()));
+                is_accepted
+            }
+        };
+        if !is_accepted {
+            return Err(self.new_key(&judged, true));
+        }
+        run.choosing.accept(index);
+        let found = self.try_all(run)?;
+        // A broker that doesn't let us in yet is the one that its owner will let us into: the user has decided, and is not asked again.
+        let answered = |judged: &Judged| {
+            judged.trust == Trust::Accepted && matches!(judged.verdict, Verdict::Verified | Verdict::Refused(_))
+        };
+        if run.choosing.judged().iter().any(answered) {
+            pins::remember(self.dirs.config_dir(), &new.owner, &new.project, &new.key)?;
+            tracing::info!(target: "kvbroker::lookup", owner = new.owner, key = %new.key, "accepted from now on");
+        }
+        Ok(found)
     }
+}
 
-    fn nothing(&self, run: &Run<'_, '_>, answers: &[crate::catalog::CatalogAnswer]) -> LookupError {
-        let project = self.target.project.clone();
-        let running = local::running_projects(&self.dirs);
-        let left_by = run.left_by;
-        if self.catalogs.is_empty() {
-            return LookupError::NotHere { project, running, left_by };
-        }
-        let mut answered = Vec::new();
-        let mut silent = Vec::new();
-        for answer in answers {
-            match &answer.outcome {
-                Ok(listing) => match &listing.cut_short {
-                    None => answered.push(answer.catalog.to_string()),
-                    Some(why) => answered.push(format!("{} (incompletely: {why})", answer.catalog)),
-                },
-                Err(error) => silent.push(error.to_string()),
-            }
-        }
-        if answered.is_empty() {
-            LookupError::CatalogsSilent { project, silent, running, left_by }
-        } else {
-            LookupError::NotListed { project, answered, silent, running, left_by }
-        }
+impl OwnKeys {
+    fn new(pair: KeyPair, target: &Target) -> Result<Self, LookupError> {
+        let project = *pair.project(&target.project)?.public();
+        Ok(OwnKeys { pair, project })
     }
 }
 
@@ -363,24 +397,6 @@ impl Run<'_, '_> {
     fn candidate(&self, index: usize) -> Option<&Candidate> {
         self.choosing.judged().get(index).map(|judged| &judged.candidate)
     }
-
-    fn choosing_expects(&self) -> Option<PublicKey> {
-        self.choosing.expected_key()
-    }
-}
-
-fn rival(judged: &Judged) -> Rival {
-    let candidate = &judged.candidate;
-    Rival { owner: candidate.owner.clone(), broker: candidate.broker, place: candidate.place.clone() }
-}
-
-/// Whether somebody accepts connections at one of its addresses; nothing is said to them.
-fn is_reachable(candidate: &Candidate, until: Option<Instant>) -> bool {
-    candidate.routes.iter().any(|route| {
-        let Route::Network { address, .. } = route else { return false };
-        let left = until.map_or(REACH_TRIAL, |until| until.saturating_duration_since(Instant::now()).min(REACH_TRIAL));
-        !left.is_zero() && TcpStream::connect_timeout(address, left).is_ok()
-    })
 }
 
 #[cfg(test)]

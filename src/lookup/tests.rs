@@ -6,13 +6,15 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::*;
 use crate::catalog::CatalogRecord;
 use crate::client::fake::{Act, Bind, FakeBroker, Place};
-use crate::client::{ConnectOptions, Notices};
+use crate::client::{ConnectOptions, Notices, Route};
 
 /// A catalog that answers `times` requests with one listing.
 struct FakeCatalog {
@@ -177,10 +179,10 @@ fn catalogs_lead_to_the_broker_that_proves_the_key() {
     let connection = looked.outcome.unwrap_or_else(|error| panic!("{error}\n{explanation}"));
     assert_eq!(connection.hello().broker, BrokerId([1; 16]));
     let verdicts: Vec<&str> = explanation.candidates.iter().map(|judged| judged.verdict.name()).collect();
-    assert_eq!(verdicts, ["refused", "unreachable", "no_key", "other_key", "verified"]);
-    assert_eq!(explanation.chosen, Some(4));
+    assert_eq!(verdicts, ["unproven", "unreachable", "verified", "no_key", "other_key"]);
+    assert_eq!(explanation.chosen, Some(2));
     let json = serde_json::to_value(&explanation).unwrap();
-    assert_eq!(json["candidates"][4]["verdict"], "verified");
+    assert_eq!((&json["candidates"][2]["verdict"], &json["candidates"][2]["trust"]), (&json!("verified"), &json!("own")));
     assert_eq!(json["project"], "lab");
 }
 
@@ -211,7 +213,7 @@ fn two_brokers_of_one_name_are_ambiguous_until_one_is_named() {
 }
 
 #[test]
-fn brokers_with_other_keys_are_refused_or_ambiguous_by_being_alive() {
+fn who_calls_himself_ours_needs_our_key() {
     let place = Place::new();
     let (a, b) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let (_a, a_port) = network_broker(&place, 1, &a);
@@ -219,18 +221,189 @@ fn brokers_with_other_keys_are_refused_or_ambiguous_by_being_alive() {
     let of = |broker, port, keys: &KeyPair| record(&place, broker, port, Some(*keys.public()));
     let look = |records: &[CatalogRecord]| {
         let catalog = FakeCatalog::listing(records);
-        error(find(&options(&place, catalogs(&[catalog.address])), "lab"))
+        // Even who accepts every new key does not accept this one.
+        error(find(&options(&place, catalogs(&[catalog.address])).new_keys(NewKeys::Accept), "lab"))
     };
     let both = look(&[of(1, a_port, &a), of(2, b_port, &b)]);
-    assert!(matches!(both, LookupError::Ambiguous { refused: true, .. }), "{both}");
+    assert!(matches!(both, LookupError::OtherKey { .. }), "{both}");
     let keyless = look(&[of(2, b_port, &b)]);
-    assert!(keyless.to_string().contains("you have no key yet"), "{keyless}");
+    assert!(matches!(keyless, LookupError::OtherKey { has_key: false, .. }), "{keyless}");
     assert!(!place.dirs.config_dir().exists(), "looking makes no key");
     project_keys(&place);
     let one = look(&[of(1, closed_port(), &a), of(2, b_port, &b)]);
-    assert!(one.to_string().contains("another key than yours"), "{one}");
-    let hint = one.hint().unwrap();
-    assert!(hint.contains("kvpub1"), "{hint}");
+    assert!(matches!(one, LookupError::OtherKey { has_key: true, .. }), "{one}");
+    assert!(one.hint().unwrap().contains("--key FILE"), "{one}");
+}
+
+/// A record that says to be of ann, as the fake brokers do.
+fn anns(place: &Place, broker: u8, port: u16, key: Option<PublicKey>) -> CatalogRecord {
+    CatalogRecord { owner: "ann".into(), ..record(place, broker, port, key) }
+}
+
+#[test]
+fn somebody_elses_key_is_accepted_once_and_then_it_is_the_only_one() {
+    let place = Place::new();
+    let (keys, thief) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let (_ann, port) = network_broker(&place, 1, &keys);
+    let (_thief, thief_port) = network_broker(&place, 1, &thief);
+    let look = |records: &[CatalogRecord], new_keys: NewKeys| {
+        let catalog = FakeCatalog::listing(records);
+        find(&options(&place, catalogs(&[catalog.address])).new_keys(new_keys), "lab")
+    };
+    let true_one = || anns(&place, 1, port, Some(*keys.public()));
+    let false_one = || anns(&place, 1, thief_port, Some(*thief.public()));
+    // A library asks nobody and accepts nothing; the key is not even made.
+    let refused = error(look(&[true_one()], NewKeys::Refuse));
+    assert!(matches!(&refused, LookupError::NewKey { asked: false, owner, .. } if owner == "ann"), "{refused}");
+    assert!(!place.dirs.config_dir().exists());
+    // Who is asked sees what there is to compare.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let into = Arc::clone(&seen);
+    let no = NewKeys::Ask(Arc::new(move |new: &NewBroker| {
+        into.lock().unwrap().push(new.clone());
+        false
+    }));
+    let refused = error(look(&[true_one()], no));
+    assert!(matches!(refused, LookupError::NewKey { asked: true, .. }), "{refused}");
+    let asked = seen.lock().unwrap().clone();
+    assert_eq!(asked.len(), 1);
+    assert_eq!((asked[0].owner.as_str(), asked[0].key), ("ann", *keys.public()));
+    assert!(asked[0].place.starts_with("127.0.0.1:"), "{asked:?}");
+    assert!(!place.dirs.config_dir().exists(), "what was refused leaves nothing behind");
+    // Of two that claim the same uuid nobody is accepted.
+    let both = error(look(&[true_one(), false_one()], NewKeys::Accept));
+    assert!(both.to_string().contains("2 brokers serve lab"), "{both}");
+    assert!(both.to_string().contains(&format!("(key {})", thief.public())), "{both}");
+    // Nor one that is not there, or that turns out to be somebody else.
+    let gone = error(look(&[anns(&place, 1, closed_port(), Some(*keys.public()))], NewKeys::Accept));
+    assert!(matches!(gone, LookupError::Unreachable { .. }), "{gone}");
+    let bobs = error(look(&[CatalogRecord { owner: "bob".into(), ..true_one() }], NewKeys::Accept));
+    assert!(bobs.to_string().contains("it is ann's, not bob's"), "{bobs}");
+    assert!(Pins::load(place.dirs.config_dir()).unwrap().all().is_empty());
+    // Accepted, it gets in, and a key of our own is there to be let in by.
+    let found = look(&[true_one()], NewKeys::Accept);
+    assert_eq!(found.explanation.candidates[0].trust, Trust::Accepted);
+    assert!(found.outcome.is_ok());
+    assert!(place.dirs.config_dir().join(keys::OWNER_KEY_FILE).exists());
+    // From now on nobody is asked.
+    let found = look(&[true_one()], NewKeys::Refuse);
+    assert_eq!(found.explanation.candidates[0].trust, Trust::Pinned);
+    assert!(found.outcome.is_ok());
+    // The thief beside it changes nothing; alone he is refused, also by who would accept everything.
+    assert!(look(&[false_one(), true_one()], NewKeys::Accept).outcome.is_ok());
+    let changed = error(look(&[false_one()], NewKeys::Accept));
+    let LookupError::KeyChanged(changed) = changed else { panic!("{changed}") };
+    assert_eq!((changed.accepted, changed.announced, changed.line), (*keys.public(), Some(*thief.public()), 3));
+    // The thief with the right key in his record can't prove it.
+    let stolen = error(look(&[anns(&place, 1, thief_port, Some(*keys.public()))], NewKeys::Accept));
+    assert!(matches!(stolen, LookupError::Unproven { .. }), "{stolen}");
+    // A record without a key is refused, too, and with --insecure it still has to be a broker without encryption.
+    let keyless = error(look(&[anns(&place, 1, port, None)], NewKeys::Accept));
+    assert!(matches!(keyless, LookupError::NoKey { .. }), "{keyless}");
+}
+
+#[test]
+fn a_list_of_accepted_keys_that_cannot_be_read_is_not_an_empty_one() {
+    let place = Place::new();
+    let keys = KeyPair::generate().unwrap();
+    let (_ann, port) = network_broker(&place, 1, &keys);
+    project_keys(&place);
+    std::fs::write(place.dirs.config_dir().join(pins::KNOWN_BROKERS_FILE), "ann lab\n").unwrap();
+    let catalog = FakeCatalog::listing(&[anns(&place, 1, port, Some(*keys.public()))]);
+    let error = error(find(&options(&place, catalogs(&[catalog.address])).new_keys(NewKeys::Accept), "lab"));
+    assert!(matches!(&error, LookupError::Pins(_)), "{error}");
+    assert!(error.to_string().contains("line 1: it has no key"), "{error}");
+    // Our own broker needs no list.
+    let own = project_keys(&place);
+    let (_own, port) = network_broker(&place, 2, &own);
+    let catalog = FakeCatalog::listing(&[record(&place, 2, port, Some(*own.public()))]);
+    assert!(find(&options(&place, catalogs(&[catalog.address])), "lab").outcome.is_ok());
+}
+
+#[test]
+fn without_encryption_only_where_the_user_says_so() {
+    let place = Place::new();
+    let plain = FakeBroker::start(&place.project, 1, Bind::Plain, |_| Act::Ignore);
+    let port = plain.address.unwrap().port();
+    let look = |insecure| {
+        let catalog = FakeCatalog::listing(&[anns(&place, 1, port, None)]);
+        find(&options(&place, catalogs(&[catalog.address])).new_keys(NewKeys::Accept).insecure(insecure), "lab")
+    };
+    assert!(matches!(error(look(false)), LookupError::NoKey { .. }));
+    let found = look(true);
+    assert_eq!(found.explanation.candidates[0].trust, Trust::Unprotected);
+    assert!(matches!(found.outcome.unwrap().route(), Route::Unprotected { .. }));
+    assert!(!place.dirs.config_dir().exists(), "no key is made, and nothing is pinned");
+    // A record with a key is encrypted, whatever the user says: a broker that doesn't is not talked to.
+    let own = project_keys(&place);
+    let catalog = FakeCatalog::listing(&[record(&place, 1, port, Some(*own.public()))]);
+    let downgraded = error(find(&options(&place, catalogs(&[catalog.address])).insecure(true), "lab"));
+    assert!(matches!(downgraded, LookupError::Unproven { .. }), "{downgraded}");
+    // An address.
+    let options = options(&place, CatalogList::none());
+    let address = format!("kv://127.0.0.1:{port}/lab");
+    assert!(matches!(error(find(&options, &address)), LookupError::Unproven { .. }));
+    assert!(find(&options.insecure(true), &address).outcome.is_ok());
+}
+
+#[test]
+fn the_addresses_of_a_record_are_tried_in_turn() {
+    let place = Place::new();
+    let keys = project_keys(&place);
+    let (_broker, port) = network_broker(&place, 1, &keys);
+    // One that says nothing, one that is closed, one of an HTTP server, and the true one.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = FakeCatalog::answering("hello".into(), 1);
+    let mut listed = record(&place, 1, silent.local_addr().unwrap().port(), Some(*keys.public()));
+    listed.endpoints = vec![
+        format!("tcp://127.0.0.1:{}", closed_port()),
+        format!("tcp://{}", other.address),
+        "tcp://[::zz]:1".into(),
+        format!("tcp://localhost:{port}"),
+    ];
+    let catalog = FakeCatalog::listing(&[listed.clone()]);
+    let found = find(&options(&place, catalogs(&[catalog.address])), "lab");
+    assert!(found.outcome.is_ok(), "{}", found.explanation);
+    // What came nearest to the broker is what is told.
+    listed.endpoints.truncate(2);
+    let other = FakeCatalog::answering("hello".into(), 1);
+    listed.endpoints[1] = format!("tcp://{}", other.address);
+    let catalog = FakeCatalog::listing(&[listed]);
+    let failed = error(find(&options(&place, catalogs(&[catalog.address])), "lab"));
+    assert!(matches!(failed, LookupError::Unproven { .. }), "{failed}");
+}
+
+#[test]
+fn a_flood_of_copies_does_not_hide_the_one_that_answers() {
+    let place = Place::new();
+    let keys = project_keys(&place);
+    let (_broker, port) = network_broker(&place, 1, &keys);
+    // All are newer than the true one, have its key and uuid, and lead to somebody who accepts and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let copy = |n: u32| CatalogRecord {
+        instance: Uuid::from_u128(u128::from(n)),
+        ..record(&place, 1, silent.local_addr().unwrap().port(), Some(*keys.public()))
+    };
+    let mut listed: Vec<CatalogRecord> = (0..40).map(copy).collect();
+    // And thousands of strangers'.
+    listed.extend((0..4_000).map(|n| anns(&place, 9, 1 + n, Some(PublicKey::from_bytes([9; 32])))));
+    listed.push(record(&place, 1, port, Some(*keys.public())));
+    let catalog = FakeCatalog::listing(&listed);
+    let found = find(&options(&place, catalogs(&[catalog.address])), "lab");
+    assert!(found.outcome.is_ok(), "{}", found.outcome.unwrap_err());
+    assert_eq!(found.explanation.candidates.len(), catalogs::CANDIDATES_MAX);
+    let steps = &found.explanation.steps;
+    assert!(steps.iter().any(|step| step.said.contains("records of this project are not looked at")), "{steps:?}");
+}
+
+#[test]
+fn a_record_that_cannot_be_used_is_told_from_none() {
+    let place = Place::new();
+    let mut damaged = record(&place, 1, 4_000, None).to_json();
+    damaged = damaged.replace("\"port\":4000", "\"port\":70000");
+    let catalog = FakeCatalog::answering(format!("[\n{}\n]\n", damaged.replacen('{', r#"{"address":"10.0.0.9","#, 1)), 1);
+    let failed = error(find(&options(&place, catalogs(&[catalog.address])), "lab"));
+    assert!(matches!(&failed, LookupError::Unreadable { first, .. } if first.contains("10.0.0.9")), "{failed}");
 }
 
 #[test]
@@ -281,20 +454,25 @@ fn a_long_look_is_said_within_a_second() {
 #[test]
 fn an_address_is_taken_instead_of_searching() {
     let place = Place::new();
-    let keys = KeyPair::generate().unwrap();
-    let (_broker, port) = network_broker(&place, 1, &keys);
+    let broker_keys = KeyPair::generate().unwrap();
+    let (_broker, port) = network_broker(&place, 1, &broker_keys);
     let options = options(&place, CatalogList::none());
-    let key = keys.public();
-    let keyless = error(find(&options, &format!("kv://127.0.0.1:{port}/lab?key={key}")));
+    let key = broker_keys.public();
+    let keyless = error(find(&options, &format!("kv://127.0.0.1:{port}/lab")));
     assert!(matches!(keyless, LookupError::NoOwnKey { .. }), "{keyless}");
     assert!(!place.dirs.config_dir().exists(), "looking makes no key");
-    project_keys(&place);
+    // The key in the address is trusted, and a key of our own is made to be let in by.
     assert!(find(&options, &format!("kv://127.0.0.1:{port}/lab?key={key}")).outcome.is_ok());
+    assert!(place.dirs.config_dir().join(keys::OWNER_KEY_FILE).exists());
     assert!(find(&options, &format!("kv://localhost:{port}/lab?key={key}")).outcome.is_ok());
     assert!(find(&options.clone().endpoint(format!("kv://127.0.0.1:{port}?key={key}")), "lab").outcome.is_ok());
     // Without a key only our own broker would do.
     let refused = error(find(&options, &format!("kv://127.0.0.1:{port}/lab")));
-    assert!(matches!(refused, LookupError::Refused { .. }), "{refused}");
+    assert!(matches!(refused, LookupError::Unproven { .. }), "{refused}");
+    let unknown = error(find(&options.clone().owner("ann"), &format!("kv://127.0.0.1:{port}/lab")));
+    assert!(matches!(unknown, LookupError::AddressWithoutKey { .. }), "{unknown}");
+    pins::remember(place.dirs.config_dir(), "ann", &place.project, key).unwrap();
+    assert!(find(&options.clone().owner("ann"), &format!("kv://127.0.0.1:{port}/lab")).outcome.is_ok());
     let other = error(find(&options, &format!("kv://127.0.0.1:{port}/other?key={key}")));
     assert!(other.to_string().contains("serves the project \"lab\", not other"), "{other}");
     assert!(options.clone().endpoint("kv://h:1/x").lookup("lab").is_err());

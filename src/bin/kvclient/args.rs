@@ -9,17 +9,19 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use kvbroker::catalog::CatalogList;
-use kvbroker::client::ConnectOptions;
+use kvbroker::client::{ConnectOptions, NewKeys};
 use kvbroker::logging::LogFormat;
 use kvbroker::lookup::Target;
 use kvbroker::project::RESERVED_WORDS;
 use kvbroker_protocol::BrokerId;
 
+use crate::ask;
 use crate::verb_args::Verb;
 
 const ABOUT: &str = "Uses the table of a kvbroker, found by name";
@@ -63,6 +65,16 @@ pub(crate) struct Global {
     /// Where the broker is: kv://HOST:PORT/PROJECT?key=kvpub1…; nothing is searched
     #[arg(long, global = true, value_name = "ADDRESS", env = "KVBROKER_ENDPOINT", hide_env = true)]
     endpoint: Option<String>,
+    /// The secret key to be on the network [default: `id` in the configuration directory]
+    // Not named `key`: that is what the verbs call their arguments.
+    #[arg(long = "key", global = true, value_name = "FILE", env = "KVBROKER_KEY", hide_env = true)]
+    secret_file: Option<PathBuf>,
+    /// Accept the key of somebody else's broker that was never used before, unseen; from then on only that key
+    #[arg(long, global = true)]
+    accept_new_key: bool,
+    /// Also use a broker without encryption: everybody on the way can read and change everything
+    #[arg(long, global = true)]
+    insecure: bool,
     /// How long to wait, such as 500ms, 10s or 2m; 0: for ever
     #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "KVBROKER_TIMEOUT", hide_env = true)]
     timeout: Duration,
@@ -93,8 +105,18 @@ impl Global {
         CatalogList::from_env(self.catalog.as_deref()).map_err(|error| error.to_string())
     }
 
+    /// The secret key to be, where it is not the configuration directory's.
+    pub(crate) fn key_file(&self) -> Option<&Path> {
+        self.secret_file.as_deref().filter(|key| !key.as_os_str().is_empty())
+    }
+
     pub(crate) fn connect_options(&self) -> Result<ConnectOptions, String> {
-        let mut options = ConnectOptions::new().timeout(self.timeout()).catalogs(self.catalogs()?);
+        let new_keys = if self.accept_new_key { NewKeys::Accept } else { ask::on_terminal() };
+        let mut options = ConnectOptions::new().timeout(self.timeout()).catalogs(self.catalogs()?).insecure(self.insecure);
+        options = options.new_keys(new_keys);
+        if let Some(key) = self.key_file() {
+            options = options.key_file(key);
+        }
         if let Some(owner) = &self.owner {
             options = options.owner(owner);
         }

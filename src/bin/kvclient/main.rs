@@ -5,6 +5,7 @@
 //! - Ctrl-C ends at once with 130 and names a mutation whose outcome is not known then.
 
 mod args;
+mod ask;
 mod batch;
 mod del_prefix;
 mod fate;

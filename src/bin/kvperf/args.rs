@@ -2,11 +2,12 @@
 //!
 //! What is wrong with it is said before anything is contacted; exit code 2.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
 use kvbroker::catalog::CatalogList;
-use kvbroker::client::ConnectOptions;
+use kvbroker::client::{ConnectOptions, NewKeys};
 use kvbroker::lookup::Target;
 use kvbroker_protocol::BrokerId;
 use kvbroker_protocol::limits::{ARRAY_OPERATIONS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX, PAGE_ROWS_MAX, VALUE_BYTES_MAX};
@@ -67,6 +68,15 @@ pub(crate) struct Finding {
     /// Where the broker is: kv://HOST:PORT/PROJECT?key=kvpub1…; nothing is searched
     #[arg(long, value_name = "ADDRESS", env = "KVBROKER_ENDPOINT", hide_env = true)]
     endpoint: Option<String>,
+    /// The secret key to be on the network [default: `id` in the configuration directory]
+    #[arg(long = "key", value_name = "FILE", env = "KVBROKER_KEY", hide_env = true)]
+    secret_file: Option<PathBuf>,
+    /// Accept the key of somebody else's broker that was never used before, unseen; from then on only that key
+    #[arg(long)]
+    accept_new_key: bool,
+    /// Also use a broker without encryption: everybody on the way can read and change everything
+    #[arg(long)]
+    insecure: bool,
     /// How long to wait for an answer, such as 500ms, 10s or 2m; 0: for ever
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration, env = "KVBROKER_TIMEOUT", hide_env = true)]
     timeout: Duration,
@@ -81,7 +91,13 @@ impl Finding {
     /// What the client library takes.
     pub(crate) fn options(&self) -> Result<ConnectOptions, String> {
         let catalogs = CatalogList::from_env(self.catalog.as_deref()).map_err(|error| error.to_string())?;
-        let mut options = ConnectOptions::new().timeout(self.timeout()).catalogs(catalogs);
+        let mut options = ConnectOptions::new().timeout(self.timeout()).catalogs(catalogs).insecure(self.insecure);
+        if self.accept_new_key {
+            options = options.new_keys(NewKeys::Accept);
+        }
+        if let Some(key) = self.secret_file.as_ref().filter(|key| !key.as_os_str().is_empty()) {
+            options = options.key_file(key);
+        }
         if let Some(owner) = &self.owner {
             options = options.owner(owner);
         }

@@ -33,6 +33,7 @@ impl Facts {
         let (transport, endpoint) = match client.route() {
             Some(route @ Route::Local { .. }) => ("ipc", route.to_string()),
             Some(route @ Route::Network { .. }) => ("tcp", route.to_string()),
+            Some(route @ Route::Unprotected { .. }) => ("plain tcp", route.to_string()),
             None => ("none", "the connection has ended".to_owned()),
         };
         let uname = rustix::system::uname();
