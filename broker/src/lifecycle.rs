@@ -81,7 +81,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
         record: record(config, &endpoint, reachable.as_ref()),
         announcer: Arc::downgrade(&announcer),
     };
-    let ready = ReadyParts::of(&opened, reachable);
+    let ready = ReadyParts::of(&opened, reachable, keeper.status().keys());
     let broker = Running::start(config, opened, keeper, bound, tellers, Arc::clone(&announcer), sender)?;
     let result = match tell_ready(config, &home, &endpoint, &announcer, &ready, &directory) {
         Ok(()) => broker.wait(config.grace, &notices),
@@ -249,17 +249,19 @@ struct ReadyParts {
     took: Took,
     keys: usize,
     reachable: Option<Reachable>,
+    authorized_keys: u64,
     clock_remark: Option<String>,
     ground_remark: Option<String>,
 }
 
 impl ReadyParts {
-    fn of(opened: &Opened, reachable: Option<Reachable>) -> ReadyParts {
+    fn of(opened: &Opened, reachable: Option<Reachable>, authorized_keys: u64) -> ReadyParts {
         ReadyParts {
             report: opened.report.clone(),
             took: opened.took,
             keys: opened.state.keys(),
             reachable,
+            authorized_keys,
             clock_remark: opened.clock_remark.clone(),
             ground_remark: opened.ground.remark.clone(),
         }
@@ -286,6 +288,7 @@ fn tell_ready(
             keys: parts.keys,
             reachable: parts.reachable.as_ref(),
             is_insecure: config.network.is_insecure,
+            authorized_keys: parts.authorized_keys,
             sync: config.sync,
             clock_remark: parts.clock_remark.as_deref(),
             ground_remark: parts.ground_remark.as_deref(),

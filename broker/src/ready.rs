@@ -24,6 +24,8 @@ pub(crate) struct Ready<'a> {
     /// None: no TCP.
     pub(crate) reachable: Option<&'a Reachable>,
     pub(crate) is_insecure: bool,
+    /// How many keys of others are let in.
+    pub(crate) authorized_keys: u64,
     pub(crate) sync: SyncMode,
     pub(crate) clock_remark: Option<&'a str>,
     /// What is worth saying about the file system that the data is on.
@@ -50,7 +52,12 @@ impl Ready<'_> {
             line("for", "you: here by your user id".to_owned());
             line("", "and ANYBODY who can connect by TCP, without a key, to read and change everything".to_owned());
         } else {
-            line("for", "you: here by your user id, from elsewhere by your key; others if you authorize theirs".to_owned());
+            let others = match self.authorized_keys {
+                0 => "others if you authorize theirs".to_owned(),
+                1 => format!("and one authorized key ({} {} who)", self.kvclient, endpoint.project),
+                keys => format!("and {keys} authorized keys ({} {} who)", self.kvclient, endpoint.project),
+            };
+            line("for", format!("you: here by your user id, from elsewhere by your key; {others}"));
         }
         match self.catalogs {
             [] if self.reachable.is_none() => line("announced", "to no catalog: it is not on TCP".to_owned()),

@@ -201,7 +201,6 @@ impl Listener {
     }
 
     /// The socket is gone, and what it was bound to.
-    #[allow(dead_code)]
     pub(crate) fn forget_tcp(&mut self) {
         self.bound.clear();
     }
@@ -307,6 +306,10 @@ mod tests {
         let mut everywhere = Listener::new(&ipc, &[Ipv6Addr::UNSPECIFIED.into()], Protection::Curve(keys));
         let port = everywhere.bind_tcp(&mut socket, 0).unwrap();
         // Whatever this machine has: IPv4 can come in.
+        std::net::TcpStream::connect((LOOPBACK, port)).unwrap();
+        everywhere.unbind_tcp(&mut socket).unwrap();
+        wait_until_free(SocketAddr::new(LOOPBACK, port));
+        rebind(&mut everywhere, &mut socket);
         std::net::TcpStream::connect((LOOPBACK, port)).unwrap();
     }
 

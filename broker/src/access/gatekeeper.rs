@@ -48,6 +48,11 @@ pub(crate) struct AccessStatus {
 }
 
 impl AccessStatus {
+    /// How many keys of others are let in.
+    pub(crate) fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn stats(&self, stats: &mut Vec<(String, StatValue)>) {
         let number = |counter: &AtomicU64| StatValue::Number(counter.load(Ordering::Relaxed));
         let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
