@@ -15,7 +15,7 @@ use kvbroker::catalog::{SeenRecord, query};
 use kvbroker::keys::{KeyPair, SecretKey, load_key_file};
 use kvbroker::project::ProjectName;
 use kvbroker_discovery::{CatalogConfig, CatalogServer, StopHandle};
-use kvbroker_tests::{Broker, BrokerOptions, Home, PATIENCE, RawClient, RawSubscriber, verb, wait_until};
+use kvbroker_tests::{Broker, BrokerOptions, Cli, Home, PATIENCE, RawClient, RawSubscriber, verb, wait_until};
 use serde_json::{Value, json};
 
 const USAGE: i32 = 2;
@@ -267,6 +267,19 @@ fn a_broker_under_another_account_gets_the_owners_key_from_a_file() {
     let ended = Broker::try_start(with_key()).unwrap_err();
     assert_eq!(ended.status.code(), Some(REFUSED), "{}", ended.stderr);
     assert!(!key.exists());
+}
+
+#[test]
+fn the_ready_block_tells_how_many_others_may_come_in() {
+    let mut broker = Broker::plain();
+    assert!(broker.stdout().contains("others if you authorize theirs"), "{}", broker.stdout());
+    let cli = Cli::new(broker.home());
+    for (number, said) in [(1, "and one authorized key ("), (2, "and 2 authorized keys (")] {
+        cli.ok(&["test", "authorize", &format!("kvpub1{}", format!("{number:02}").repeat(32)), "read"]);
+        broker.stop();
+        broker.restart();
+        assert!(broker.stdout().contains(said), "{}", broker.stdout());
+    }
 }
 
 #[test]
