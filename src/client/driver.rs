@@ -148,7 +148,8 @@ impl Driver {
                 }
                 Action::Drop => self.drop_connection(),
                 Action::Send { id, body } => {
-                    patience.progress.doing(now, format!("waiting for the broker of {}", self.shared.project));
+                    let what = if self.session.awaits_changes() { "changes in" } else { "the broker of" };
+                    patience.progress.doing(now, format!("waiting for {what} {}", self.shared.project));
                     // Before it leaves: whoever ends the program next must know of it.
                     self.shared.note_in_doubt(self.session.in_doubt());
                     self.send(now, id, &body);

@@ -31,6 +31,7 @@ mod connection;
 mod deadlines;
 mod driver;
 mod error;
+mod events;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod fake;
@@ -56,6 +57,7 @@ pub mod watch;
 pub use connection::{ConnectError, Connection, Expected, Patience, Route};
 pub use deadlines::TimeLeft;
 pub use error::{ClientError, exit_of};
+pub use events::EventsPage;
 pub use handle::Client;
 pub use history::History;
 pub use names::Names;

@@ -275,7 +275,7 @@ impl Client {
     }
 }
 
-fn first(reply: Reply) -> Result<(Answer, u64), ClientError> {
+pub(super) fn first(reply: Reply) -> Result<(Answer, u64), ClientError> {
     use kvbroker_protocol::Outcomes;
     let Outcomes::One(outcome) = reply.outcomes else { return Err(unexpected()) };
     let answer = outcome.result.map_err(ClientError::Failed)?;

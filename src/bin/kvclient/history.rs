@@ -58,7 +58,7 @@ impl Print for Version {
 }
 
 /// A broker's time; one beyond the year 9999, which only a broken clock makes, in milliseconds.
-fn rfc3339(time_ms: u64) -> String {
+pub(crate) fn rfc3339(time_ms: u64) -> String {
     const YEAR_10000_MS: u64 = 253_402_300_800_000;
     if time_ms >= YEAR_10000_MS {
         return format!("{time_ms} ms");

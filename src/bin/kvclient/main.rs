@@ -8,6 +8,7 @@ mod args;
 mod ask;
 mod batch;
 mod del_prefix;
+mod events;
 mod fate;
 mod history;
 mod id;

@@ -305,6 +305,33 @@ Examples:
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         limit: Option<u64>,
     },
+    /// Print what has changed behind a revision, or wait for the next change; exit code 1 if none came
+    #[command(
+        after_help = "One line a change of a key, tabs between: the revision, the time, put, the key and the value as JSON; or remove and the
+key; or expire and the key, where its deadline had come. What a revision changed stands together. Nothing is left out: what the
+broker does not know any more ends with exit code 1 and where its memory begins. Only the first change is waited for.
+
+Examples:
+  kvclient NETID-a5 events --after 41                      all changes behind revision 41
+  kvclient NETID-a5 events lamp/ --wait 30s                the next change of a key that starts with lamp/
+  kvclient NETID-a5 events lamp/ --after 41 --wait 30s     those since, and if there are none the next one
+  kvclient NETID-a5 events --after 41 --json               a JSON object a line: {\"rev\":…,\"time\":…,\"event\":\"put\",\"key\":…,\"value\":…},
+                                                           and at the end {\"through\":REV}, for the next --after"
+    )]
+    Events {
+        /// Only keys that start with this
+        #[arg(default_value = "")]
+        prefix: OsString,
+        /// Only changes behind this revision; without it those from now on
+        #[arg(long, value_name = "REV")]
+        after: Option<u64>,
+        /// Most revisions
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// If there is no change yet, wait for one so long, such as 30s or 2h
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        wait: Option<std::time::Duration>,
+    },
     /// Let somebody use the table, by the key that `kvclient id` prints for them; or change what they may
     #[command(
         after_help = "ROLE is read, write (read and change) or admin (also authorize, revoke and who). It replaces what the key had before;

@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::args::Global;
 use crate::output::{Name, Output, Print, printable};
 use crate::verb_args::{DelConditions, PageArgs, PutConditions, Verb};
-use crate::{CLIENT, Trouble, batch, complain, del_prefix, fate, history, remark, users};
+use crate::{CLIENT, Trouble, batch, complain, del_prefix, events, fate, history, remark, users};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
     // Before the broker is looked for: what can't be read needs no broker.
@@ -48,6 +48,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
         Asked::Rows { query: Some((field, value)), scan, limit } => rows(client.query(&field, value, scan), limit, &mut out)?,
         Asked::Names { wanted, limit } => names(&client, wanted, limit, &mut out)?,
         Asked::History { key, limit } => history::run(global, &client, &key, limit, &mut out)?,
+        Asked::Events(wanted) => events::run(global, &client, wanted, &mut out)?,
         Asked::Users(operation) => users::change(&client, operation, &mut out, global)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
@@ -84,6 +85,7 @@ enum Asked {
         key: Key,
         limit: Option<u64>,
     },
+    Events(events::Wanted),
     /// About who may use the table.
     Users(Operation),
     Batch,
@@ -151,6 +153,14 @@ impl Asked {
                 Asked::Names { wanted, limit }
             }
             Verb::History { key, limit } => Asked::History { key: bytes(&key), limit },
+            Verb::Events { after: None, wait: None, .. } => {
+                return Err(Trouble::misuse(
+                    "events needs --after REV for what has changed since, or --wait DURATION for what changes next",
+                ));
+            }
+            Verb::Events { prefix, after, limit, wait } => {
+                Asked::Events(events::Wanted { prefix: bytes(&prefix), after, limit, wait })
+            }
             Verb::Authorize { key, grant } => Asked::Users(users::authorize(&key, grant)?),
             Verb::Revoke { key } => Asked::Users(users::revoke(&key)?),
             Verb::Who => Asked::Users(Operation::Who),
@@ -375,9 +385,6 @@ impl Subject {
                 complain("this key could not use the table anyway; `who` lists those that can", None)
             }
             ErrorCode::NotFound => complain(&format!("there is no key {key:?}"), None),
-            ErrorCode::Conflict if matches!(*verb, "authorize" | "revoke") => {
-                complain(&format!("nothing was changed: {said}"), None)
-            }
             ErrorCode::Conflict if *verb == "del" => complain(&format!("{key:?} was not removed: {said}"), None),
             ErrorCode::Conflict => complain(&format!("nothing was stored under {key:?}: {said}"), None),
             ErrorCode::WrongType if *verb == "incr" => {

@@ -58,6 +58,11 @@ impl Asked {
         Asked::new(&Operation::Noop).expect("a noop has a few bytes")
     }
 
+    /// True if the broker is to wait for changes before it answers.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.expect, Expect::Events(1..))
+    }
+
     /// Its length on the wire, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -19,6 +19,8 @@
 //!   what is left is sent again from the hole on.
 //! - A session that the broker has forgotten (`session_expired`) is replaced by the next Hello's: calls that no attempt of may have
 //!   been done get new numbers there, the others end as unknown.
+//! - Requests that wait for changes at the broker are in nobody's way: they are in flight beside the others, which don't wait for them,
+//!   and the patience with them begins when their wait is over. A refusal for want of room ends them, where others would be sent again.
 //! - `ack` never passes a mutation whose answer was not read, and no number that a caller was told is used for another operation.
 //!
 //! Caveats: whoever drives this sends at once what `poll` hands out; a message that was handed out counts as sent unless
@@ -165,8 +167,17 @@ struct Flight<T> {
 impl<T> Flight<T> {
     /// How long its reply may take before the connection is taken for lost.
     fn patience(&self) -> Duration {
-        // It goes alone.
-        if matches!(self.expects.as_slice(), [Expect::History]) { LOG_PATIENCE } else { PATIENCE }
+        // They go alone.
+        match self.expects.as_slice() {
+            [Expect::History] => LOG_PATIENCE,
+            [Expect::Events(wait_ms)] => PATIENCE + Duration::from_millis(*wait_ms),
+            _ => PATIENCE,
+        }
+    }
+
+    /// True if it waits for changes at the broker.
+    fn waits(&self) -> bool {
+        self.calls.iter().any(|call| call.asked.waits())
     }
 }
 
@@ -191,6 +202,8 @@ pub struct Session<T> {
     again: VecDeque<Call<T>>,
     flights: BTreeMap<u64, Flight<T>>,
     flight_bytes: usize,
+    /// How many of these wait for changes at the broker.
+    waiting: usize,
     /// Calls whose end was not told.
     live: usize,
     /// No deadline is before this; None: there is none.
@@ -235,6 +248,7 @@ impl<T> Session<T> {
             again: VecDeque::new(),
             flights: BTreeMap::new(),
             flight_bytes: 0,
+            waiting: 0,
             live: 0,
             earliest: None,
             regroups: false,
@@ -366,6 +380,7 @@ impl<T> Session<T> {
     /// Messages in flight are lost, and nobody knows how far they came.
     fn return_flights(&mut self) {
         self.flight_bytes = 0;
+        self.waiting = 0;
         for (_, flight) in std::mem::take(&mut self.flights) {
             for mut call in flight.calls {
                 call.may_have_run |= call.asked.mutation;
@@ -420,10 +435,22 @@ impl<T> Session<T> {
 
     /// The message that was handed out last could not be sent.
     pub fn not_sent(&mut self, id: u64) {
-        if let Some(flight) = self.flights.remove(&id) {
-            self.flight_bytes -= flight.bytes;
+        if let Some(flight) = self.take_flight(id) {
             flight.calls.into_iter().for_each(|call| self.come_back(call));
         }
+    }
+
+    fn take_flight(&mut self, id: u64) -> Option<Flight<T>> {
+        let flight = self.flights.remove(&id)?;
+        self.flight_bytes -= flight.bytes;
+        self.waiting -= usize::from(flight.waits());
+        Some(flight)
+    }
+
+    /// True if all that is asked waits for changes at the broker.
+    #[must_use]
+    pub fn awaits_changes(&self) -> bool {
+        self.waiting > 0 && self.waiting == self.flights.len()
     }
 
     /// The last message of a session in which every answer was read: it needs no reply. None: there is nothing to end,
@@ -537,8 +564,9 @@ impl<T> Session<T> {
             self.link_lost(now, format!("no reply within {} s", patience.as_secs()));
             return Action::Drop;
         }
-        if self.flights.is_empty() {
+        if self.flights.len() == self.waiting {
             if self.is_over {
+                self.return_flights();
                 self.link = Link::Down { not_before: None };
                 return Action::Drop;
             }
@@ -552,6 +580,10 @@ impl<T> Session<T> {
             match self.pack(now) {
                 pack::Packed::Message { id, body } => return Action::Send { id, body },
                 pack::Packed::NotBefore(at) => wake[2] = Some(at),
+                pack::Packed::TooMany => {
+                    self.end_one_too_many();
+                    return self.poll(now);
+                }
                 pack::Packed::Nothing => {}
             }
         }

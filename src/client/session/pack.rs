@@ -8,8 +8,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::limits::{ARRAY_OPERATIONS_MAX, ARRAY_REGEXES_MAX, IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX};
-use kvbroker_protocol::{Header, encode_message};
+use kvbroker_protocol::limits::{
+    ARRAY_OPERATIONS_MAX, ARRAY_REGEXES_MAX, IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX, PARKED_PER_CLIENT_MAX, RETRY_AFTER_MS,
+};
+use kvbroker_protocol::{Failure, Header, Outcome, encode_message};
 
 use super::call::{Call, Company, HEADER_BYTES};
 use super::{Flight, Session};
@@ -45,6 +47,8 @@ pub(super) enum Packed {
     },
     /// What is due is collected until then.
     NotBefore(Instant),
+    /// The next one waits for changes, and so many do already that the broker takes no more.
+    TooMany,
     /// Nothing is due, or it waits for a reply.
     Nothing,
 }
@@ -98,7 +102,11 @@ impl<T> Session<T> {
     /// The next message, if it is time for one.
     pub(super) fn pack(&mut self, now: Instant) -> Packed {
         let Some(first) = self.again.front().or(self.queue.front()) else { return Packed::Nothing };
-        if self.flights.len() >= MESSAGES_MAX || self.flight_bytes + first.asked.bytes() > FLIGHT_BYTES_MAX {
+        if first.asked.waits() && self.waiting >= PARKED_PER_CLIENT_MAX {
+            return Packed::TooMany;
+        }
+        let in_flight = self.flights.len() - self.waiting;
+        if in_flight >= MESSAGES_MAX || self.flight_bytes + first.asked.bytes() > FLIGHT_BYTES_MAX {
             return Packed::Nothing;
         }
         if self.again.is_empty() {
@@ -107,7 +115,7 @@ impl<T> Session<T> {
             }
             let is_full = self.queue_weight >= FULL_OPERATIONS || self.queue_bytes >= FULL_BYTES;
             let send_at = first.begun_at + COLLECT_FOR;
-            if self.flights.len() >= EAGER_MESSAGES && !is_full && now < send_at {
+            if in_flight >= EAGER_MESSAGES && !is_full && now < send_at {
                 return Packed::NotBefore(send_at);
             }
         }
@@ -134,6 +142,21 @@ impl<T> Session<T> {
         if calls.is_empty() { Packed::Nothing } else { self.message(now, calls, load.bytes) }
     }
 
+    /// The next call waits for changes, as do so many others that the broker would refuse it.
+    pub(super) fn end_one_too_many(&mut self) {
+        let call = match self.again.pop_front() {
+            Some(call) => Some(call),
+            None => self.queue.pop_front().inspect(|call| {
+                self.queue_bytes -= call.asked.bytes();
+                self.queue_weight -= call.asked.weight;
+            }),
+        };
+        if let Some(token) = call.and_then(|call| call.token) {
+            let message = format!("{PARKED_PER_CLIENT_MAX} calls of this client wait for changes, which is the most");
+            self.finish(token, Ok(Outcome { revision: None, result: Err(Failure::busy(message, RETRY_AFTER_MS)) }));
+        }
+    }
+
     fn message(&mut self, now: Instant, calls: Vec<Call<T>>, bytes: usize) -> Packed {
         let id = self.next_id;
         self.next_id += 1;
@@ -144,7 +167,9 @@ impl<T> Session<T> {
         encode_message(&header, calls.iter().map(|call| call.asked.body.as_slice()), &mut body);
         let expects = calls.iter().map(|call| call.asked.expect.clone()).collect();
         self.flight_bytes += bytes;
-        self.flights.insert(id, Flight { calls, expects, sent_at: now, bytes });
+        let flight = Flight { calls, expects, sent_at: now, bytes };
+        self.waiting += usize::from(flight.waits());
+        self.flights.insert(id, flight);
         Packed::Message { id, body }
     }
 }

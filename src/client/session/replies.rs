@@ -68,8 +68,7 @@ impl<T> Session<T> {
             self.trouble = Some("the broker sent a reply without an id".into());
             return;
         };
-        let Some(flight) = self.flights.remove(&id) else { return };
-        self.flight_bytes -= flight.bytes;
+        let Some(flight) = self.take_flight(id) else { return };
         self.losses = 0;
         self.got = self.got.max(Some(id));
         let reply = decode_reply(body, &flight.expects);
@@ -129,6 +128,8 @@ impl<T> Session<T> {
                 self.come_back(call);
             }
             Verdict::Refused => self.refused(call, outcome),
+            // A pause would be one for all the others.
+            Verdict::Later if call.asked.waits() => self.decided(call, outcome, after),
             Verdict::Broken if call.asked.mutation => self.broken(call, outcome),
             Verdict::Broken => self.decided(call, outcome, after),
             Verdict::Later => {

@@ -12,6 +12,7 @@ use kvbroker_log::Log;
 use kvbroker_protocol::{Access, Answer, ErrorCode, Events, Failure, Outcome, Outcomes, Reply, limits};
 
 use crate::agenda::Agenda;
+use crate::answer::not_admitted;
 use crate::call::Call;
 use crate::credit::Charge;
 use crate::parked::asked;
@@ -38,7 +39,7 @@ enum Heard {
 }
 
 impl<L: Log> Worker<L> {
-    /// Answers a call for changes, or parks it.
+    /// Answers a call for changes that the user may ask for, or parks it.
     pub(crate) fn hear(&mut self, call: Call, agenda: &mut Agenda, saying: &mut Saying) {
         let trace = tracing::enabled!(tracing::Level::TRACE)
             .then(|| call.request.operations.as_slice().first().map(|operation| Trace::start(call.client, None, operation)))
@@ -72,10 +73,7 @@ impl<L: Log> Worker<L> {
     /// Looks into the table's latest changes; and how many of them.
     fn look_for_events(&self, call: &Call) -> (Heard, usize) {
         let refused = |failure| (Heard::Answer(Err(failure)), 0);
-        let Some(access) = self.access.of(&call.user) else { return refused(unknown_user()) };
-        if let Some(failure) = call.request.operations.as_slice().iter().find_map(|operation| access.check(operation).err()) {
-            return refused(failure);
-        }
+        let Some(access) = self.access.of(&call.user) else { return refused(not_admitted()) };
         let Some(Events { prefix, after, limit, wait_ms }) = asked(call) else {
             return refused(Failure::new(ErrorCode::Internal, "this operation is answered elsewhere"));
         };
@@ -122,10 +120,6 @@ impl<L: Log> Worker<L> {
             Some(until_us) => longest.min(Duration::from_micros(until_us.saturating_sub(self.clock.now().boot_us))),
         }
     }
-}
-
-fn unknown_user() -> Failure {
-    Failure::new(ErrorCode::Refused, "the key of this client may not use this broker any more")
 }
 
 /// What a parked call is told when the broker stops.

@@ -241,7 +241,7 @@ impl<L: Log> Worker<L> {
         }
         saying.refusal = self.refusal()?;
         while let Some(call) = agenda.take() {
-            if events::is_one(&call) {
+            if events::is_one(&call) && self.permits(&call) {
                 self.hear(call, agenda, &mut saying);
                 if saying.reply_bytes >= limits::BATCH_BYTES_MAX {
                     break;

@@ -7,6 +7,7 @@ mod ends;
 mod packing;
 mod random;
 mod retries;
+mod waiting;
 
 use kvbroker_protocol::{Answer, ErrorCode, Form, Operations, Outcomes, Reply, Request, Stored, decode_request, encode_reply};
 

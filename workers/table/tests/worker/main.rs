@@ -8,6 +8,7 @@
 
 mod access;
 mod bench;
+mod events;
 mod expiry;
 mod snapshots;
 mod speed;

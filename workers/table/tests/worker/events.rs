@@ -1,0 +1,216 @@
+//! `events`: what has changed is told at once, what has not is waited for; every wait has an end, and nobody hears what it may not.
+
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use kvbroker_protocol::{Access, Events, RevisionEvents, Role, Txn, VersionKind};
+
+use super::*;
+
+fn events(prefix: &str, after: Option<u64>, wait_ms: u64) -> Operation {
+    Operation::Events(Events { prefix: key(prefix), after, limit: None, wait_ms })
+}
+
+/// The revisions and keys that were told, how far they go, and whether there are more.
+fn told(outcome: &Outcome) -> (Vec<(u64, Vec<String>)>, u64, bool) {
+    let Ok(Answer::Events { events, through, more }) = &outcome.result else { panic!("{outcome:?}") };
+    let keys = |revision: &RevisionEvents| {
+        let keys = revision.changes.iter().map(|change| String::from_utf8(change.key.clone()).unwrap());
+        (revision.revision, keys.collect())
+    };
+    (events.iter().map(keys).collect(), *through, *more)
+}
+
+fn revision(at: u64, keys: &[&str]) -> (u64, Vec<String>) {
+    (at, keys.iter().map(|key| (*key).to_owned()).collect())
+}
+
+/// Waits until so many calls wait for changes.
+fn until_waiting(bench: &mut Bench, count: u64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let user = std::mem::replace(&mut bench.user, "owner");
+        let stats = bench.one(Operation::Stats);
+        bench.user = user;
+        bench.until_answered(stats);
+        let Ok(Answer::Stats(stats)) = &bench.outcomes(stats)[0].result else { panic!() };
+        if stats.contains(&("events_waiting".into(), StatValue::Number(count))) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never {count} of them");
+        std::thread::yield_now();
+    }
+}
+
+fn end(bench: &Bench, worker: JoinHandle<Result<(), Stopped>>) {
+    bench.intake.close();
+    worker.join().unwrap().unwrap();
+    bench.collect();
+}
+
+#[test]
+fn what_has_changed_is_told_at_once_and_by_whole_revisions() {
+    let mut bench = Bench::new();
+    bench.one(put("a/1", "1"));
+    bench.ask(Header::default(), Operations::Many(vec![put("b", "1"), del("a/1")]));
+    let txn = Txn { compares: vec![], then: vec![put("a/2", "1"), put("a/1", "1"), put("b", "2")], otherwise: vec![] };
+    bench.one(Operation::Txn(Box::new(txn)));
+    let all = bench.one(events("a/", Some(0), 60_000));
+    let rest = bench.one(events("a/", Some(1), 0));
+    let first = bench.one(Operation::Events(Events { prefix: key("a/"), after: Some(0), limit: Some(1), wait_ms: 60_000 }));
+    let nothing = bench.one(events("c", Some(2), 0));
+    let from_now = bench.one(events("a/", None, 0));
+    let ahead = bench.one(events("a/", Some(5), 60_000));
+    bench.run_to_end().unwrap();
+    let one = |id| told(&bench.outcomes(id)[0]);
+    let last = revision(4, &["a/1", "a/2"]);
+    assert_eq!(one(all), (vec![revision(1, &["a/1"]), revision(3, &["a/1"]), last.clone()], 4, false));
+    assert_eq!(one(rest), (vec![revision(3, &["a/1"]), last], 4, false));
+    assert_eq!(one(first), (vec![revision(1, &["a/1"])], 1, true));
+    assert_eq!(one(nothing), (vec![], 4, false), "also where nothing is told it says how far");
+    assert_eq!(one(from_now), (vec![], 4, false));
+    assert_eq!(code(&bench.outcomes(ahead)[0]), Some(ErrorCode::Invalid));
+    assert_eq!(bench.outcomes(all)[0].revision, Some(4));
+}
+
+#[test]
+fn a_wait_ends_with_the_first_change_that_it_is_for_once_that_is_durable() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let waits = bench.one(events("a/", None, 60_000));
+    until_waiting(&mut bench, 1);
+    // Others' changes are none.
+    let other = bench.one(put("b", "1"));
+    bench.until_answered(other);
+    until_waiting(&mut bench, 1);
+    bench.shared.seen().hold = true;
+    let change = bench.one(put("a/1", "1"));
+    bench.shared.until("the worker appends", |seen| seen.is_held);
+    bench.collect();
+    assert!(bench.shared.seen().replies.iter().all(|out| out.reply.id != Some(waits)));
+    bench.shared.let_go();
+    bench.until_answered(waits);
+    assert_eq!(told(&bench.outcomes(waits)[0]), (vec![revision(2, &["a/1"])], 2, false));
+    bench.until_answered(change);
+    until_waiting(&mut bench, 0);
+    end(&bench, worker);
+}
+
+#[test]
+fn expiries_end_waits_as_well() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let short = bench.one(Operation::Put { key: key("a"), value: Stored::integer(1), condition: None, ttl_ms: Some(50) });
+    bench.until_answered(short);
+    let waits = bench.one(events("", Some(1), 60_000));
+    until_waiting(&mut bench, 1);
+    bench.clock.advance(50_000);
+    bench.until_answered(waits);
+    let Ok(Answer::Events { events, .. }) = &bench.outcomes(waits)[0].result else { panic!() };
+    assert_eq!((events[0].revision, &events[0].changes[0].kind), (2, &VersionKind::Expire));
+    end(&bench, worker);
+}
+
+#[test]
+fn a_wait_without_a_change_ends_with_how_far_there_was_none() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let waits = bench.one(events("a/", None, 60_000));
+    until_waiting(&mut bench, 1);
+    let other = bench.one(put("b", "1"));
+    bench.until_answered(other);
+    bench.clock.advance(59_999_000);
+    until_waiting(&mut bench, 1);
+    bench.clock.advance(1_000);
+    bench.until_answered(waits);
+    assert_eq!(told(&bench.outcomes(waits)[0]), (vec![], 1, false));
+    end(&bench, worker);
+}
+
+#[test]
+fn who_waits_when_the_broker_stops_is_told() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let waits = bench.one(events("a/", None, 60_000));
+    until_waiting(&mut bench, 1);
+    end(&bench, worker);
+    assert_eq!(code(&bench.outcomes(waits)[0]), Some(ErrorCode::ShuttingDown));
+}
+
+#[test]
+fn a_user_hears_of_its_own_keys_and_of_nothing_when_it_is_nobody_any_more() {
+    const ANN: &str = "kvpub1ann";
+    let list = |access: Option<Access>| access.map(|access| (ANN.into(), access)).into_iter().collect();
+    let reader = |prefix: &str| Access::new(Role::Read, vec![key(prefix)]).unwrap();
+    let mut bench = Bench::new();
+    bench.access.replace(list(Some(reader("ann/"))));
+    let worker = bench.start();
+    for name in ["ann/1", "bob/1"] {
+        let put = bench.one(put(name, "1"));
+        bench.until_answered(put);
+    }
+    bench.user = ANN;
+    let all = bench.one(events("", Some(0), 0));
+    let others = bench.one(events("bob/", Some(0), 0));
+    let waits = bench.one(events("", Some(2), 60_000));
+    until_waiting(&mut bench, 1);
+    bench.user = "owner";
+    let hidden = bench.one(put("bob/2", "1"));
+    bench.until_answered(hidden);
+    until_waiting(&mut bench, 1);
+    assert_eq!(told(&bench.outcomes(all)[0]), (vec![revision(1, &["ann/1"])], 2, false));
+    assert_eq!(told(&bench.outcomes(others)[0]), (vec![], 2, false));
+    // More keys: also what was changed since it asked.
+    bench.access.replace(list(Some(reader(""))));
+    bench.intake.nudge();
+    bench.until_answered(waits);
+    assert_eq!(told(&bench.outcomes(waits)[0]), (vec![revision(3, &["bob/2"])], 3, false));
+    bench.user = ANN;
+    let waits = bench.one(events("", Some(3), 60_000));
+    until_waiting(&mut bench, 1);
+    bench.access.replace(list(None));
+    bench.intake.nudge();
+    bench.until_answered(waits);
+    assert_eq!(code(&bench.outcomes(waits)[0]), Some(ErrorCode::Refused));
+    end(&bench, worker);
+}
+
+#[test]
+fn asking_again_under_the_same_id_is_one_wait_and_one_answer() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let waits = bench.one(events("a", None, 60_000));
+    until_waiting(&mut bench, 1);
+    let next_id = std::mem::replace(&mut bench.next_id, waits - 1);
+    assert_eq!(bench.one(events("b", None, 60_000)), waits);
+    bench.next_id = next_id;
+    // One reply stands for the call that was sent first.
+    bench.until_answered(waits);
+    until_waiting(&mut bench, 1);
+    let change = bench.one(put("b", "1"));
+    bench.until_answered(change);
+    until_waiting(&mut bench, 0);
+    end(&bench, worker);
+    let seen = bench.shared.seen();
+    let replies: Vec<_> = seen.replies.iter().filter(|out| out.reply.id == Some(waits)).collect();
+    // Each gives back what its request counted for, and only one is sent.
+    assert_eq!(replies.iter().map(|out| (out.is_superseded, out.request_bytes)).collect::<Vec<_>>(), [(true, 100), (false, 100)]);
+    assert_eq!(told(&replies[1].reply.outcomes.as_slice()[0]).0, [revision(1, &["b"])]);
+}
+
+#[test]
+fn what_memory_has_not_is_said_to_be_gone() {
+    let mut bench = Bench { history_bytes_max: 10_000, ..Bench::new() };
+    for at in 0..200 {
+        bench.one(put(&format!("k{at}"), &"v".repeat(at)));
+    }
+    bench.one(events("", Some(0), 60_000));
+    let gone = bench.next_id;
+    let answer = {
+        bench.run_to_end().unwrap();
+        bench.outcomes(gone)[0].clone()
+    };
+    let failure = answer.result.unwrap_err();
+    let oldest = failure.oldest.unwrap();
+    assert!(failure.code == ErrorCode::Compacted && oldest > 1 && oldest < 200, "{failure:?}");
+}
