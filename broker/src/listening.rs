@@ -19,7 +19,7 @@ use crate::sockets::Listener;
 
 /// Most addresses that `--listen` may name.
 const LISTEN_MAX: usize = 16;
-/// Most addresses of this machine that are told to others.
+/// Most addresses of this machine that are told to others, without loopback.
 const OWN_ADDRESSES_MAX: usize = 16;
 /// Longest host name of the DNS.
 const HOST_BYTES_MAX: usize = 253;
@@ -212,8 +212,6 @@ fn hosts(bound: &[IpAddr], own: &[IpAddr]) -> Vec<IpAddr> {
             continue;
         }
         hosts.extend(own.iter().filter(|own| address.is_ipv6() || own.is_ipv4()));
-        hosts.push(Ipv4Addr::LOCALHOST.into());
-        hosts.extend(address.is_ipv6().then_some(IpAddr::from(Ipv6Addr::LOCALHOST)));
     }
     // The sort is stable: what was better stays better.
     hosts.sort_by_key(IpAddr::is_loopback);
@@ -227,21 +225,28 @@ fn hosts(bound: &[IpAddr], own: &[IpAddr]) -> Vec<IpAddr> {
     hosts
 }
 
-/// This machine's addresses that other machines may have a way to: those that it would use itself first.
+/// This machine's addresses: those that other machines may have a way to, of these first what it would use itself to go out, and
+/// those of the loopback interface that everybody knows.
 fn own_addresses() -> Vec<IpAddr> {
     let interfaces = match if_addrs::get_if_addrs() {
         Ok(interfaces) => interfaces,
         Err(error) => {
             tracing::warn!("this machine's addresses can't be learned ({error}); name one with --advertise");
-            return Vec::new();
+            return vec![Ipv4Addr::LOCALHOST.into()];
         }
     };
     let up = interfaces.iter().filter(|interface| interface.is_oper_up()).map(|interface| interface.ip().to_canonical());
-    let mut own: Vec<IpAddr> = up.filter(is_for_others).collect();
+    let (mut own, mut loopback): (Vec<IpAddr>, Vec<IpAddr>) = up.partition(is_for_others);
+    loopback.retain(|address| [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].contains(address));
     let preferred = [preferred(Ipv4Addr::UNSPECIFIED.into()), preferred(Ipv6Addr::UNSPECIFIED.into())];
     own.sort_by_key(|address| (!preferred.contains(&Some(*address)), address.is_ipv6()));
     own.dedup();
     own.truncate(OWN_ADDRESSES_MAX);
+    own.extend(loopback);
+    if own.is_empty() {
+        // Nothing is up; what will be is not known.
+        own.push(Ipv4Addr::LOCALHOST.into());
+    }
     own
 }
 
@@ -338,11 +343,11 @@ mod tests {
 
     #[test]
     fn others_are_told_what_they_can_reach_first() {
-        let own = ips(&["10.0.0.5", "fd00::5"]);
+        let own = ips(&["10.0.0.5", "fd00::5", "127.0.0.1", "::1"]);
         assert_eq!(hosts(&ips(&["::"]), &own), ips(&["10.0.0.5", "fd00::5", "127.0.0.1", "::1"]));
         assert_eq!(hosts(&ips(&["0.0.0.0", "fd00::7"]), &own), ips(&["10.0.0.5", "fd00::7", "127.0.0.1"]));
         assert_eq!(hosts(&ips(&["127.0.0.1", "10.0.0.9"]), &[]), ips(&["10.0.0.9", "127.0.0.1"]));
-        assert_eq!(hosts(&ips(&["0.0.0.0", "::1"]), &[]), ips(&["127.0.0.1", "::1"]));
+        assert_eq!(hosts(&ips(&["0.0.0.0", "::1"]), &own[2..]), ips(&["127.0.0.1", "::1"]));
         assert_eq!(hosts(&[], &own), ips(&[]));
 
         let advertised = vec!["tcp://gate:9".to_owned(), "tcp://10.0.0.5:7".to_owned()];
@@ -360,8 +365,11 @@ mod tests {
     }
 
     #[test]
-    fn own_addresses_are_for_others() {
-        assert!(own_addresses().iter().all(is_for_others));
+    fn own_addresses_are_those_that_are_there_and_for_others_first() {
+        let own = own_addresses();
+        assert!(own.contains(&Ipv4Addr::LOCALHOST.into()), "{own:?}");
+        assert!(own.is_sorted_by_key(|address| !is_for_others(address)), "{own:?}");
+        assert_eq!(own.contains(&Ipv6Addr::LOCALHOST.into()), std::net::TcpListener::bind(("::1", 0)).is_ok(), "{own:?}");
         for not in ["127.0.0.1", "::1", "169.254.1.1", "fe80::1", "0.0.0.0", "224.0.0.1"] {
             assert!(!is_for_others(&not.parse().unwrap()), "{not}");
         }
