@@ -71,7 +71,7 @@ fn edited(file: &AccessFile, grant: &GrantInfo) {
     assert_eq!(before[at + 1..], after[at..]);
     assert!(without.grants().all(|other| other.key != grant.key));
     // Written anew it may be longer than it was, when it was written by hand.
-    let Ok(_) = without.authorize(grant.clone()) else {
+    let Ok(_) = without.authorize(grant) else {
         assert!(file.to_bytes().len() + LINE_BYTES_MAX > GRANTS_BYTES_MAX || grant.prefixes.len() > 1, "{grant:?}");
         return;
     };
@@ -86,7 +86,7 @@ fn added(file: &AccessFile, grants: &[GrantInfo]) {
     }
     let grant = GrantInfo { key, role: Role::Write, prefixes: vec![b"a b/".to_vec(), vec![0xff]], comment: "Ann".to_owned() };
     let mut more = file.clone();
-    if more.authorize(grant.clone()).is_err() {
+    if more.authorize(&grant).is_err() {
         assert!(grants.len() >= GRANTS_MAX || file.to_bytes().len() + LINE_BYTES_MAX > GRANTS_BYTES_MAX);
         return;
     }

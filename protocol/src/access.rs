@@ -158,8 +158,12 @@ impl Access {
     /// A role with these key prefixes; none: every key.
     ///
     /// # Errors
-    /// Those of [`Scope::prefixes`], and `invalid` for an admin with prefixes.
+    /// Those of [`Scope::prefixes`], and `invalid` for an admin with prefixes and for an empty prefix: whoever gives one has rather lost
+    /// it on the way than meant every key.
     pub fn new(role: Role, prefixes: Vec<Key>) -> Result<Access, Failure> {
+        if prefixes.iter().any(Vec::is_empty) {
+            return Err(Failure::invalid("an empty key prefix would be every key; leave the prefixes out if that is meant"));
+        }
         let scope = if prefixes.is_empty() { Scope::all() } else { Scope::prefixes(prefixes)? };
         if role == Role::Admin && !scope.is_all() {
             return Err(Failure::invalid(
@@ -563,6 +567,12 @@ mod tests {
             assert_eq!(error, UserKeyError::Secret);
             assert!(!error.to_string().contains("a5a5"));
         }
+    }
+
+    #[test]
+    fn a_grant_says_every_key_by_saying_no_prefix() {
+        assert!(Access::new(Role::Read, vec![]).unwrap().scope.is_all());
+        assert_eq!(Access::new(Role::Read, vec![b"a".to_vec(), vec![]]).unwrap_err().code, ErrorCode::Invalid);
     }
 
     #[test]

@@ -27,6 +27,12 @@ fn new_socket(context: &zmq::Context, kind: zmq::SocketType) -> zmq::Socket {
     socket
 }
 
+fn encrypt(socket: &zmq::Socket, own: &KeyPair, broker: &PublicKey) {
+    socket.set_curve_secretkey(own.secret().expose_bytes()).expect("32 bytes are a key");
+    socket.set_curve_publickey(own.public().as_bytes()).expect("32 bytes are a key");
+    socket.set_curve_serverkey(broker.as_bytes()).expect("32 bytes are a key");
+}
+
 fn connect(context: &zmq::Context, kind: zmq::SocketType, path: &Path) -> zmq::Socket {
     let socket = new_socket(context, kind);
     socket.connect(&format!("ipc://{}", path.display())).expect("a path of a broker is a good address");
@@ -69,9 +75,7 @@ impl RawClient {
     pub fn on_tcp(address: &str, own: &KeyPair, broker: &PublicKey) -> RawClient {
         let context = zmq::Context::new();
         let socket = new_socket(&context, zmq::DEALER);
-        socket.set_curve_secretkey(own.secret().expose_bytes()).expect("32 bytes are a key");
-        socket.set_curve_publickey(own.public().as_bytes()).expect("32 bytes are a key");
-        socket.set_curve_serverkey(broker.as_bytes()).expect("32 bytes are a key");
+        encrypt(&socket, own, broker);
         socket.set_ipv6(true).expect("every socket can have addresses of both families");
         socket.connect(address).expect("a broker's address is a good one");
         RawClient { socket, context, is_dealer: true }
@@ -176,6 +180,25 @@ impl RawSubscriber {
             socket.set_subscribe(topic).expect("a SUB takes every topic");
         }
         RawSubscriber(socket)
+    }
+
+    /// A SUB with CURVE: who the client is, and who the broker must be.
+    ///
+    /// # Panics
+    /// If this is no address.
+    pub fn on_tcp(address: &str, own: &KeyPair, broker: &PublicKey, topics: &[&[u8]]) -> RawSubscriber {
+        let socket = new_socket(&zmq::Context::new(), zmq::SUB);
+        encrypt(&socket, own, broker);
+        for topic in topics {
+            socket.set_subscribe(topic).expect("a SUB takes every topic");
+        }
+        socket.connect(address).expect("a broker's address is a good one");
+        RawSubscriber(socket)
+    }
+
+    /// The socket, for options.
+    pub fn socket(&self) -> &zmq::Socket {
+        &self.0
     }
 
     /// The next message as topic and body; `None` when none came in time.

@@ -189,7 +189,7 @@ impl Gatekeeper {
             Operation::Authorize { key, role, prefixes, comment } => {
                 self.check_not_own(key)?;
                 let grant = GrantInfo { key: *key, role: *role, prefixes: prefixes.clone(), comment: comment.clone() };
-                let replaced = self.edit(around, |file| file.authorize(grant.clone()).map(|edited| edited != Edited::Added))?;
+                let replaced = self.edit(around, |file| file.authorize(&grant).map(|edited| edited != Edited::Added))?;
                 tracing::info!(by = call.user(), %key, %role, prefixes = prefixes.len(), "authorized a key");
                 self.wait_for_the_publisher(around)?;
                 Ok(Answer::Granted { replaced })
@@ -350,4 +350,130 @@ fn not_let_in() -> Failure {
 
 fn stopping() -> Failure {
     Failure::new(ErrorCode::ShuttingDown, "the broker is stopping; ask again when it has been started again")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+
+    use kvbroker::paths::Dirs;
+    use kvbroker_protocol::Role;
+    use kvbroker_table::NoDoorbell;
+
+    use super::*;
+
+    /// Notes what the book said of the user at the moment of each cut.
+    #[derive(Clone)]
+    struct Witness {
+        book: Arc<AccessBook>,
+        seen: Arc<Mutex<Vec<Option<Access>>>>,
+        closes: bool,
+    }
+
+    impl Subscribers for Witness {
+        fn cut_off(&self, _why: &str) {
+            self.seen.lock().unwrap().push(self.book.of(&user().to_string()));
+        }
+
+        fn wait_cut_off(&self, _timeout: Duration) -> bool {
+            self.closes
+        }
+    }
+
+    fn user() -> UserKey {
+        UserKey::from_bytes([7; 32])
+    }
+
+    struct Bench {
+        keeper: Gatekeeper,
+        around: Surroundings,
+        witness: Witness,
+        _home: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let home = tempfile::tempdir().unwrap();
+            let store = AccessStore::new(&Dirs::under(home.path()).unwrap(), &"zoo".parse().unwrap());
+            let own = OwnKeys { owner: UserKey::from_bytes([1; 32]), project: UserKey::from_bytes([2; 32]) };
+            let book = Arc::new(AccessBook::new());
+            let keeper = Gatekeeper::new(store, "zoo".into(), own, book.clone());
+            let witness = Witness { book, seen: Arc::default(), closes: true };
+            let around = Surroundings {
+                calls: Arc::default(),
+                replies: Arc::new(Outbox::new(1 << 20, Arc::new(NoDoorbell))),
+                intake: Arc::default(),
+                subscribers: Box::new(witness.clone()),
+            };
+            Bench { keeper, around, witness, _home: home }
+        }
+
+        fn write(&mut self, lines: &str) {
+            fs::write(self.keeper.watch.store().path(), lines).unwrap();
+            self.keeper.look(&self.around);
+        }
+
+        fn cuts(&self) -> Vec<Option<Access>> {
+            std::mem::take(&mut *self.witness.seen.lock().unwrap())
+        }
+    }
+
+    #[test]
+    fn subscribers_are_cut_off_when_somebody_loses_the_table_and_behind_the_book() {
+        let mut bench = Bench::new();
+        let whole = Access::new(Role::Read, vec![]).unwrap();
+        let part = Access::new(Role::Write, vec![b"own/".to_vec()]).unwrap();
+        bench.write(&format!("{} read\n", user()));
+        assert_eq!((bench.cuts(), bench.witness.book.of(&user().to_string())), (vec![], Some(whole)));
+        // Another role, more keys beside it, comments: nobody has less.
+        bench.write(&format!("{} write # hers\n{} read prefix=a\n", user(), UserKey::from_bytes([8; 32])));
+        assert_eq!(bench.cuts(), []);
+        bench.write(&format!("{} write prefix=own/\n", user()));
+        assert_eq!(bench.cuts(), [Some(part)]);
+        // What could not subscribe before needs no cut.
+        bench.write("# nobody\n");
+        assert_eq!((bench.cuts(), bench.witness.book.of(&user().to_string())), (vec![], None));
+        bench.write(&format!("{} read\n", user()));
+        bench.write("# nobody\n");
+        assert_eq!(bench.cuts(), [None]);
+    }
+
+    #[test]
+    fn a_list_with_the_owners_own_key_does_not_change_what_the_owner_may() {
+        let mut bench = Bench::new();
+        let owner = UserKey::from_bytes([1; 32]);
+        bench.write(&format!("{owner} read prefix=x\n"));
+        assert_eq!(bench.witness.book.of(&owner.to_string()), None, "it comes in as the owner, not by this line");
+        assert_eq!(bench.witness.book.of(kvbroker_table::OWNER), Some(Access::owner()));
+        let own = bench.keeper.check_not_own(&owner).unwrap_err();
+        assert_eq!(own.code, ErrorCode::Invalid);
+    }
+
+    #[test]
+    fn an_admin_is_told_when_connections_are_not_closed_yet() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.keeper.wait_for_the_publisher(&bench.around), Ok(()));
+        bench.witness.closes = false;
+        bench.around.subscribers = Box::new(bench.witness.clone());
+        let told = bench.keeper.wait_for_the_publisher(&bench.around).unwrap_err();
+        assert_eq!((told.code, told.retry_after_ms), (ErrorCode::Busy, Some(limits::RETRY_AFTER_MS)));
+    }
+
+    #[test]
+    fn an_edit_puts_in_force_what_stands_in_the_file_by_then() {
+        let mut bench = Bench::new();
+        let other = UserKey::from_bytes([8; 32]);
+        fs::write(bench.keeper.watch.store().path(), format!("{other} read\n")).unwrap();
+        let grant = GrantInfo { key: user(), role: Role::Read, prefixes: vec![], comment: String::new() };
+        let edited = bench.keeper.edit(&bench.around, |file| file.authorize(&grant)).unwrap();
+        assert_eq!(edited, Edited::Added);
+        for key in [user(), other] {
+            assert!(bench.witness.book.of(&key.to_string()).is_some());
+        }
+        fs::write(bench.keeper.watch.store().path(), "nonsense\n").unwrap();
+        let refused = bench.keeper.edit(&bench.around, |file| Ok(file.revoke(&user()))).unwrap_err();
+        assert!(refused.code == ErrorCode::Conflict && refused.message.contains("line 1"), "{refused}");
+        assert!(bench.witness.book.of(&user().to_string()).is_some(), "the last good list stays");
+    }
 }

@@ -254,7 +254,7 @@ mod tests {
         place.write(&format!("# by hand\n{} read\n", key(1)));
         let (mut list, stamp) = place.watch.for_edit(AccessFile::explained("zoo")).unwrap();
         let grant = GrantInfo { key: key(2), role: Role::Write, prefixes: vec![], comment: String::new() };
-        list.authorize(grant).unwrap();
+        list.authorize(&grant).unwrap();
         place.watch.put(&list, stamp).unwrap();
         assert!(is_same(&place.watch.look()));
         let text = fs::read_to_string(place.watch.store().path()).unwrap();

@@ -385,6 +385,9 @@ impl Subject {
                 complain("this key could not use the table anyway; `who` lists those that can", None)
             }
             ErrorCode::NotFound => complain(&format!("there is no key {key:?}"), None),
+            ErrorCode::Conflict if matches!(*verb, "authorize" | "revoke") => {
+                complain(&format!("nothing was changed: {said}"), None)
+            }
             ErrorCode::Conflict if *verb == "del" => complain(&format!("{key:?} was not removed: {said}"), None),
             ErrorCode::Conflict => complain(&format!("nothing was stored under {key:?}: {said}"), None),
             ErrorCode::WrongType if *verb == "incr" => {
