@@ -257,6 +257,39 @@ fn a_revoked_key_is_told_nothing_more_on_any_connection() {
     assert!(other_client.try_receive(Duration::ZERO).is_none());
 }
 
+/// Requests that wait in the broker when their user is revoked are not done, however many there are.
+#[test]
+fn nothing_of_a_user_is_done_once_its_revocation_is_answered() {
+    const PUTS: u64 = 3_000;
+    let (broker, ada) = (Broker::plain(), User::new());
+    let owner = broker.dealer();
+    let mut early = 0;
+    for round in 0..5 {
+        owner.ask_json(&ada.authorize("write", &[]));
+        let client = ada.dealer(&broker);
+        assert_eq!(code(&client.ask_json(&json!({"op": "ping"}))), "ok");
+        for id in 0..PUTS {
+            client.send(&[json!({"op": "put", "id": id, "key": "k", "value": id}).to_string()]);
+        }
+        assert_eq!(code(&owner.ask_json(&ada.revoke())), "ok");
+        let (then, value) = (owner.ask_json(&json!({"op": "size"})), owner.ask_json(&json!({"op": "get", "key": "k"})));
+        let last = then["rev"].as_u64().unwrap();
+        let mut refused = 0;
+        for _ in 0..PUTS {
+            let reply = json(&client.receive());
+            match code(&reply) {
+                "ok" => assert!(reply["rev"].as_u64().unwrap() <= last, "round {round}, behind {last}: {reply}"),
+                "refused" => refused += 1,
+                "busy" => {}
+                _ => panic!("{reply}"),
+            }
+        }
+        early += refused;
+        assert_eq!(owner.ask_json(&json!({"op": "get", "key": "k"})), value, "round {round}");
+    }
+    assert!(early > 0, "some waited when their user was revoked");
+}
+
 #[test]
 fn a_narrowed_key_hears_only_of_what_it_has_left() {
     let (broker, ada, bob) = (Broker::plain(), User::new(), User::new());
