@@ -275,6 +275,11 @@ impl Client {
     /// A subscriber's socket for the publisher of the broker, asked anew where that is.
     pub(super) fn publisher(&self, timeout: Option<Duration>) -> Result<Publisher, ClientError> {
         let hello = self.hello_within(timeout)?;
+        if !hello.prefixes.is_empty() {
+            let message =
+                "notifications carry every key, and this client may use only some; wait for its changes with `events` instead";
+            return Err(ClientError::Failed(Failure::new(ErrorCode::Refused, message)));
+        }
         let shared = &self.handle.shared;
         let Some(route) = shared.route() else {
             let trouble = Some("the connection to the broker ended".into());

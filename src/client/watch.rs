@@ -13,11 +13,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, Key, VersionKind, feed_topic};
+use kvbroker_protocol::{ErrorCode, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, Key, VersionKind, feed_topic};
 
 use super::connection::Route;
 use super::error::ClientError;
 use super::handle::Client;
+use crate::lookup::LookupError;
 use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, POLLIN, ReceiveLimits, Reception, poll};
 
 /// Topic and body; a body holds at most the largest value.
@@ -119,7 +120,7 @@ impl Client {
     /// Listens to the changes of all keys with a prefix, as far as the plain feed goes.
     ///
     /// # Errors
-    /// The publisher can't be found.
+    /// The publisher can't be found. `refused`: this client may use only some keys, and so it has `events` instead.
     pub fn watch(&self, prefix: impl AsRef<[u8]>) -> Result<Watch<'_>, ClientError> {
         let mut watch = Watch {
             client: self,
@@ -139,7 +140,7 @@ impl Watch<'_> {
     /// The next event, if one comes until `until` (None: for ever).
     ///
     /// # Errors
-    /// libzmq failed. A lost connection is an event, and a new one is tried for ever.
+    /// This client may not hear of changes, or not any more; or libzmq failed. A lost connection is an event, and a new one is tried for ever.
     pub fn next(&mut self, until: Option<Instant>) -> Result<Option<WatchEvent>, ClientError> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -156,9 +157,12 @@ impl Watch<'_> {
             } else {
                 let left = until.map_or(FIND, |until| (until - now).min(FIND));
                 if let Err(error) = self.connect(Some(left)) {
+                    let is_refused = error.code() == Some(ErrorCode::Refused);
+                    if is_refused || matches!(error, ClientError::Lookup(LookupError::Refused { .. })) {
+                        return Err(error);
+                    }
                     tracing::debug!(target: "kvbroker::watch", %error, "not found again yet");
-                    self.pause = (self.pause * 2).clamp(Duration::from_secs(1), PAUSE_MAX);
-                    self.retry_at = Instant::now() + self.pause;
+                    self.wait_longer();
                 }
             }
         }
@@ -174,10 +178,20 @@ impl Watch<'_> {
     }
 
     fn lose(&mut self, why: impl Into<String>) {
-        self.link = None;
-        self.retry_at = Instant::now();
-        self.pause = Duration::ZERO;
+        let was_listening = self.link.take().is_some_and(|(_, feed)| feed.listening);
+        if was_listening {
+            self.pause = Duration::ZERO;
+            self.retry_at = Instant::now();
+        } else {
+            // A publisher that turns us away would do so again at once.
+            self.wait_longer();
+        }
         self.events.push_back(WatchEvent::Lost { why: why.into() });
+    }
+
+    fn wait_longer(&mut self) {
+        self.pause = (self.pause * 2).clamp(Duration::from_secs(1), PAUSE_MAX);
+        self.retry_at = Instant::now() + self.pause;
     }
 
     fn listen(&mut self, until: Option<Instant>) -> Result<(), ClientError> {

@@ -221,13 +221,58 @@ fn a_home_shared_by_both_machines_is_enough() {
     assert!(second.stderr.contains("alpha"), "{}", second.stderr);
 }
 
+#[test]
+fn a_colleague_is_let_in_and_out_while_the_broker_runs() {
+    let Some(wire) = Wire::between(&["alpha", "beta", "gamma"]) else { return };
+    let [alpha, beta, gamma] = wire.machines();
+    let catalog = Catalog::ours(gamma);
+    let broker = broker(alpha, &catalog, "ann");
+    listed(&catalog);
+    let (ann, bob) = (broker.home().clone(), Home::new());
+    let ann = |words: &[&str]| client(alpha, &ann, &catalog.address(), words);
+    let bob_asks = |words: &[&str]| client(beta, &bob, &catalog.address(), words);
+
+    // Nobody's word for the key is taken without being asked for.
+    let unknown = bob_asks(&["get", "k"]);
+    assert_eq!(unknown.code, Some(6), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("--accept-new-key") && unknown.stderr.contains("ann"), "{}", unknown.stderr);
+    // Accepted, but not let in: the line that its owner has to type.
+    let refused = bob_asks(&["get", "k", "--accept-new-key"]);
+    assert_eq!(refused.code, Some(6), "{}", refused.stderr);
+    let advice = refused.stderr.split(&format!("kvclient {PROJECT} authorize ")).nth(1).expect(&refused.stderr);
+    let key = advice.split_whitespace().next().unwrap();
+    assert!(key.starts_with("kvpub1"), "{}", refused.stderr);
+
+    ok(&ann(&["authorize", key, "write", "--prefix", "team/", "--comment", "Bob"]));
+    // At once, and now without a word about the key.
+    ok(&bob_asks(&["put", "team/k", "from bob"]));
+    assert_eq!(ok(&ann(&["get", "team/k"])).trim_end(), "from bob");
+    assert_eq!(bob_asks(&["put", "other", "x"]).code, Some(6));
+    ok(&ann(&["put", "secret", "x"]));
+    assert_eq!(ok(&bob_asks(&["scan"])).lines().count(), 1);
+    // Notifications carry every key.
+    let watch = bob_asks(&["watch", "team/", "--limit", "1"]);
+    assert_eq!(watch.code, Some(6), "{}", watch.stderr);
+    assert!(watch.stderr.contains("events"), "{}", watch.stderr);
+
+    ok(&ann(&["revoke", key]));
+    let out = bob_asks(&["get", "team/k"]);
+    assert_eq!(out.code, Some(6), "{}", out.stderr);
+
+    // By hand: the file is read each second.
+    let file = broker.home().path().join("config/projects").join(PROJECT).join("authorized_clients");
+    let mut text = fs::read_to_string(&file).unwrap();
+    text.push_str(&format!("{key} read # Bob, by hand\n"));
+    fs::write(&file, text).unwrap();
+    wait_until(PATIENCE, "the line counts", || (bob_asks(&["get", "team/k"]).code == Some(0)).then_some(()));
+}
+
 /// A broker with the owner's name and project on another machine, and another key: nothing may reach it.
 struct Impostor(Broker);
 
 impl Impostor {
-    fn start(machine: &Machine, catalog: &Catalog<'_>) -> Impostor {
-        let options = BrokerOptions { catalog: "none".to_owned(), ..BrokerOptions::default().project(PROJECT).on(machine) };
-        drop(catalog.records());
+    fn start(machine: &Machine) -> Impostor {
+        let options = BrokerOptions::default().project(PROJECT).on(machine);
         Impostor(Broker::start(options.listen([] as [&str; 0]).args(["--owner", "ann"])))
     }
 
@@ -260,7 +305,7 @@ fn a_stolen_record_leads_no_client_to_an_impostor() {
     let mut broker = broker(alpha, &catalog, "ann");
     let true_record = listed(&catalog);
     let there = copy_of(broker.home());
-    let impostor = Impostor::start(beta, &catalog);
+    let impostor = Impostor::start(beta);
     // The true record word for word, but from the impostor's machine and with its ports: newer, so it is tried first.
     catalog.announce(beta, &impostor.record(&true_record, |_| {}));
     let said = client(gamma, &there, &catalog.address(), &["put", "k", "secret"]);
@@ -271,6 +316,39 @@ fn a_stolen_record_leads_no_client_to_an_impostor() {
     let said = client(gamma, &there, &catalog.address(), &["put", "k", "secret", "--timeout", "5s"]);
     assert!(matches!(said.code, Some(5 | 6)), "{:?} {}", said.code, said.stderr);
     assert!(said.stderr.contains("key"), "{}", said.stderr);
+    impostor.was_told_nothing();
+}
+
+#[test]
+fn swapped_and_missing_keys_are_refused_by_owners_and_colleagues() {
+    let Some(wire) = Wire::between(&["alpha", "beta", "gamma"]) else { return };
+    let [alpha, beta, gamma] = wire.machines();
+    let catalog = Catalog::ours(gamma);
+    let mut broker = broker(alpha, &catalog, "ann");
+    let true_record = listed(&catalog);
+    let (ann, bob) = (copy_of(broker.home()), Home::new());
+    // Bob knows the true key.
+    let refused = client(gamma, &bob, &catalog.address(), &["get", "k", "--accept-new-key"]);
+    let key = refused.stderr.split("authorize ").nth(1).expect(&refused.stderr).split_whitespace().next().unwrap();
+    ok(&client(alpha, broker.home(), &catalog.address(), &["authorize", key, "write"]));
+    ok(&client(gamma, &bob, &catalog.address(), &["put", "k", "v"]));
+    broker.stop();
+    wait_until(PATIENCE, "the true record is gone", || catalog.records().is_empty().then_some(()));
+
+    let impostor = Impostor::start(beta);
+    let others_key = impostor.0.endpoint()["public_key"].clone();
+    let cases: [(&str, &dyn Fn(&mut Value)); 2] = [
+        ("swapped", &|record| record["public_key"] = others_key.clone()),
+        ("missing", &|record| drop(record.as_object_mut().unwrap().remove("public_key"))),
+    ];
+    for (case, change) in cases {
+        catalog.announce(beta, &impostor.record(&true_record, change));
+        for (who, home) in [("ann", &ann), ("bob", &bob)] {
+            let said = client(gamma, home, &catalog.address(), &["put", "k", "secret", "--accept-new-key", "--timeout", "5s"]);
+            assert!(matches!(said.code, Some(5 | 6)), "{case}, {who}: {:?} {}", said.code, said.stderr);
+            assert!(said.stderr.contains("key"), "{case}, {who}: {}", said.stderr);
+        }
+    }
     impostor.was_told_nothing();
 }
 
