@@ -60,7 +60,7 @@ fn masked(text: &str, is_measured: bool) -> String {
         (r"[0-9.]+ ms", "TIME"),
         (r"[0-9]+ s ago", "TIME ago"),
         (r"(?m)^(log_bytes|log_batches|log_syncs|log_last_sync_us) +[0-9]+$", "$1 NUMBER"),
-        (r"(/[\w.-]+)+/(\.local/share/kvbroker|\.config/kvbroker|kvbroker/NETID-a5)", "DIRECTORY/$2"),
+        (r"(/[\w.-]+)+/(\.local/share/kvbroker|\.config/kvbroker|kvbroker/NETID-a5|bob/config/id)", "DIRECTORY/$2"),
         (r"(?m)^machine .*$", "machine"),
         (r" +", " "),
         (r"(?m) $", ""),
