@@ -290,10 +290,10 @@ impl Impostor {
         record
     }
 
-    /// Connections came, or not; nothing was asked and nothing stored.
+    /// Nothing was asked and nothing stored, whoever knocked.
     fn was_told_nothing(&self) {
         assert_eq!(self.0.req().ask_json(&json!({"op": "size"}))["size"], 0);
-        assert_eq!(self.0.stat("connections"), 2, "only the two looks of this test");
+        assert_eq!(self.0.stat("messages"), 2, "only the two looks of this test");
     }
 }
 
