@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -373,6 +374,25 @@ fn a_catalog_that_is_none_is_told_apart_and_hides_nobody() {
         assert!(alone.stderr.contains(&hostile), "{kind}: {}", alone.stderr);
         // Beside a true one it costs at most patience.
         ok(&client(gamma, &there, &format!("{hostile},{}", catalog.address()), &["put", kind, "v"]));
+    }
+}
+
+#[test]
+fn each_address_that_a_broker_tells_leads_to_it_without_a_catalog() {
+    let Some(wire) = Wire::between(&["alpha", "beta"]) else { return };
+    let [alpha, beta] = wire.machines();
+    let broker = Broker::start(BrokerOptions::default().project(PROJECT).on(alpha).listen([] as [&str; 0]));
+    let there = copy_of(broker.home());
+    let tcp = &broker.endpoint()["tcp"];
+    let hosts: Vec<IpAddr> = serde_json::from_value(tcp["hosts"].clone()).unwrap();
+    let hosts: Vec<IpAddr> = hosts.into_iter().filter(|host| !host.is_loopback()).collect();
+    assert!(hosts.contains(&alpha.address().into()), "{hosts:?}");
+    for host in hosts {
+        // Both families, if the machine has both. The owner's programs know which key to expect.
+        let authority = SocketAddr::new(host, tcp["port"].as_u64().unwrap().try_into().unwrap());
+        let address = format!("kv://{authority}/{PROJECT}");
+        ok(&client(beta, &there, "127.0.0.1", &["put", "k", &address, "--catalog", "none", "--endpoint", &address]));
+        assert_eq!(broker.req().ask_json(&json!({"op": "get", "key": "k"}))["value"], json!(address));
     }
 }
 
