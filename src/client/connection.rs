@@ -12,6 +12,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::FRAMES_MAX;
@@ -94,12 +95,23 @@ pub struct Expected {
 
 /// How long a connection may take.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Patience {
+pub struct Patience<'a> {
     /// Until when its handshake must be over, where something else can be tried instead.
     pub handshake: Option<Instant>,
     /// Until when the broker must have answered.
     pub until: Option<Instant>,
+    /// Becomes true when nobody needs it any more.
+    pub given_up: Option<&'a AtomicBool>,
 }
+
+impl Patience<'_> {
+    fn is_over(&self) -> bool {
+        self.given_up.is_some_and(|given_up| given_up.load(Ordering::Relaxed))
+    }
+}
+
+/// How long it may take until [`Patience::given_up`] is noticed.
+const LOOK_UP: Duration = Duration::from_millis(20);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +194,7 @@ impl Connection {
         route: &Route,
         own: Option<&KeyPair>,
         expected: &Expected,
-        patience: Patience,
+        patience: Patience<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<Self, ConnectError> {
         let mut socket = context.dealer(route.security(own)?)?;
@@ -266,7 +278,7 @@ impl Opening<'_> {
     fn hello(
         &mut self,
         expected: &Expected,
-        patience: Patience,
+        patience: Patience<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<HelloAnswer, ConnectError> {
         progress.doing(Instant::now(), format!("connecting to {}", self.route));
@@ -285,11 +297,12 @@ impl Opening<'_> {
             let now = Instant::now();
             // Who has finished the handshake is a broker with the right key, and may be busy.
             let until = [patience.until, patience.handshake.filter(|_| !self.asked)].into_iter().flatten().min();
-            if until.is_some_and(|until| until <= now) {
+            if until.is_some_and(|until| until <= now) || patience.is_over() {
                 return Err(self.out_of_time());
             }
             progress.tick(now);
             let wake = progress.wake_at(until).map(|wake| wake.saturating_duration_since(now));
+            let wake = if patience.given_up.is_some() { Some(wake.map_or(LOOK_UP, |wake| wake.min(LOOK_UP))) } else { wake };
             let mut items = vec![self.socket.poll_item(if self.asked { POLLIN } else { POLLIN | POLLOUT })];
             items.extend(self.socket.event_poll_item());
             poll(&mut items, wake)?;

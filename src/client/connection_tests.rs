@@ -19,7 +19,7 @@ fn open_for(route: &Route, own: Option<&KeyPair>, expected: &Expected, wait_ms: 
     let context = Context::new(1).unwrap();
     let now = Instant::now();
     let mut progress = Progress::new(None, now);
-    let patience = Patience { handshake: None, until: Some(now + Duration::from_millis(wait_ms)) };
+    let patience = Patience { handshake: None, given_up: None, until: Some(now + Duration::from_millis(wait_ms)) };
     Connection::open(&context, route, own, expected, patience, &mut progress)
 }
 

@@ -88,7 +88,7 @@ impl Candidate {
 /// What became of a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not looked at: a newer record of the same broker answered, or the choice was made before.
+    /// Not looked at to the end: another record of the same broker answered, or the choice was made before.
     Untried,
     /// Left out: `--owner` or `--broker` wants another one.
     NotWanted,
@@ -135,7 +135,7 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Untried => f.write_str("not tried: not needed any more"),
+            Verdict::Untried => f.write_str("not tried, or not to the end: not needed any more"),
             Verdict::NotWanted => f.write_str("left out: not the --owner or --broker that was asked for"),
             Verdict::NoKey => f.write_str("refused: it announces no key, so nothing would prove who it is"),
             Verdict::OtherKey => {

@@ -272,8 +272,14 @@ fn answered_text(answered: &[String]) -> String {
 }
 
 fn rivals_text(rivals: &[Rival]) -> String {
+    /// More would hide the sentence; `--explain` shows all.
+    const SHOWN_MAX: usize = 8;
     let mut text = String::new();
     for (index, rival) in rivals.iter().enumerate() {
+        if index == SHOWN_MAX {
+            let _ = write!(text, "; and {} more", rivals.len() - SHOWN_MAX);
+            break;
+        }
         let separator = if index == 0 { "" } else { "; " };
         let owner = rival.owner.as_deref().unwrap_or("an unknown owner");
         let _ = write!(text, "{separator}{owner}'s at {}", rival.place);

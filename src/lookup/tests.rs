@@ -392,6 +392,9 @@ fn a_flood_of_copies_does_not_hide_the_one_that_answers() {
     let found = find(&options(&place, catalogs(&[catalog.address])), "lab");
     assert!(found.outcome.is_ok(), "{}", found.outcome.unwrap_err());
     assert_eq!(found.explanation.candidates.len(), catalogs::CANDIDATES_MAX);
+    // Those tried together with it are given up when it has answered.
+    let beside: Vec<&str> = found.explanation.candidates[32..40].iter().map(|judged| judged.verdict.name()).collect();
+    assert_eq!(beside, ["untried"; 8]);
     let steps = &found.explanation.steps;
     assert!(steps.iter().any(|step| step.said.contains("records of this project are not looked at")), "{steps:?}");
 }

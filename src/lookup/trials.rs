@@ -1,14 +1,16 @@
 //! Trials: what is asked of candidates over the network, several at a time.
 //!
 //! - One candidate is tried on the calling thread; several at once, each on a thread of its own, while the caller tells the
-//!   user what is waited for.
+//!   user what is waited for. When one record of a broker has led to it, its other records are not waited for.
 //! - The addresses of one candidate are tried in their order. While more of them follow, each has only
 //!   [`ADDRESS_TRIAL`] to finish its handshake: one that drops packets costs that, not the lookup's time.
 //! - The verdict of a candidate is that of the address that came nearest to the broker.
 //! - Nothing is connected to without a key but what [`Trust::Unprotected`] allows.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -32,8 +34,8 @@ const ADDRESS_TRIAL: Duration = Duration::from_secs(1);
 /// How long a broker on this machine may take: it is there, it may only be busy.
 const LOCAL_TRIAL: Duration = Duration::from_secs(5);
 
-/// How long it may take to see whether a port accepts connections.
-const REACH_TRIAL: Duration = Duration::from_secs(1);
+/// How long it may take to see whether a port accepts connections, and altogether for all addresses of a candidate.
+const REACH_TRIAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 
 /// Most addresses of one candidate; names may have several.
 const ROUTES_MAX: usize = 16;
@@ -74,15 +76,21 @@ impl Trials<'_> {
         };
         let trials: Vec<(Trial, &Judged)> = trials.iter().filter_map(of).collect();
         match trials.as_slice() {
-            [(trial, judged)] => Ok(vec![self.one(*trial, judged, progress)?]),
+            [(trial, judged)] => Ok(vec![self.one(*trial, judged, None, progress)?]),
             _ => self.several(&trials, progress),
         }
     }
 
-    fn one(&self, trial: Trial, judged: &Judged, progress: &mut Progress<'_>) -> Result<Tried, TransportError> {
+    fn one(
+        &self,
+        trial: Trial,
+        judged: &Judged,
+        given_up: Option<&AtomicBool>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Tried, TransportError> {
         Ok(match trial {
             Trial::Hello(index) => {
-                let (verdict, connection) = self.hello(judged, progress)?;
+                let (verdict, connection) = self.hello(judged, given_up, progress)?;
                 tracing::debug!(target: "kvbroker::lookup", candidate = index + 1, %verdict, "tried");
                 Tried::Hello(index, verdict, connection.map(Box::new))
             }
@@ -91,15 +99,25 @@ impl Trials<'_> {
     }
 
     fn several(&self, trials: &[(Trial, &Judged)], progress: &mut Progress<'_>) -> Result<Vec<Tried>, TransportError> {
+        // For each broker, whether it has answered: then nobody waits for its other records.
+        let mut answered: HashMap<Option<BrokerId>, AtomicBool> = HashMap::new();
+        for (_, judged) in trials {
+            answered.entry(judged.candidate.broker).or_default();
+        }
         std::thread::scope(|scope| {
             let (sender, receiver) = channel();
             let mut done = Vec::with_capacity(trials.len());
             for (trial, judged) in trials {
                 let (sender, trial) = (sender.clone(), *trial);
+                let given_up = judged.candidate.broker.and_then(|broker| answered.get(&Some(broker)));
                 let work = move || {
                     let mut silent = Progress::new(None, Instant::now());
+                    let tried = self.one(trial, judged, given_up, &mut silent);
+                    if let (Ok(Tried::Hello(_, Verdict::Verified, _)), Some(given_up)) = (&tried, given_up) {
+                        given_up.store(true, Ordering::Relaxed);
+                    }
                     // The receiver is there for as long as this scope.
-                    let _ = sender.send(self.one(trial, judged, &mut silent));
+                    let _ = sender.send(tried);
                 };
                 if let Err(error) = std::thread::Builder::new().name("kv-trial".into()).spawn_scoped(scope, work) {
                     let why = format!("the system gives no thread to try it: {error}");
@@ -122,7 +140,12 @@ impl Trials<'_> {
         })
     }
 
-    fn hello(&self, judged: &Judged, progress: &mut Progress<'_>) -> Result<(Verdict, Option<Connection>), TransportError> {
+    fn hello(
+        &self,
+        judged: &Judged,
+        given_up: Option<&AtomicBool>,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Verdict, Option<Connection>), TransportError> {
         let candidate = &judged.candidate;
         let owner = matches!(judged.trust, Trust::Pinned | Trust::Accepted).then(|| candidate.owner.clone()).flatten();
         let expected = Expected { project: self.project.clone(), broker: candidate.broker.or(self.broker), owner };
@@ -145,7 +168,7 @@ impl Trials<'_> {
                 }
                 tried += 1;
                 let more_follow = ways.peek().is_some() || leads.peek().is_some();
-                let patience = self.patience(&route, more_follow);
+                let patience = Patience { given_up, ..self.patience(&route, more_follow) };
                 let verdict = match Connection::open(self.context, &route, self.own, &expected, patience, progress) {
                     Ok(connection) => return Ok((Verdict::Verified, Some(connection))),
                     Err(ConnectError::Transport(error)) => return Err(error),
@@ -154,17 +177,20 @@ impl Trials<'_> {
                     Err(ConnectError::Unproven { why, .. }) => Verdict::Unproven(why),
                     Err(ConnectError::SomebodyElse { why, .. }) => Verdict::SomebodyElse(why),
                 };
+                if given_up.is_some_and(|given_up| given_up.load(Ordering::Relaxed)) {
+                    return Ok((Verdict::Untried, None));
+                }
                 nearest = Some(nearer(nearest, verdict));
             }
         }
         Ok((nearest.unwrap_or_else(nothing), None))
     }
 
-    fn patience(&self, route: &Route, more_follow: bool) -> Patience {
+    fn patience(&self, route: &Route, more_follow: bool) -> Patience<'static> {
         let trial = if matches!(route, Route::Local { .. }) { LOCAL_TRIAL } else { NETWORK_TRIAL };
         let now = Instant::now();
         let until = self.until.map_or(now + trial, |all| all.min(now + trial));
-        Patience { handshake: more_follow.then_some(now + ADDRESS_TRIAL), until: Some(until) }
+        Patience { handshake: more_follow.then_some(now + ADDRESS_TRIAL), until: Some(until), given_up: None }
     }
 
     fn ways(&self, lead: &Lead, progress: &mut Progress<'_>) -> Result<Vec<Way>, String> {
@@ -181,10 +207,12 @@ impl Trials<'_> {
 
     /// Whether somebody accepts connections at one of its addresses; nothing is said to them.
     fn is_reachable(&self, candidate: &Candidate) -> bool {
+        let (each, all) = REACH_TRIAL;
+        let ends = Instant::now() + all;
+        let ends = self.until.map_or(ends, |until| until.min(ends));
         candidate.leads.iter().any(|lead| match lead {
             Lead::Address(address) => {
-                let left = self.until.map_or(REACH_TRIAL, |until| until.saturating_duration_since(Instant::now()));
-                let left = left.min(REACH_TRIAL);
+                let left = ends.saturating_duration_since(Instant::now()).min(each);
                 !left.is_zero() && TcpStream::connect_timeout(address, left).is_ok()
             }
             // A stranger's names are not looked up, so nobody can say that it is not there.

@@ -14,6 +14,7 @@
 
 mod binaries;
 mod broker;
+mod catalog;
 mod cli;
 mod dice;
 pub mod linear;
@@ -29,6 +30,7 @@ mod wait;
 
 pub use binaries::program;
 pub use broker::{Broker, BrokerOptions, Ended, Home, Memory, end_with_us};
+pub use catalog::LoopbackCatalog;
 pub use cli::{Cli, Said, finish};
 pub use dice::Dice;
 pub use machines::{Machine, Wire};

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,10 +14,9 @@ use std::time::{Duration, Instant};
 use kvbroker::endpoint::Endpoint;
 use kvbroker::keys::PublicKey;
 use kvbroker::paths::Dirs;
-use kvbroker_discovery::{CatalogConfig, CatalogServer, StopHandle};
 use kvbroker_protocol::{Answer, BrokerId, Form, HelloAnswer, Operation, Outcome, Outcomes, Reply, SessionId};
 use kvbroker_protocol::{Operations, decode_request, encode_reply};
-use kvbroker_tests::{Broker, BrokerOptions, Cli, Home, PATIENCE, Said, finish, wait_until};
+use kvbroker_tests::{Broker, Cli, Home, LoopbackCatalog, PATIENCE, Said, finish, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A broker that answers Hello and nothing else, and says what it was asked.
@@ -102,42 +101,6 @@ fn serve(router: &zmq::Socket, stop: &AtomicBool, asked: &Sender<Operations>) {
         let mut body = Vec::new();
         encode_reply(&reply, &mut body);
         router.send_multipart([frames[0].clone(), body], 0).unwrap();
-    }
-}
-
-/// A catalog on loopback, in this process.
-struct Catalog {
-    address: String,
-    stop: StopHandle,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
-}
-
-impl Catalog {
-    fn start() -> Catalog {
-        let config = CatalogConfig { listen: Ipv4Addr::LOCALHOST.into(), port: 0, lifetime_s: 1800 };
-        let server = CatalogServer::bind(&config).unwrap();
-        let (address, stop) = (server.addr().to_string(), server.stop_handle());
-        Catalog { address, stop, thread: Some(std::thread::spawn(move || server.run())) }
-    }
-
-    fn broker(&self, home: &Home) -> Broker {
-        Broker::start(BrokerOptions { catalog: self.address.clone(), ..BrokerOptions::default().home(home) })
-    }
-
-    /// Waits until the catalog lists `count` brokers.
-    fn wait_for(&self, count: usize) {
-        let cli = Cli::new(&Home::new()).catalog(&self.address);
-        wait_until(PATIENCE, "the catalog lists the brokers", || {
-            let listed = cli.ok(&["list", "--json"]).json();
-            (listed["brokers"].as_array().unwrap().len() == count).then_some(())
-        });
-    }
-}
-
-impl Drop for Catalog {
-    fn drop(&mut self) {
-        self.stop.stop();
-        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -237,13 +200,13 @@ fn what_takes_long_is_said_within_a_second() {
 
 #[test]
 fn a_catalog_leads_to_the_owners_broker_over_curve() {
-    let (catalog, home) = (Catalog::start(), Home::new());
+    let (catalog, home) = (LoopbackCatalog::start(), Home::new());
     let mut broker = catalog.broker(&home);
     catalog.wait_for(1);
     // Another machine of the same owner: the same keys, no sockets.
     let elsewhere = Home::new();
     copy_directory(&home.path().join("config"), &elsewhere.path().join("config"));
-    let cli = Cli::new(&elsewhere).catalog(&catalog.address);
+    let cli = Cli::new(&elsewhere).catalog(catalog.address());
     cli.ok(&["test", "put", "k", "v"]);
     assert_eq!(Cli::new(&home).ok(&["test", "get", "k"]).text(), "v\n");
     let explained = cli.ok(&["test", "explain"]).text();
@@ -264,7 +227,7 @@ fn a_catalog_leads_to_the_owners_broker_over_curve() {
     let gone = cli.run(&["test", "get", "k"]);
     assert_eq!(gone.code, Some(5), "{}", gone.stderr);
     assert!(gone.stderr.contains("known but can't be reached") && gone.stderr.contains("firewall"), "{}", gone.stderr);
-    let here = Cli::new(&home).catalog(&catalog.address).run(&["test", "get", "k"]);
+    let here = Cli::new(&home).catalog(catalog.address()).run(&["test", "get", "k"]);
     assert_eq!(here.code, Some(5), "{}", here.stderr);
     assert!(here.stderr.contains("is gone") && here.stderr.contains("start it with: kvbroker test"), "{}", here.stderr);
     broker.restart();
@@ -276,14 +239,14 @@ fn a_catalog_leads_to_the_owners_broker_over_curve() {
 
 #[test]
 fn two_brokers_of_one_name_are_ambiguous() {
-    let (catalog, one, two) = (Catalog::start(), Home::new(), Home::new());
+    let (catalog, one, two) = (LoopbackCatalog::start(), Home::new(), Home::new());
     copy_after_first_start(&one, &two);
     let first = catalog.broker(&one);
     let second = catalog.broker(&two);
     catalog.wait_for(2);
     let elsewhere = Home::new();
     copy_directory(&one.path().join("config"), &elsewhere.path().join("config"));
-    let cli = Cli::new(&elsewhere).catalog(&catalog.address);
+    let cli = Cli::new(&elsewhere).catalog(catalog.address());
     let said = cli.run(&["test", "get", "k"]);
     assert_eq!(said.code, Some(8), "{}", said.stderr);
     for broker in [&first, &second] {
@@ -292,13 +255,13 @@ fn two_brokers_of_one_name_are_ambiguous() {
         assert_eq!(cli.run(&["test", "get", "k", "--broker", uuid]).code, Some(1));
     }
     // Whoever has our name and not our key is refused, and is not told to choose between what he can't have.
-    let stranger = Cli::new(&Home::new()).catalog(&catalog.address);
+    let stranger = Cli::new(&Home::new()).catalog(catalog.address());
     let none_is_ours = stranger.run(&["test", "get", "k"]);
     assert_eq!(none_is_ours.code, Some(6), "{}", none_is_ours.stderr);
     assert!(none_is_ours.stderr.contains("you have no key here"), "{}", none_is_ours.stderr);
     assert!(none_is_ours.stderr.contains("--key FILE") && !none_is_ours.stderr.contains("choose"), "{}", none_is_ours.stderr);
     // On the spot nothing is ambiguous.
-    assert_eq!(Cli::new(&one).catalog(&catalog.address).run(&["test", "get", "k"]).code, Some(1));
+    assert_eq!(Cli::new(&one).catalog(catalog.address()).run(&["test", "get", "k"]).code, Some(1));
 }
 
 /// Two homes with one owner's key, as on a shared home directory.
