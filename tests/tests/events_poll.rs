@@ -285,7 +285,7 @@ fn what_memory_has_no_more_is_said_to_be_gone() {
     let mut broker = Broker::plain();
     let client = client(&broker);
     let value = Stored::text(&"v".repeat(1 << 20)).unwrap();
-    for _ in 0..2 * limits::HISTORY_MEMORY_BYTES_MAX >> 20 {
+    for _ in 0..(2 * limits::HISTORY_MEMORY_BYTES_MAX) >> 20 {
         client.put("large", value.clone()).unwrap();
     }
     let error = client.events("", Some(1), None, LONG).unwrap_err();

@@ -96,7 +96,8 @@ impl<'a> Catalog<'a> {
         child.0.stdin.take().unwrap().write_all(record.to_string().as_bytes()).unwrap();
         assert!(child.0.wait().unwrap().success());
         let from = from.address().to_string();
-        wait_until(PATIENCE, "the record is listed", || self.records().iter().any(|seen| seen["address"] == from).then_some(()));
+        let is_it = |seen: &Value| seen["address"] == from && seen["public_key"] == record["public_key"];
+        wait_until(PATIENCE, "the record is listed", || self.records().iter().any(is_it).then_some(()));
     }
 }
 
@@ -338,12 +339,12 @@ fn swapped_and_missing_keys_are_refused_by_owners_and_colleagues() {
 
     let impostor = Impostor::start(beta);
     let others_key = impostor.0.endpoint()["public_key"].clone();
-    let cases: [(&str, &dyn Fn(&mut Value)); 2] = [
-        ("swapped", &|record| record["public_key"] = others_key.clone()),
-        ("missing", &|record| drop(record.as_object_mut().unwrap().remove("public_key"))),
-    ];
-    for (case, change) in cases {
-        catalog.announce(beta, &impostor.record(&true_record, change));
+    for case in ["swapped", "missing"] {
+        let record = impostor.record(&true_record, |record| match case {
+            "swapped" => record["public_key"] = others_key.clone(),
+            _ => drop(record.as_object_mut().unwrap().remove("public_key")),
+        });
+        catalog.announce(beta, &record);
         for (who, home) in [("ann", &ann), ("bob", &bob)] {
             let said = client(gamma, home, &catalog.address(), &["put", "k", "secret", "--accept-new-key", "--timeout", "5s"]);
             assert!(matches!(said.code, Some(5 | 6)), "{case}, {who}: {:?} {}", said.code, said.stderr);
