@@ -7,7 +7,7 @@
 //! - Above the bound the newest that came by TCP are cut at once. Who is connected stays, and the listener, too: to unbind it would end
 //!   everybody's connection.
 //! - The unix socket has a margin above that bound, which no stranger can use up: only programs of our own user come that way.
-//! - If accept(2) fails for want of descriptors all the same, the bound is lowered below what there was.
+//! - If accept(2) fails for want of descriptors all the same, the newest eighth of those that came by TCP is cut.
 //!
 //! Caveat: events arrive a moment late, and until then connections beyond the bound are open; the reserve of descriptors is for that.
 
@@ -51,7 +51,13 @@ impl ConnectionBounds {
         let allowed = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         // One of those that are counted is the one that counts.
         let used = std::fs::read_dir("/proc/self/fd").map_or(OWN_DESCRIPTORS, Iterator::count);
-        ConnectionBounds::within(allowed, used).ok_or_else(|| {
+        let bounds = ConnectionBounds::within(allowed, used);
+        if let Some(ConnectionBounds { most, .. }) = bounds.filter(|bounds| bounds.most < FEW) {
+            tracing::warn!(
+                "only {allowed} files may be open, so no more than {most} clients and {most} subscribers can connect (raise it with ulimit -n)"
+            );
+        }
+        bounds.ok_or_else(|| {
             let least = used + RESERVE_MIN + 2 * BOUND_MIN;
             let sentence = format!(
                 "only {allowed} files may be open in this process, which leaves no room for clients: allow at least {least} (ulimit -n {least})"
@@ -73,7 +79,9 @@ const _: () = assert!(limits::CONNECTIONS_MAX == limits::PUB_CONNECTIONS_MAX, "b
 /// Descriptors kept free: for files, catalogs, sockets that are opened again, and for connections that are accepted before the bound shows.
 const RESERVE_MIN: usize = 192;
 const RESERVE_MAX: usize = 1_024;
-/// Fewer connections than this are never too many: a bound that was lowered stays usable.
+/// A bound that is worth a warning.
+const FEW: usize = 1_000;
+/// With room for fewer connections than this a broker doesn't start.
 const BOUND_MIN: usize = 16;
 /// What the broker itself has open, where that can't be counted.
 const OWN_DESCRIPTORS: usize = 64;
@@ -87,8 +95,11 @@ pub(crate) struct Connections {
     by_tcp: BTreeMap<u64, u32>,
     local: BTreeMap<u64, u32>,
     next: u64,
+    /// An accept(2) has failed for want of descriptors.
+    is_out_of_room: bool,
     counters: Arc<ConnectionCounters>,
     said: Repeated,
+    said_out_of_room: Repeated,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -106,8 +117,10 @@ impl Connections {
             by_tcp: BTreeMap::new(),
             local: BTreeMap::new(),
             next: 0,
+            is_out_of_room: false,
             counters,
             said: Repeated::new(),
+            said_out_of_room: Repeated::new(),
         }
     }
 
@@ -141,20 +154,16 @@ impl Connections {
 
     fn accept_failed(&mut self, errno: u32) {
         let out_of_room = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-        let is_out_of_room = out_of_room.iter().any(|known| u32::try_from(known.raw_os_error()) == Ok(errno));
-        let lower = (self.open.len() - self.open.len() / 8).max(BOUND_MIN);
-        if is_out_of_room && lower < self.bounds.most {
-            self.bounds = ConnectionBounds { most: lower, most_local: lower };
-            tracing::error!(
-                connections = lower,
-                "no more connections can be accepted (too few open files are allowed?): that many are the bound from now on"
-            );
-        }
+        self.is_out_of_room |= out_of_room.iter().any(|known| u32::try_from(known.raw_os_error()) == Ok(errno));
     }
 
     /// Which connections are to be cut now; to be asked when all events are read.
     fn surplus(&mut self) -> Vec<u32> {
         let mut surplus = Vec::new();
+        if std::mem::take(&mut self.is_out_of_room) {
+            let part = self.by_tcp.len().div_ceil(8);
+            surplus.extend(std::iter::from_fn(|| self.by_tcp.pop_last()).take(part).map(|(_, descriptor)| descriptor));
+        }
         while self.by_tcp.len() + self.local.len() > self.bounds.most {
             let Some((_, descriptor)) = self.by_tcp.pop_last() else { break };
             surplus.push(descriptor);
@@ -168,8 +177,14 @@ impl Connections {
 
     /// Cuts those that are too many; to be called when all events are read.
     pub(crate) fn tend(&mut self) {
-        if self.by_tcp.len() + self.local.len() <= self.bounds.most {
-            return;
+        if self.is_out_of_room
+            && let Some(times) = self.said_out_of_room.hit()
+        {
+            tracing::error!(
+                times,
+                connections = self.open.len(),
+                "no connection can be accepted (too few open files are allowed?): some are cut"
+            );
         }
         let surplus = self.surplus();
         if surplus.is_empty() {
@@ -313,22 +328,21 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_accept_lowers_the_bound_but_not_to_nothing() {
+    fn a_failed_accept_costs_the_newest_their_connection() {
         let mut connections = Connections::new(ConnectionBounds { most: 1_000, most_local: 1_100 }, Arc::default());
-        let event = |kind, value| MonitorEvent { kind, value, endpoint: "tcp://127.0.0.1:1".to_owned() };
+        let event = |kind, value, from: &str| MonitorEvent { kind, value, endpoint: from.to_owned() };
         for number in 0..96 {
-            connections.note(&event(MonitorEventKind::Accepted, number));
+            connections.note(&event(MonitorEventKind::Accepted, number, "tcp://127.0.0.1:1"));
         }
-        let failed = |errno: Errno| event(MonitorEventKind::AcceptFailed, errno.raw_os_error() as u32);
+        connections.note(&event(MonitorEventKind::Accepted, 96, "ipc:///run/x"));
+        let failed = |errno: Errno| event(MonitorEventKind::AcceptFailed, errno.raw_os_error() as u32, "tcp://127.0.0.1:1");
         connections.note(&failed(Errno::CONNABORTED));
-        assert_eq!(connections.bounds.most, 1_000);
-        connections.note(&failed(Errno::MFILE));
-        assert_eq!(connections.bounds.most, 84);
-        assert_eq!(connections.surplus(), (84..96).rev().collect::<Vec<_>>(), "the newest go");
-        for number in 0..96 {
-            connections.note(&event(MonitorEventKind::Disconnected, number));
+        assert!(connections.surplus().is_empty());
+        for _ in 0..10 {
+            connections.note(&failed(Errno::NFILE));
         }
-        connections.note(&failed(Errno::MFILE));
-        assert_eq!(connections.bounds.most, BOUND_MIN);
+        assert_eq!(connections.surplus(), (84..96).rev().collect::<Vec<_>>(), "once for all of them");
+        assert!(connections.surplus().is_empty());
+        assert_eq!(connections.open.len(), 97, "until they have ended");
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kvbroker::keys;
-use kvbroker_protocol::limits;
 
 /// No core files, a file size limit that is an error and no death, and descriptors for many clients.
 pub(crate) fn prepare() {
@@ -21,10 +20,5 @@ pub(crate) fn prepare() {
     let wanted = Rlimit { current: files.maximum, maximum: files.maximum };
     if files.current != files.maximum && setrlimit(Resource::Nofile, wanted).is_err() {
         tracing::debug!("the limit of open files stays as it was");
-    }
-    /// Each connection takes a descriptor; some are for files and sockets of our own.
-    const ENOUGH: u64 = (limits::CONNECTIONS_MAX + limits::PUB_CONNECTIONS_MAX) as u64 + 1_100;
-    if let Some(most) = getrlimit(Resource::Nofile).current.filter(|most| *most < ENOUGH) {
-        tracing::warn!("only {most} files may be open: less than half as many clients can connect (raise it with ulimit -n)");
     }
 }

@@ -8,6 +8,7 @@
 //!   what it asked and was told, one way or the other.
 //! - A [`Wire`] has [`Machine`]s: network namespaces, for tests of several hosts on one.
 //! - [`linear`] is pure: it tells whether a history of operations can have happened.
+//! - [`hostile`] has peers that mean harm, for tests and figures.
 //! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
 //!
 //! Caveat: `KVBROKER_TEST_BIN=DIR` takes the programs from a directory instead of building them.
@@ -17,6 +18,7 @@ mod broker;
 mod catalog;
 mod cli;
 mod dice;
+pub mod hostile;
 pub mod linear;
 mod machines;
 mod numbered;
