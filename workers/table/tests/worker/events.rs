@@ -46,6 +46,7 @@ fn end(bench: &Bench, worker: JoinHandle<Result<(), Stopped>>) {
     bench.intake.close();
     worker.join().unwrap().unwrap();
     bench.collect();
+    assert_eq!(bench.intake.len(), 0, "what came back to the agenda was counted in and out");
 }
 
 #[test]
