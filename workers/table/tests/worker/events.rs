@@ -142,9 +142,9 @@ fn who_waits_when_the_broker_stops_is_told() {
 fn a_user_hears_of_its_own_keys_and_of_nothing_when_it_is_nobody_any_more() {
     const ANN: &str = "kvpub1ann";
     let list = |access: Option<Access>| access.map(|access| (ANN.into(), access)).into_iter().collect();
-    let reader = |prefix: &str| Access::new(Role::Read, vec![key(prefix)]).unwrap();
+    let reader = |prefixes: &[&str]| Access::new(Role::Read, prefixes.iter().map(|prefix| key(prefix)).collect()).unwrap();
     let mut bench = Bench::new();
-    bench.access.replace(list(Some(reader("ann/"))));
+    bench.access.replace(list(Some(reader(&["ann/"]))));
     let worker = bench.start();
     for name in ["ann/1", "bob/1"] {
         let put = bench.one(put(name, "1"));
@@ -162,7 +162,7 @@ fn a_user_hears_of_its_own_keys_and_of_nothing_when_it_is_nobody_any_more() {
     assert_eq!(told(&bench.outcomes(all)[0]), (vec![revision(1, &["ann/1"])], 2, false));
     assert_eq!(told(&bench.outcomes(others)[0]), (vec![], 2, false));
     // More keys: also what was changed since it asked.
-    bench.access.replace(list(Some(reader(""))));
+    bench.access.replace(list(Some(reader(&[]))));
     bench.intake.nudge();
     bench.until_answered(waits);
     assert_eq!(told(&bench.outcomes(waits)[0]), (vec![revision(3, &["bob/2"])], 3, false));
