@@ -73,8 +73,19 @@ impl RawClient {
     /// # Panics
     /// If this is no address.
     pub fn on_tcp(address: &str, own: &KeyPair, broker: &PublicKey) -> RawClient {
+        RawClient::on_tcp_as(address, own, broker, b"")
+    }
+
+    /// The same under a routing id of its own.
+    ///
+    /// # Panics
+    /// If this is no address, or no routing id.
+    pub fn on_tcp_as(address: &str, own: &KeyPair, broker: &PublicKey, routing_id: &[u8]) -> RawClient {
         let context = zmq::Context::new();
         let socket = new_socket(&context, zmq::DEALER);
+        if !routing_id.is_empty() {
+            socket.set_identity(routing_id).expect("at most 255 bytes are a routing id");
+        }
         encrypt(&socket, own, broker);
         socket.set_ipv6(true).expect("every socket can have addresses of both families");
         socket.connect(address).expect("a broker's address is a good one");

@@ -31,6 +31,11 @@ impl User {
         RawClient::on_tcp(&address(broker, "port"), &self.keys, &broker_key(broker))
     }
 
+    /// The same under a routing id of its own.
+    pub fn dealer_called(&self, broker: &Broker, routing_id: &[u8]) -> RawClient {
+        RawClient::on_tcp_as(&address(broker, "port"), &self.keys, &broker_key(broker), routing_id)
+    }
+
     /// A SUB to the broker. Whether it is let in shows by what it hears.
     pub fn subscriber(&self, broker: &Broker, topics: &[&[u8]]) -> RawSubscriber {
         RawSubscriber::on_tcp(&address(broker, "pub_port"), &self.keys, &broker_key(broker), topics)

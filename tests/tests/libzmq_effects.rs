@@ -346,6 +346,49 @@ impl Server {
 }
 
 /// A socket that neither waits for ever nor keeps its context from ending.
+/// The one that is claimed here is the next of libzmq's own counter: whoever can have it ends the process with the connection after.
+#[test]
+fn peers_do_not_choose_their_routing_ids() {
+    let context = Context::new();
+    let mut router = new_socket(&context, zmq::ROUTER);
+    let directory = tempfile::tempdir().unwrap();
+    let keys = CurveKeyPair::new().unwrap();
+    router.bind(&format!("ipc://{}/socket", directory.path().display())).unwrap();
+    let ipc = router.get_last_endpoint().unwrap().unwrap();
+    serve_curve(&mut router, &keys);
+    router.bind("tcp://127.0.0.1:*").unwrap();
+    let tcp = router.get_last_endpoint().unwrap().unwrap();
+    let knock = |is_tcp: bool, id: &[u8]| {
+        let client = new_socket(&context, zmq::DEALER);
+        if !id.is_empty() {
+            client.set_identity(id).unwrap();
+        }
+        if is_tcp {
+            let own = CurveKeyPair::new().unwrap();
+            client.set_curve_publickey(&own.public_key).unwrap();
+            client.set_curve_secretkey(&own.secret_key).unwrap();
+            client.set_curve_serverkey(&keys.public_key).unwrap();
+        }
+        client.connect(if is_tcp { &tcp } else { &ipc }).unwrap();
+        client.send(id, 0).unwrap();
+        let [given, asked] = router.recv_multipart(0).unwrap().try_into().unwrap();
+        assert_eq!(asked, id);
+        (client, given)
+    };
+    let mut clients = vec![knock(false, b"")];
+    for is_tcp in [false, true] {
+        let last = clients.last().unwrap().1.clone();
+        let next = u32::from_be_bytes(last[1..].try_into().unwrap()).wrapping_add(2);
+        clients.push(knock(is_tcp, &[&[0], &next.to_be_bytes()[..]].concat()));
+        clients.push(knock(is_tcp, b""));
+        clients.push(knock(is_tcp, b"watcher"));
+        clients.push(knock(is_tcp, b"watcher"));
+    }
+    let all: HashSet<_> = clients.iter().map(|(_, given)| given.clone()).collect();
+    assert_eq!(all.len(), clients.len(), "each has one of its own");
+    assert!(all.iter().all(|given| given.len() == 5 && given[0] == 0), "libzmq makes them: {all:?}");
+}
+
 fn new_socket(context: &Context, kind: zmq::SocketType) -> Socket {
     let socket = context.socket(kind).unwrap();
     socket.set_linger(0).unwrap();

@@ -8,7 +8,8 @@
 //!   decade (kernel 2.6.39, glibc 2.12 or musl). Other targets keep what
 //!   `zeromq-src` gives them, which compiles everywhere but lacks these features.
 //! - `accept.h` is put before each file: with it a process that has no descriptor
-//!   left lives on.
+//!   left lives on. `automatic_ids.hpp` is put behind that: peers don't choose their
+//!   routing ids.
 //!
 //! `tests/tests/libzmq_effects.rs` in the repository shows that each of the
 //! features that matter really works in the library built here.
@@ -59,6 +60,7 @@ const LINUX_FEATURES: &[(&str, &str)] = &[
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=accept.h");
+    println!("cargo:rerun-if-changed=automatic_ids.hpp");
 
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         define_for_all_files(LINUX_FEATURES);
@@ -102,7 +104,7 @@ fn define_for_all_files(macros: &[(&str, &str)]) {
         flags.push_str(&format!(" -D{name}={value}"));
     }
     // Found in the working directory, which is this package's: a full path could have spaces, at which flags are split.
-    flags.push_str(" -include accept.h");
+    flags.push_str(" -include accept.h -include automatic_ids.hpp");
     // SAFETY: the build script has one thread, so nothing reads the environment
     // at the same time.
     unsafe { env::set_var(variable, flags) };
