@@ -3,8 +3,6 @@
 //! - Nothing panics. What is said about a file that isn't one is bounded and safe to print.
 //! - What is taken leads nowhere out of its directory, belongs to the project, and is read the same after it was written again.
 
-use std::sync::LazyLock;
-
 use kvbroker::endpoint::{Endpoint, EndpointError};
 use kvbroker::paths::{Dirs, RuntimeDir};
 use kvbroker::project::ProjectName;
@@ -21,19 +19,27 @@ pub enum Became {
 /// The project that the files are for.
 pub const PROJECT: &str = "lab";
 
-static PLACE: LazyLock<(tempfile::TempDir, RuntimeDir)> = LazyLock::new(|| {
+/// A home for the files; removed when the thread ends.
+fn place() -> (tempfile::TempDir, RuntimeDir) {
     let home = tempfile::Builder::new().prefix("kvf-").tempdir().expect("there is room for temporary files");
     let project: ProjectName = PROJECT.parse().expect("it is a name");
     let runtime = Dirs::under(home.path()).and_then(|dirs| dirs.create_runtime(&project)).expect("the home is ours");
     (home, runtime)
-});
+}
+
+thread_local! {
+    static PLACE: (tempfile::TempDir, RuntimeDir) = place();
+}
 
 /// An endpoint file as a client finds it.
 ///
 /// # Panics
 /// If a rule is broken, or there is no room for the file.
 pub fn endpoint(input: &[u8]) -> Became {
-    let runtime = &PLACE.1;
+    PLACE.with(|(_home, runtime)| endpoint_in(runtime, input))
+}
+
+fn endpoint_in(runtime: &RuntimeDir, input: &[u8]) -> Became {
     let place = runtime.path().as_os_str().as_encoded_bytes();
     let text: Vec<u8> = input.split(|byte| *byte == b'@').collect::<Vec<_>>().join(place);
     std::fs::write(runtime.endpoint_file(), text).expect("there is room for a file");
