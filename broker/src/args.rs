@@ -218,6 +218,7 @@ impl Args {
                 sessions_max: self.max_sessions as usize,
                 per_owner_max: limits::SESSIONS_PER_OWNER_MAX.min(self.max_sessions as usize),
                 reply_bytes_max: limits::SESSIONS_REPLY_BYTES_MAX,
+                per_owner_reply_bytes_max: limits::SESSIONS_REPLY_BYTES_MAX,
                 keep_ms: u64::try_from(self.session_keep.as_millis()).unwrap_or(u64::MAX),
             },
             take_over: self.take_over,

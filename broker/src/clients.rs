@@ -1,20 +1,50 @@
-//! What each client has in flight and has not read, and the bounds on it.
+//! What each client and each user has in flight and has not read, and the bounds on it.
 //!
-//! - A client is a connection, known by its routing id. Clients with nothing in flight are forgotten once there are many, so the
-//!   map is bounded by the connections that wait for something, or have something to read.
+//! - A client is a connection of a user, known by its routing id. Clients with nothing in flight are forgotten once there are many, so
+//!   the map is bounded by the connections that wait for something, or have something to read; and so are users without clients.
 //! - What it has not read is its account's business; here is only what small replies have come to since the last that is counted.
 //! - Beside its own bounds, a client may only have as much as is left for the others: one alone can take half of the intake queue,
 //!   two a third each, and some room is always left for the next (Choudhury and Hahne, "Dynamic queue length thresholds for
 //!   shared-memory packet switches", 1998). One request is taken from everybody.
+//! - A user other than the owner may have no more than that with all its clients together, and of such a user one request is taken
+//!   whatever is left: a thousand connections are no way to more.
+//! - Whoever comes under the routing id of another user is another client: it takes over neither what that one has in flight nor the
+//!   replies to it. (Libzmq, as it is built here, gives each connection an id of its own, so this is a second lock.)
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kvbroker_protocol::{Failure, limits};
-use kvbroker_table::{Account, Charge, ClientId, Credit};
+use kvbroker_table::{Account, Charge, ClientId, Credit, OWNER, OWNER_NUMBER, UserAccount, UserNumber};
 
-#[derive(Debug)]
+/// What is in flight of all clients of a user.
+struct User {
+    name: Arc<str>,
+    account: UserAccount,
+    calls: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl User {
+    fn is_owner(&self) -> bool {
+        self.account.number() == OWNER_NUMBER
+    }
+
+    fn add(&self, bytes: usize) {
+        self.calls.set(self.calls.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    fn take_away(&self, calls: usize, bytes: usize) {
+        self.calls.set(self.calls.get().saturating_sub(calls));
+        self.bytes.set(self.bytes.get().saturating_sub(bytes));
+    }
+}
+
 struct Client {
+    user: Rc<User>,
     account: Account,
     number: ClientId,
     calls: usize,
@@ -29,11 +59,20 @@ impl Client {
     }
 }
 
+/// Whose a message is that was counted in.
+pub(crate) struct Sender {
+    pub(crate) client: ClientId,
+    pub(crate) account: Account,
+    pub(crate) user: Arc<str>,
+}
+
 /// All clients of the front end.
 pub(crate) struct Clients {
     credit: Arc<Credit>,
+    users: HashMap<Arc<str>, Rc<User>>,
     by_routing_id: HashMap<Vec<u8>, Client>,
     last_number: ClientId,
+    last_user: UserNumber,
     /// In flight of all of them.
     calls: usize,
     bytes: usize,
@@ -42,47 +81,90 @@ pub(crate) struct Clients {
 impl Clients {
     /// No clients; what they have not read is charged to parts of this.
     pub(crate) fn new(credit: Arc<Credit>) -> Clients {
-        Clients { credit, by_routing_id: HashMap::new(), last_number: 0, calls: 0, bytes: 0 }
+        let (users, by_routing_id) = (HashMap::new(), HashMap::new());
+        Clients { credit, users, by_routing_id, last_number: 0, last_user: OWNER_NUMBER, calls: 0, bytes: 0 }
     }
 
-    fn client(&mut self, routing_id: &[u8]) -> &mut Client {
-        if !self.by_routing_id.contains_key(routing_id) {
-            self.forget_idle();
-            self.last_number += 1;
+    fn client(&mut self, routing_id: &[u8], user: &str) -> &mut Client {
+        if self.by_routing_id.get(routing_id).is_none_or(|client| *client.user.name != *user) {
+            self.replace(routing_id, user);
         }
-        let (number, credit) = (self.last_number, &self.credit);
-        self.by_routing_id.entry(routing_id.to_vec()).or_insert_with(|| Client {
-            account: credit.open(number),
-            number,
-            calls: 0,
-            bytes: 0,
-            uncounted_bytes: 0,
-        })
+        self.by_routing_id.get_mut(routing_id).expect("it was there or was put in")
     }
 
-    /// Counts a message in; `busy` if the client has too much in flight.
-    pub(crate) fn take(&mut self, routing_id: &[u8], bytes: usize) -> Result<(ClientId, Account), Failure> {
-        let calls_max = limits::IN_FLIGHT_MAX.min(limits::INTAKE_CALLS_MAX.saturating_sub(self.calls));
-        let bytes_max = limits::IN_FLIGHT_BYTES_MAX.min(limits::INTAKE_BYTES_MAX.saturating_sub(self.bytes));
-        let client = self.client(routing_id);
-        if client.calls > 0 && (client.calls >= calls_max || client.bytes + bytes > bytes_max) {
+    /// Begins a new client, in place of the one that had its routing id.
+    fn replace(&mut self, routing_id: &[u8], user: &str) {
+        if let Some(before) = self.by_routing_id.remove(routing_id) {
+            self.take_away(&before.user, before.calls, before.bytes);
+        }
+        self.forget_idle();
+        self.last_number += 1;
+        let user = self.user(user);
+        let (account, number) = (user.account.open(self.last_number), self.last_number);
+        let client = Client { user, account, number, calls: 0, bytes: 0, uncounted_bytes: 0 };
+        self.by_routing_id.insert(routing_id.to_vec(), client);
+    }
+
+    fn user(&mut self, name: &str) -> Rc<User> {
+        if let Some(user) = self.users.get(name) {
+            return Rc::clone(user);
+        }
+        let number = if name == OWNER {
+            OWNER_NUMBER
+        } else {
+            self.last_user += 1;
+            self.last_user
+        };
+        let (name, account): (Arc<str>, _) = (name.into(), self.credit.user(number));
+        let user = Rc::new(User { name: Arc::clone(&name), account, calls: Cell::new(0), bytes: Cell::new(0) });
+        self.users.insert(name, Rc::clone(&user));
+        user
+    }
+
+    fn take_away(&mut self, user: &User, calls: usize, bytes: usize) {
+        user.take_away(calls, bytes);
+        self.calls = self.calls.saturating_sub(calls);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Counts a message in; `busy` if the client, or its user, has too much in flight.
+    pub(crate) fn take(&mut self, routing_id: &[u8], user: &str, bytes: usize) -> Result<Sender, Failure> {
+        let calls_left = limits::INTAKE_CALLS_MAX.saturating_sub(self.calls);
+        let bytes_left = limits::INTAKE_BYTES_MAX.saturating_sub(self.bytes);
+        let (calls_max, bytes_max) = (limits::IN_FLIGHT_MAX.min(calls_left), limits::IN_FLIGHT_BYTES_MAX.min(bytes_left));
+        let client = self.client(routing_id, user);
+        let busy = |who: &str, calls: usize, bytes: usize, calls_max: usize, bytes_max: usize| {
             let message = format!(
-                "this client has {} requests in flight, which take {} bytes in memory; at most {calls_max} with {bytes_max} are taken now",
-                client.calls, client.bytes,
+                "{who} {calls} requests in flight, which take {bytes} bytes in memory; at most {calls_max} with {bytes_max} are taken now"
             );
-            return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
+            Failure::busy(message, limits::RETRY_AFTER_MS)
+        };
+        let (user_calls, user_bytes) = (client.user.calls.get(), client.user.bytes.get());
+        let is_bound = !client.user.is_owner() && user_calls > 0;
+        if is_bound && (user_calls >= calls_left || user_bytes + bytes > bytes_left) {
+            return Err(busy("all clients of this key together have", user_calls, user_bytes, calls_left, bytes_left));
+        }
+        if client.calls > 0 && (client.calls >= calls_max || client.bytes + bytes > bytes_max) {
+            return Err(busy("this client has", client.calls, client.bytes, calls_max, bytes_max));
         }
         client.calls += 1;
         client.bytes += bytes;
-        let taken = (client.number, client.account.clone());
+        client.user.add(bytes);
+        let user = Arc::clone(&client.user.name);
+        let taken = Sender { client: client.number, account: client.account.clone(), user };
         self.calls += 1;
         self.bytes += bytes;
         Ok(taken)
     }
 
-    /// Room for a refusal of so many bytes; None: it is to be dropped.
-    pub(crate) fn refuse(&mut self, routing_id: &[u8], bytes: usize) -> Option<Charge> {
-        self.client(routing_id).account.charge_refusal(bytes)
+    /// What a refusal that the front end gives to a client is charged to.
+    pub(crate) fn account(&mut self, routing_id: &[u8], user: &str) -> Account {
+        self.client(routing_id, user).account.clone()
+    }
+
+    /// True unless another client has come under the routing id since.
+    pub(crate) fn is_still(&self, routing_id: &[u8], number: ClientId) -> bool {
+        self.by_routing_id.get(routing_id).is_none_or(|client| client.number == number)
     }
 
     /// What a reply of so many bytes has to be watched for: itself and the small ones before it. None: it is small, and one of
@@ -101,12 +183,12 @@ impl Clients {
     }
 
     /// Counts a message out.
-    pub(crate) fn give_back(&mut self, routing_id: &[u8], bytes: usize) {
-        if let Some(client) = self.by_routing_id.get_mut(routing_id) {
+    pub(crate) fn give_back(&mut self, routing_id: &[u8], number: ClientId, bytes: usize) {
+        if let Some(client) = self.by_routing_id.get_mut(routing_id).filter(|client| client.number == number) {
             client.calls = client.calls.saturating_sub(1);
             client.bytes = client.bytes.saturating_sub(bytes);
-            self.calls = self.calls.saturating_sub(1);
-            self.bytes = self.bytes.saturating_sub(bytes);
+            let user = Rc::clone(&client.user);
+            self.take_away(&user, 1, bytes);
         }
     }
 
@@ -125,6 +207,7 @@ impl Clients {
     fn forget_idle(&mut self) {
         if self.by_routing_id.len() >= limits::CONNECTIONS_MAX {
             self.by_routing_id.retain(|_, client| !client.is_idle());
+            self.users.retain(|_, user| Rc::strong_count(user) > 1 || !user.account.is_clear());
         }
     }
 }
@@ -140,17 +223,23 @@ mod tests {
         Clients::new(Arc::clone(Intake::new().credit()))
     }
 
+    impl Clients {
+        fn of_owner(&mut self, routing_id: &[u8], bytes: usize) -> Result<ClientId, Failure> {
+            self.take(routing_id, OWNER, bytes).map(|sender| sender.client)
+        }
+    }
+
     #[test]
     fn bounds_hold_for_each_client_alone_and_come_back() {
         let mut clients = no_clients();
         for _ in 0..limits::IN_FLIGHT_MAX {
-            clients.take(b"a", 1).unwrap();
+            clients.of_owner(b"a", 1).unwrap();
         }
-        assert!(clients.take(b"a", 1).is_err());
-        assert_eq!(clients.take(b"b", limits::IN_FLIGHT_BYTES_MAX).unwrap().0, 2);
-        assert!(clients.take(b"b", 1).is_err());
-        clients.give_back(b"a", 1);
-        assert_eq!(clients.take(b"a", 1).unwrap().0, 1);
+        assert!(clients.of_owner(b"a", 1).is_err());
+        assert_eq!(clients.of_owner(b"b", limits::IN_FLIGHT_BYTES_MAX).unwrap(), 2);
+        assert!(clients.of_owner(b"b", 1).is_err());
+        clients.give_back(b"a", 1, 1);
+        assert_eq!(clients.of_owner(b"a", 1).unwrap(), 1);
     }
 
     #[test]
@@ -160,7 +249,7 @@ mod tests {
         // Greedy ones, one after the other: each stops before the room is gone.
         for client in 0..100_u32 {
             let before = clients.calls;
-            while clients.take(&client.to_be_bytes(), 10_000).is_ok() {}
+            while clients.of_owner(&client.to_be_bytes(), 10_000).is_ok() {}
             taken.push(clients.calls - before);
         }
         assert_eq!(taken[0], limits::IN_FLIGHT_MAX);
@@ -170,7 +259,7 @@ mod tests {
         // What the bound on calls lets in, the one on bytes may not.
         let mut clients = no_clients();
         for client in 0..8_u32 {
-            while clients.take(&client.to_be_bytes(), 1 << 20).is_ok() {}
+            while clients.of_owner(&client.to_be_bytes(), 1 << 20).is_ok() {}
         }
         assert!(clients.bytes < limits::INTAKE_BYTES_MAX, "{} bytes", clients.bytes);
     }
@@ -180,8 +269,8 @@ mod tests {
         let mut clients = no_clients();
         for client in 0..3 * limits::CONNECTIONS_MAX {
             let id = client.to_string().into_bytes();
-            clients.take(&id, 1).unwrap();
-            clients.give_back(&id, 1);
+            let number = clients.of_owner(&id, 1).unwrap();
+            clients.give_back(&id, number, 1);
         }
         assert!(clients.by_routing_id.len() <= limits::CONNECTIONS_MAX);
     }
@@ -189,7 +278,7 @@ mod tests {
     #[test]
     fn small_replies_are_watched_by_the_one_that_makes_them_many() {
         let mut clients = no_clients();
-        let (_, account) = clients.take(b"a", 1).unwrap();
+        let account = clients.take(b"a", OWNER, 1).unwrap().account;
         let charge = |bytes| account.charge_refusal(bytes).unwrap();
         let small = limits::REPLY_UNCOUNTED_BYTES / 2;
         assert!(clients.count(b"a", small, charge(1)).is_none());
@@ -200,11 +289,72 @@ mod tests {
         // Who is not known any more is watched at once.
         assert_eq!(clients.count(b"b", 1, charge(7)).unwrap().bytes(), 1);
         // Who has something to read is not forgotten, or its account would be new each time.
-        clients.give_back(b"a", 1);
+        clients.give_back(b"a", 1, 1);
         clients.gone(b"a");
         assert!(clients.by_routing_id.contains_key(&b"a"[..]));
         drop(watched);
         clients.gone(b"a");
         assert!(clients.by_routing_id.is_empty());
+    }
+
+    #[test]
+    fn a_user_with_many_connections_leaves_half_to_the_others() {
+        let mut clients = no_clients();
+        let greedy = |clients: &mut Clients, user: &str, bytes| {
+            let before = clients.calls;
+            for client in 0..300_u32 {
+                let id = format!("{user} {client}").into_bytes();
+                while clients.take(&id, user, bytes).is_ok() {}
+            }
+            clients.calls - before
+        };
+        assert_eq!(greedy(&mut clients, "ann", 1), limits::INTAKE_CALLS_MAX / 2);
+        assert_eq!(greedy(&mut clients, "bob", 1), limits::INTAKE_CALLS_MAX / 4);
+        // Each of the owner's connections gets its part of the rest.
+        assert_eq!(clients.of_owner(b"o1", 1).unwrap(), clients.seen());
+        while clients.of_owner(b"o1", 1).is_ok() {}
+        assert!(clients.of_owner(b"o2", 1).is_ok());
+        // By bytes it is the same, and one request of everybody's is none of every connection's.
+        let mut clients = no_clients();
+        assert_eq!(greedy(&mut clients, "ann", limits::MESSAGE_BYTES_MAX), 8);
+        assert!(clients.take(b"another", "ann", 1 << 20).is_err(), "it is a request of the same user");
+        assert!(clients.bytes <= limits::INTAKE_BYTES_MAX / 2 + limits::MESSAGE_BYTES_MAX);
+        assert!(clients.take(b"carl", "carl", limits::MESSAGE_BYTES_MAX).is_ok());
+    }
+
+    #[test]
+    fn what_a_user_gives_back_it_may_take_again_and_then_it_is_forgotten() {
+        let mut clients = no_clients();
+        for round in 0..3 {
+            let mut taken = Vec::new();
+            for client in 0..20_u32 {
+                while let Ok(sender) = clients.take(&client.to_be_bytes(), "ann", 1) {
+                    taken.push((client, sender.client));
+                }
+            }
+            assert_eq!(taken.len(), limits::INTAKE_CALLS_MAX / 2, "round {round}");
+            taken.into_iter().for_each(|(client, number)| clients.give_back(&client.to_be_bytes(), number, 1));
+            assert_eq!((clients.calls, clients.bytes), (0, 0));
+        }
+        for user in 0..3 * limits::CONNECTIONS_MAX {
+            let user = user.to_string();
+            let number = clients.take(user.as_bytes(), &user, 1).unwrap().client;
+            clients.give_back(user.as_bytes(), number, 1);
+        }
+        assert!(clients.users.len() <= limits::CONNECTIONS_MAX + 1, "{} users", clients.users.len());
+    }
+
+    #[test]
+    fn whoever_comes_with_anothers_routing_id_takes_nothing_over() {
+        let mut clients = no_clients();
+        let ann = clients.take(b"id", "ann", 5).unwrap();
+        let bob = clients.take(b"id", "bob", 7).unwrap();
+        assert_ne!(ann.client, bob.client);
+        assert!(!clients.is_still(b"id", ann.client) && clients.is_still(b"id", bob.client));
+        assert_eq!((clients.calls, clients.bytes), (1, 7));
+        clients.give_back(b"id", ann.client, 5);
+        assert_eq!((clients.calls, clients.bytes), (1, 7), "it was counted out when its place was taken");
+        clients.give_back(b"id", bob.client, 7);
+        assert_eq!((clients.calls, clients.bytes), (0, 0));
     }
 }

@@ -19,9 +19,9 @@ use kvbroker::transport::{
 };
 use kvbroker::zap::identity;
 use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encode_reply, limits};
-use kvbroker_table::{Call, Charge, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
+use kvbroker_table::{Account, Call, Charge, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
 
-use crate::clients::Clients;
+use crate::clients::{Clients, Sender};
 use crate::connections::Connections;
 use crate::inbound;
 
@@ -88,21 +88,14 @@ impl FrontEnd {
     /// Runs until [`Phase::finish`].
     pub(crate) fn run(mut self) -> Result<(), TransportError> {
         let clients = Clients::new(Arc::clone(self.intake.credit()));
-        let mut desk = Desk { clients, body: Vec::new(), slow: Repeated::new(), user: "".into() };
+        let mut desk = Desk { clients, body: Vec::new(), slow: Repeated::new(), user: NOBODY.into() };
         let mut frames = Vec::new();
         let mut taken = VecDeque::new();
         loop {
             self.doorbell.clear();
             while let Some(batch) = self.replies.pop() {
                 for out in batch {
-                    desk.clients.give_back(&out.envelope.routing_id, out.request_bytes);
-                    if out.is_superseded {
-                        continue;
-                    }
-                    match out.charge {
-                        Some(charge) => self.send(&mut desk, &out.envelope, &out.reply, Some(charge))?,
-                        None => self.refuse(&mut desk, &out.envelope, out.reply)?,
-                    }
+                    self.give(&mut desk, out)?;
                 }
             }
             if self.phase.is(Phase::FINISHED) && self.replies.is_empty() {
@@ -116,6 +109,22 @@ impl FrontEnd {
                 items.extend(self.router.event_poll_item());
                 poll(&mut items, Some(POLL))?;
             }
+        }
+    }
+
+    /// Sends what the worker has made.
+    fn give(&mut self, desk: &mut Desk, out: ReplyOut) -> Result<(), TransportError> {
+        let routing_id = &out.envelope.routing_id;
+        let is_still = desk.clients.is_still(routing_id, out.client);
+        desk.clients.give_back(routing_id, out.client, out.request_bytes);
+        match out.charge {
+            _ if out.is_superseded => Ok(()),
+            _ if !is_still => {
+                self.counters.replies_dropped.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Some(charge) => self.send(desk, &out.envelope, &out.reply, Paying::Charge(charge)),
+            None => self.refuse(desk, &out.envelope, out.account, out.reply),
         }
     }
 
@@ -141,10 +150,12 @@ impl FrontEnd {
                         limits::MESSAGE_BYTES_MAX
                     ));
                     // Cut in the middle: what is left is enough to know where it came from.
+                    let user = desk.user(user_id(frames).map_or(NOBODY, identity));
                     let envelope = match inbound::split(frames) {
                         Ok((envelope, _)) | Err((envelope, _)) => envelope,
                     };
-                    self.refuse(desk, &envelope, inbound::refusal(None, Form::Json, failure))?;
+                    let account = desk.clients.account(&envelope.routing_id, &user);
+                    self.refuse(desk, &envelope, account, inbound::refusal(None, Form::Json, failure))?;
                 }
             }
         }
@@ -153,31 +164,40 @@ impl FrontEnd {
 
     fn message(&mut self, desk: &mut Desk, frames: &mut [Message], taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
         self.counters.messages.fetch_add(1, Ordering::Relaxed);
-        let user = user_id(frames).map(|user| desk.user(identity(user)));
-        let (envelope, body) = match inbound::split(frames) {
-            Ok(parts) => parts,
-            Err((envelope, failure)) => return self.refuse(desk, &envelope, inbound::refusal(None, Form::Json, failure)),
+        let user = desk.user(user_id(frames).map_or(NOBODY, identity));
+        let (envelope, refusal) = match self.take(desk, frames, &user) {
+            Ok(call) => {
+                self.counters.clients.store(desk.clients.seen(), Ordering::Relaxed);
+                taken.push_back(call);
+                return Ok(());
+            }
+            Err(refused) => *refused,
         };
+        let account = desk.clients.account(&envelope.routing_id, &user);
+        self.refuse(desk, &envelope, account, refusal)
+    }
+
+    /// The call in a message; or where to say why there is none.
+    fn take(&self, desk: &mut Desk, frames: &[Message], user: &str) -> Result<Call, Box<(Envelope, Reply)>> {
+        let (envelope, body) = inbound::split(frames)
+            .map_err(|(envelope, failure)| Box::new((envelope, inbound::refusal(None, Form::Json, failure))))?;
         let request = match inbound::request(body, self.broker) {
             Ok(request) => request,
-            Err(reply) => return self.refuse(desk, &envelope, *reply),
+            Err(reply) => return Err(Box::new((envelope, *reply))),
         };
-        let refusal = |failure| inbound::refusal(request.header.id, request.form, failure);
-        let Some(user) = user else {
+        let (id, form) = (request.header.id, request.form);
+        let refused = |envelope, failure| Err(Box::new((envelope, inbound::refusal(id, form, failure))));
+        if user == NOBODY {
             let failure = Failure::new(ErrorCode::Refused, "this connection was not authenticated; nothing it asks is done");
-            return self.refuse(desk, &envelope, refusal(failure));
-        };
+            return refused(envelope, failure);
+        }
         if self.phase.is(Phase::STOPPING) {
-            return self.refuse(desk, &envelope, refusal(shutting_down()));
+            return refused(envelope, shutting_down());
         }
         let bytes = Call::weight(&request, body.len()) + envelope.bytes();
-        match desk.clients.take(&envelope.routing_id, bytes) {
-            Ok((client, account)) => {
-                self.counters.clients.store(desk.clients.seen(), Ordering::Relaxed);
-                taken.push_back(Call { client, account, user, envelope, request, bytes });
-                Ok(())
-            }
-            Err(failure) => self.refuse(desk, &envelope, refusal(failure)),
+        match desk.clients.take(&envelope.routing_id, user, bytes) {
+            Ok(Sender { client, account, user }) => Ok(Call { client, account, user, envelope, request, bytes }),
+            Err(failure) => refused(envelope, failure),
         }
     }
 
@@ -194,31 +214,28 @@ impl FrontEnd {
                 }
                 Refusal::Closed => shutting_down(),
             };
-            desk.clients.give_back(&call.envelope.routing_id, call.bytes);
+            desk.clients.give_back(&call.envelope.routing_id, call.client, call.bytes);
             let Header { id, .. } = call.request.header;
-            self.refuse(desk, &call.envelope, inbound::refusal(id, call.request.form, failure))?;
+            self.refuse(desk, &call.envelope, call.account, inbound::refusal(id, call.request.form, failure))?;
         }
         Ok(())
     }
 
-    fn refuse(&mut self, desk: &mut Desk, envelope: &Envelope, reply: Reply) -> Result<(), TransportError> {
+    fn refuse(&mut self, desk: &mut Desk, envelope: &Envelope, account: Account, reply: Reply) -> Result<(), TransportError> {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        self.send(desk, envelope, &reply, None)
+        self.send(desk, envelope, &reply, Paying::Refusal(account))
     }
 
-    /// Sends a reply with what it is charged for; without it is a refusal.
-    fn send(
-        &mut self,
-        desk: &mut Desk,
-        envelope: &Envelope,
-        reply: &Reply,
-        charge: Option<Charge>,
-    ) -> Result<(), TransportError> {
+    fn send(&mut self, desk: &mut Desk, envelope: &Envelope, reply: &Reply, paying: Paying) -> Result<(), TransportError> {
         desk.body.clear();
         encode_reply(reply, &mut desk.body);
         let bytes = desk.body.len() + envelope.bytes() + MESSAGE_OVERHEAD_BYTES;
         self.counters.replies.fetch_add(1, Ordering::Relaxed);
-        let Some(charge) = charge.or_else(|| desk.clients.refuse(&envelope.routing_id, bytes)) else {
+        let charge = match paying {
+            Paying::Charge(charge) => Some(charge),
+            Paying::Refusal(account) => account.charge_refusal(bytes),
+        };
+        let Some(charge) = charge else {
             self.dropped(desk);
             return Ok(());
         };
@@ -282,6 +299,17 @@ impl FrontEnd {
         Ok(())
     }
 }
+
+/// What a reply takes in memory, and who is charged for it.
+enum Paying {
+    /// It was charged when it was made.
+    Charge(Charge),
+    /// A refusal is charged when it is sent, if this account has room for it; if not, it is dropped.
+    Refusal(Account),
+}
+
+/// Whose messages come without a user: of a connection that was not authenticated.
+const NOBODY: &str = "";
 
 /// A buffer that one large reply blew up is given back.
 const BODY_KEPT_BYTES: usize = 1 << 20;

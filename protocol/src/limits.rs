@@ -67,6 +67,8 @@ pub const SESSION_WINDOW: usize = 4_096;
 pub const SESSION_REPLY_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of remembered replies, all sessions together.
 pub const SESSIONS_REPLY_BYTES_MAX: usize = 256 << 20;
+/// Most of them of a user other than the owner.
+pub const SESSIONS_REPLY_BYTES_PER_USER_MAX: usize = SESSIONS_REPLY_BYTES_MAX / 4;
 /// Most sessions that are known, ended ones included.
 pub const SESSIONS_MAX: usize = 100_000;
 /// Most sessions of one authenticated key that are known, ended ones included.
@@ -145,9 +147,13 @@ pub const RELEASE_BYTES_MAX: usize = 256 << 20;
 /// until some have. One reply is always made, however large.
 pub const REPLY_CREDIT_BYTES: usize = 8 << 20;
 /// Most bytes of replies that have not left the broker, all clients together. Beyond them only small replies are made.
-pub const REPLIES_BYTES_MAX: usize = 1 << 30;
-/// A small reply, bytes: also what a client is credited with while [`REPLIES_BYTES_MAX`] is used up.
-pub const SMALL_REPLY_BYTES: usize = 64 << 10;
+pub const REPLIES_BYTES_MAX: usize = 256 << 20;
+/// Most of them of the clients of one user other than the owner; all such users together leave the owner as much.
+pub const USER_REPLIES_BYTES_MAX: usize = 64 << 20;
+/// A small reply, bytes: the answer to `stats` is one.
+pub const SMALL_REPLY_BYTES: usize = 12 << 10;
+/// What a client is credited with, bytes, while [`REPLIES_BYTES_MAX`] or [`USER_REPLIES_BYTES_MAX`] is used up.
+pub const SMALL_CREDIT_BYTES: usize = 4 << 10;
 /// Most bytes of refusals that one client has not read; beyond them they are dropped.
 pub const REFUSAL_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one client's replies in libzmq's hands that are not counted yet: what small replies come to before one of them is watched.
@@ -224,6 +230,7 @@ const _: () = {
     assert!(SESSION_WINDOW <= u16::MAX as usize, "a remembered reply's place in the window has 16 bits");
     assert!(SESSION_REPLY_BYTES_MAX >= ARRAY_REPLY_BYTES_MAX, "one full array's replies can be remembered");
     assert!(SESSION_REPLY_BYTES_MAX <= SESSIONS_REPLY_BYTES_MAX, "one session cannot need more than all may");
+    assert!(SESSION_REPLY_BYTES_MAX <= SESSIONS_REPLY_BYTES_PER_USER_MAX, "nor more than all of its user may");
     assert!(SESSIONS_PER_OWNER_MAX <= SESSIONS_MAX, "one key cannot need more sessions than all may");
     assert!(EXPIRIES_PER_BATCH_MAX * (KEY_BYTES_MAX + 128) <= 2 * BATCH_BYTES_MAX + (16 << 20), "expiries fit into a batch");
     assert!(DEL_PREFIX_BYTES_MAX > KEY_BYTES_MAX, "one key always fits");
@@ -235,17 +242,30 @@ const _: () = {
     assert!(SESSIONS_REPLY_BYTES_MAX + SNAPSHOT_BYTES_MAX + HISTORY_PASS_BYTES_MAX + HISTORY_MEMORY_BYTES_MAX <= 512 << 20);
     assert!(REPLY_CREDIT_BYTES >= VALUE_BYTES_MAX, "the largest values can follow each other without a pause");
     assert!(REPLY_CREDIT_BYTES >= IN_FLIGHT_MAX * 1_024, "a pipeline of ordinary replies is never held back");
-    assert!(REPLIES_BYTES_MAX >= 64 * ARRAY_REPLY_BYTES_MAX, "a few clients cannot use up what all may have");
+    assert!(REPLIES_BYTES_MAX >= 16 * ARRAY_REPLY_BYTES_MAX, "a few clients cannot use up what all may have");
+    assert!(USER_REPLIES_BYTES_MAX >= 4 * ARRAY_REPLY_BYTES_MAX, "nor one of a user what all of it may have");
+    assert!(USER_REPLIES_BYTES_MAX <= REPLIES_BYTES_MAX / 4, "one user leaves most of it to the others");
     assert!(CONNECTIONS_MAX * REPLY_UNCOUNTED_BYTES <= 64 << 20, "what is not counted does not matter");
-    assert!(SMALL_REPLY_BYTES >= 16 * REPLY_UNCOUNTED_BYTES && SMALL_REPLY_BYTES <= REPLY_CREDIT_BYTES / 64);
-    assert!(CONNECTIONS_MAX * SMALL_REPLY_BYTES <= REPLIES_BYTES_MAX, "small replies cannot double what all may have");
+    assert!(SMALL_REPLY_BYTES > SMALL_CREDIT_BYTES && SMALL_CREDIT_BYTES >= REPLY_UNCOUNTED_BYTES);
+    assert!(SMALL_REPLY_BYTES <= REPLY_CREDIT_BYTES / 64);
+    // With every connection there may be, and no client that reads.
+    assert!(
+        REPLIES_BYTES_MAX + CONNECTIONS_MAX * (SMALL_CREDIT_BYTES + SMALL_REPLY_BYTES + REPLY_UNCOUNTED_BYTES) <= 480 << 20,
+        "what clients do not read stays below half a GiB"
+    );
     assert!(SUBSCRIPTION_BYTES_PER_USER_MAX > 8 * KEY_BYTES_MAX, "the longest prefixes can be watched");
     assert!(4 * SUBSCRIPTIONS_PER_USER_MAX <= SUBSCRIPTIONS_MAX && 4 * SUBSCRIPTION_BYTES_PER_USER_MAX <= SUBSCRIPTION_BYTES_MAX);
     // What libzmq needs for them at worst, both kinds of topics at once.
-    assert!(50 * SUBSCRIPTION_BYTES_MAX + 2_048 * SUBSCRIPTIONS_MAX <= 384 << 20, "subscriptions stay within a third of a gibibyte");
+    assert!(
+        50 * SUBSCRIPTION_BYTES_MAX + 2_048 * SUBSCRIPTIONS_MAX <= 384 << 20,
+        "subscriptions stay within a third of a gibibyte"
+    );
     assert!(IN_FLIGHT_MAX <= HELD_CALLS_MAX / 2, "one client alone may wait with all its requests");
     assert!(CONNECTIONS_MAX * HELD_SMALL_BYTES <= INTAKE_BYTES_MAX / 4, "one small request of everybody can wait");
-    assert!(SNAPSHOTS_PER_USER_MAX > 0 && 2 * SNAPSHOTS_PER_USER_MAX <= SNAPSHOTS_MAX, "no user but the owner has most snapshots");
+    assert!(
+        SNAPSHOTS_PER_USER_MAX > 0 && 2 * SNAPSHOTS_PER_USER_MAX <= SNAPSHOTS_MAX,
+        "no user but the owner has most snapshots"
+    );
     assert!(SNAPSHOT_LINGER_MS <= SNAPSHOT_IDLE_MS, "a snapshot that was read to its end is kept no longer than another");
     assert!(SNAPSHOT_BYTES_MAX >= 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end every snapshot");
     assert!(HISTORY_MEMORY_BYTES_MAX >= 4 * (VALUE_BYTES_MAX + KEY_BYTES_MAX), "one large value does not end the history");

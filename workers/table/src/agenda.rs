@@ -1,9 +1,10 @@
 //! What the worker does next: the calls that it has taken from the intake, each client's in a queue of its own.
 //!
 //! - The calls of one client run in the order in which they came, always.
-//! - Clients take turns. A client that has had its share ([`limits::CLIENT_WORK_AT_ONCE`]) goes behind the others; one that took
+//! - Users take turns, and the clients of a user inside its turn. A client that has had its share ([`limits::CLIENT_WORK_AT_ONCE`]) goes behind the others; one that took
 //!   more than its share waits until the others have had as much. Whether a client sends arrays of thousands or single calls, a
-//!   hundred at a time or one after the other: it gets as much of the worker as the others, and no less.
+//!   hundred at a time or one after the other: it gets as much of the worker as the others, and no less. The same holds for users:
+//!   however many connections one has, it gets no more than another with one.
 //! - Dear calls, which may cost more than [`limits::DEAR_WORK_MIN`], are kept apart: a turn of the worker is either for cheap calls
 //!   or for dear ones, alternately while there are both. So a cheap call waits for at most one dear turn, its own turn and one sync
 //!   each, however many dear calls wait; and a dear one for at most one cheap turn between those of its kind.
@@ -11,7 +12,8 @@
 //!   turn has cost [`limits::BATCH_WORK_MAX`], which also ends a cheap turn.
 //! - A client that has not read its replies, and is [without credit](crate::credit), is *held*: it takes no part in the rounds until
 //!   credit comes back, and then goes on where it was. What is held is bounded, and leaves most of the intake to the others; what is
-//!   over the bound is refused, the calls that came last first.
+//!   over the bound is refused, the calls that came last first. One user other than the owner has as much held as is left for the
+//!   others, whatever the number of its clients.
 //! - What a call cost is only known once it ran: the worker tells it with [`Agenda::spend`].
 //! - Everything is O(1) for each call, debts included, as each share that is waited for was used before.
 
@@ -22,10 +24,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvbroker_protocol::{Operation, limits};
 
+use crate::agenda_users::{Place, User, Users};
 use crate::call::{Call, ClientId};
+use crate::credit::UserNumber;
 use crate::work;
 
-/// A client's share of one round.
+/// A user's share of one round, and that of each of its clients.
 const SHARE: i64 = limits::CLIENT_WORK_AT_ONCE as i64;
 
 /// What waits altogether, in the intake and in the agenda; shared by both for the intake's bounds.
@@ -65,6 +69,8 @@ impl Waiting {
 /// One client's calls, without the first: that one stands in one of the two rounds, or is held.
 #[derive(Debug)]
 struct Lane {
+    /// Its user's.
+    user: Place,
     behind: VecDeque<Call>,
     /// Bytes of these.
     bytes: usize,
@@ -87,11 +93,13 @@ pub struct Agenda {
     readmitted: VecDeque<Call>,
     /// All clients that have a call.
     lanes: HashMap<ClientId, Lane>,
-    /// The first calls of clients, in the order of their turns.
-    cheap: VecDeque<Call>,
-    dear: VecDeque<Call>,
-    /// The first calls of clients without credit, and how much waits with them.
-    held: HashMap<ClientId, Call>,
+    /// All users that have a call, with the first calls of their clients.
+    users: Users,
+    /// The users that have cheap calls, and dear ones, in the order of their turns.
+    cheap: VecDeque<Place>,
+    dear: VecDeque<Place>,
+    /// How many clients are without credit, and how much waits with them.
+    held_clients: usize,
     held_calls: usize,
     held_bytes: usize,
     /// Those for which there is no room.
@@ -106,12 +114,13 @@ pub struct Agenda {
 #[derive(Debug, Default)]
 pub(crate) struct Back {
     pub(crate) clients: Vec<ClientId>,
+    pub(crate) users: Vec<UserNumber>,
     pub(crate) everybody: bool,
 }
 
 impl Back {
     pub(crate) fn is_nobody(&self) -> bool {
-        self.clients.is_empty() && !self.everybody
+        self.clients.is_empty() && self.users.is_empty() && !self.everybody
     }
 }
 
@@ -125,9 +134,19 @@ struct Turn {
     bytes: usize,
     spent: usize,
     /// Whose call was given last, and of which kind.
-    last: Option<(ClientId, Kind)>,
+    last: Option<Given>,
     /// The last dear call may change something.
     mutates: bool,
+}
+
+/// A call that was given.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    client: ClientId,
+    user: UserNumber,
+    /// Where the user was.
+    place: Place,
+    kind: Kind,
 }
 
 impl Turn {
@@ -136,7 +155,7 @@ impl Turn {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        let dear = self.last.is_some_and(|(_, kind)| kind == Kind::Dear);
+        let dear = self.last.is_some_and(|given| given.kind == Kind::Dear);
         let work_max = if dear && !self.mutates { limits::DEAR_WORK_MIN } else { limits::BATCH_WORK_MAX };
         // One call always fits.
         self.calls == 0
@@ -150,9 +169,10 @@ impl Agenda {
             arrived: VecDeque::new(),
             readmitted: VecDeque::new(),
             lanes: HashMap::new(),
+            users: Users::default(),
             cheap: VecDeque::new(),
             dear: VecDeque::new(),
-            held: HashMap::new(),
+            held_clients: 0,
             held_calls: 0,
             held_bytes: 0,
             refused: Vec::new(),
@@ -175,13 +195,15 @@ impl Agenda {
 
     /// The calls that are still held when the broker stops.
     pub(crate) fn give_up(&mut self) -> impl Iterator<Item = Call> + '_ {
+        let first: Vec<Call> = self.users.iter_mut().flat_map(|user| user.held.drain().map(|(_, call)| call)).collect();
+        self.held_clients = 0;
         self.held_calls = 0;
         self.held_bytes = 0;
-        let (lanes, waiting) = (&mut self.lanes, &self.waiting);
-        self.held.drain().flat_map(move |(client, first)| {
-            waiting.held.fetch_sub(1, Ordering::Relaxed);
-            let behind = lanes.remove(&client).map(|lane| lane.behind).unwrap_or_default();
-            std::iter::once(first).chain(behind).inspect(|call| waiting.remove(call.bytes))
+        first.into_iter().flat_map(|first| {
+            self.waiting.held.fetch_sub(1, Ordering::Relaxed);
+            let behind = self.leave(first.client).map(|lane| lane.behind).unwrap_or_default();
+            let waiting = Arc::clone(&self.waiting);
+            std::iter::once(first).chain(behind).inspect(move |call| waiting.remove(call.bytes))
         })
     }
 
@@ -211,26 +233,28 @@ impl Agenda {
                     let lane = lane.into_mut();
                     lane.behind.push_back(call);
                     lane.bytes += bytes;
-                    if self.held.contains_key(&client) {
+                    let user = &mut self.users[lane.user];
+                    if user.held.contains_key(&client) {
+                        user.held_calls += 1;
+                        user.held_bytes += bytes;
                         self.held_calls += 1;
                         self.held_bytes += bytes;
                         self.trim(client);
                     }
                 }
                 Entry::Vacant(place) => {
-                    place.insert(Lane { behind: VecDeque::new(), bytes: 0, share: SHARE });
-                    self.line_up(call);
+                    let user = self.users.enter(call.account.user(), SHARE);
+                    place.insert(Lane { user, behind: VecDeque::new(), bytes: 0, share: SHARE });
+                    self.line_up(call, user);
                 }
             }
         }
-        let Back { clients, everybody } = std::mem::take(&mut self.back);
-        let back = if everybody { self.held.keys().copied().collect() } else { clients };
-        back.into_iter().for_each(|client| self.let_go(client));
+        self.call_back();
         let kind = match (self.cheap.is_empty(), self.dear.is_empty(), self.turn.kind) {
             (_, true, _) | (false, false, Kind::Dear) => Kind::Cheap,
             (true, false, _) | (false, false, Kind::Cheap) => Kind::Dear,
         };
-        self.turn = Turn::new(kind, self.lanes.len() - self.held.len() == 1);
+        self.turn = Turn::new(kind, self.lanes.len() - self.held_clients == 1);
     }
 
     /// The next call of this turn; None when the turn is over. What it cost is to be told before the next one is asked for.
@@ -240,140 +264,215 @@ impl Agenda {
             Kind::Dear if self.dear.is_empty() && self.turn.alone => Kind::Cheap,
             kind => kind,
         };
-        let call = match kind {
+        let (call, place) = match kind {
             Kind::Cheap => self.next_cheap()?,
             Kind::Dear => self.next_dear()?,
         };
         self.waiting.remove(call.bytes);
         self.turn.calls += 1;
         self.turn.bytes += call.bytes;
-        self.turn.last = Some((call.client, kind));
+        self.turn.last = Some(Given { client: call.client, user: call.account.user(), place, kind });
         Some(call)
     }
 
-    fn line_up(&mut self, call: Call) {
+    /// Puts a first call behind those of its user's other clients, and the user into the round if it was not there.
+    fn line_up(&mut self, call: Call, place: Place) {
+        let user = &mut self.users[place];
         match kind_of(&call) {
-            Kind::Cheap => self.cheap.push_back(call),
-            Kind::Dear => self.dear.push_back(call),
+            Kind::Cheap => {
+                user.cheap.push_back(call);
+                if !std::mem::replace(&mut user.in_cheap, true) {
+                    self.cheap.push_back(place);
+                }
+            }
+            Kind::Dear => {
+                user.dear.push_back(call);
+                if !std::mem::replace(&mut user.in_dear, true) {
+                    self.dear.push_back(place);
+                }
+            }
         }
+    }
+
+    /// Forgets a client, and its user with the last one.
+    fn leave(&mut self, client: ClientId) -> Option<Lane> {
+        let lane = self.lanes.remove(&client)?;
+        self.users.leave(lane.user);
+        Some(lane)
     }
 
     /// Takes a client out of the rounds; its first call comes with it.
     fn hold(&mut self, first: Call) {
         let client = first.client;
-        let (calls, bytes) = self.lanes.get(&client).map_or((0, 0), |lane| (lane.behind.len(), lane.bytes));
-        self.held_calls += 1 + calls;
-        self.held_bytes += first.bytes + bytes;
-        self.held.insert(client, first);
+        let Some(lane) = self.lanes.get(&client) else { return };
+        let (calls, bytes) = (1 + lane.behind.len(), first.bytes + lane.bytes);
+        let user = &mut self.users[lane.user];
+        user.held.insert(client, first);
+        user.held_calls += calls;
+        user.held_bytes += bytes;
+        self.held_calls += calls;
+        self.held_bytes += bytes;
+        self.held_clients += 1;
         self.waiting.held.fetch_add(1, Ordering::Relaxed);
         self.trim(client);
     }
 
+    /// Puts clients back into the rounds that are said to have credit again.
+    fn call_back(&mut self) {
+        let Back { mut clients, users, everybody } = std::mem::take(&mut self.back);
+        if everybody {
+            clients = self.users.iter().flat_map(|user| user.held.keys().copied()).collect();
+        } else {
+            for number in users {
+                let place = self.users.find(number);
+                clients.extend(place.into_iter().flat_map(|place| self.users[place].held.keys().copied()));
+            }
+        }
+        clients.into_iter().for_each(|client| self.let_go(client));
+    }
+
     /// Puts a client back into the rounds if it has credit now; it may have used it up again, or all clients together have.
     fn let_go(&mut self, client: ClientId) {
-        if self.held.get(&client).is_none_or(|first| !first.account.may_be_answered()) {
-            return;
-        }
-        if let Some(first) = self.unhold(client) {
-            self.line_up(first);
+        let Some(place) = self.lanes.get(&client).map(|lane| lane.user) else { return };
+        if self.users[place].held.get(&client).is_some_and(|first| first.account.may_be_answered())
+            && let Some(first) = self.unhold(client)
+        {
+            self.line_up(first, place);
         }
     }
 
     fn unhold(&mut self, client: ClientId) -> Option<Call> {
-        let first = self.held.remove(&client)?;
-        let (calls, bytes) = self.lanes.get(&client).map_or((0, 0), |lane| (lane.behind.len(), lane.bytes));
-        self.held_calls -= 1 + calls;
-        self.held_bytes -= first.bytes + bytes;
+        let lane = self.lanes.get(&client)?;
+        let user = &mut self.users[lane.user];
+        let first = user.held.remove(&client)?;
+        let (calls, bytes) = (1 + lane.behind.len(), first.bytes + lane.bytes);
+        user.held_calls -= calls;
+        user.held_bytes -= bytes;
+        self.held_calls -= calls;
+        self.held_bytes -= bytes;
+        self.held_clients -= 1;
         self.waiting.held.fetch_sub(1, Ordering::Relaxed);
         Some(first)
     }
 
-    /// Refuses what this client can't have held. It may have as much as is left for the others, as in the intake.
+    /// Refuses what this client can't have held. It may have as much as is left for the others, as in the intake, and so may all
+    /// clients of a user together.
     fn trim(&mut self, client: ClientId) {
-        let (Some(first_bytes), Some(lane)) = (self.held.get(&client).map(|first| first.bytes), self.lanes.get_mut(&client))
-        else {
-            return;
+        let Some(lane) = self.lanes.get_mut(&client) else { return };
+        let user = &mut self.users[lane.user];
+        let Some(first_bytes) = user.held.get(&client).map(|first| first.bytes) else { return };
+        let is_over = |lane: &Lane, user: &User, all_calls: usize, all_bytes: usize| {
+            let calls_left = limits::HELD_CALLS_MAX.saturating_sub(all_calls);
+            let bytes_left = limits::HELD_BYTES_MAX.saturating_sub(all_bytes);
+            1 + lane.behind.len() > calls_left
+                || first_bytes + lane.bytes > bytes_left
+                || (!user.is_owner() && (user.held_calls > calls_left || user.held_bytes > bytes_left))
         };
-        let is_over = |lane: &Lane, held_calls: usize, held_bytes: usize| {
-            1 + lane.behind.len() > limits::HELD_CALLS_MAX.saturating_sub(held_calls)
-                || first_bytes + lane.bytes > limits::HELD_BYTES_MAX.saturating_sub(held_bytes)
-        };
-        while is_over(lane, self.held_calls, self.held_bytes)
+        while is_over(lane, user, self.held_calls, self.held_bytes)
             && let Some(last) = lane.behind.pop_back()
         {
             lane.bytes -= last.bytes;
+            user.held_calls -= 1;
+            user.held_bytes -= last.bytes;
             self.held_calls -= 1;
             self.held_bytes -= last.bytes;
             self.waiting.remove(last.bytes);
             self.refused.push(last);
         }
-        let is_alone_too_large = first_bytes > limits::HELD_SMALL_BYTES && is_over(lane, self.held_calls, self.held_bytes);
+        let is_alone_too_large = first_bytes > limits::HELD_SMALL_BYTES && is_over(lane, user, self.held_calls, self.held_bytes);
         if is_alone_too_large && let Some(first) = self.unhold(client) {
-            self.lanes.remove(&client);
+            self.leave(client);
             self.waiting.remove(first.bytes);
             self.refused.push(first);
         }
     }
 
-    fn next_cheap(&mut self) -> Option<Call> {
+    fn next_cheap(&mut self) -> Option<(Call, Place)> {
         loop {
-            let call = self.first_cheap()?;
+            let (call, place) = self.first_cheap()?;
             if call.account.may_be_answered() {
                 self.follow(call.client, Kind::Cheap);
-                return Some(call);
+                return Some((call, place));
             }
             self.hold(call);
         }
     }
 
-    fn first_cheap(&mut self) -> Option<Call> {
-        if !self.turn.has_room(self.cheap.front()?.bytes) {
+    /// Whoever is in debt lets the others go first, users as well as clients of a user; each time round, a share of it is forgiven.
+    fn first_cheap(&mut self) -> Option<(Call, Place)> {
+        if !self.turn.has_room(0) {
             return None;
         }
-        // Whoever is in debt lets the others go first; each time round, a share of it is forgiven.
-        while let Some(lane) = self.cheap.front().and_then(|call| self.lanes.get_mut(&call.client)) {
+        let place = loop {
+            let place = *self.cheap.front()?;
+            let user = &mut self.users[place];
+            if user.share > 0 {
+                break place;
+            }
+            user.share += SHARE;
+            self.cheap.rotate_left(1);
+        };
+        let user = &mut self.users[place];
+        while let Some(lane) = user.cheap.front().and_then(|call| self.lanes.get_mut(&call.client)) {
             if lane.share > 0 {
                 break;
             }
             lane.share += SHARE;
-            self.cheap.rotate_left(1);
+            user.cheap.rotate_left(1);
         }
-        if !self.turn.has_room(self.cheap.front()?.bytes) {
+        if !self.turn.has_room(user.cheap.front()?.bytes) {
             return None;
         }
-        self.cheap.pop_front()
+        let call = user.cheap.pop_front()?;
+        if user.cheap.is_empty() {
+            user.in_cheap = false;
+            self.cheap.pop_front();
+        }
+        Some((call, place))
     }
 
-    fn next_dear(&mut self) -> Option<Call> {
-        let call = loop {
-            if !self.turn.has_room(self.dear.front()?.bytes) {
+    fn next_dear(&mut self) -> Option<(Call, Place)> {
+        let (call, place) = loop {
+            let place = *self.dear.front()?;
+            let user = &mut self.users[place];
+            if !self.turn.has_room(user.dear.front()?.bytes) {
                 return None;
             }
-            let call = self.dear.pop_front()?;
+            let call = user.dear.pop_front()?;
+            self.dear.pop_front();
+            user.in_dear = !user.dear.is_empty();
+            if user.in_dear {
+                self.dear.push_back(place);
+            }
             if call.account.may_be_answered() {
-                break call;
+                break (call, place);
             }
             self.hold(call);
         };
         self.turn.mutates = call.request.operations.as_slice().iter().any(Operation::is_mutation);
         self.follow(call.client, Kind::Dear);
-        Some(call)
+        Some((call, place))
     }
 
     /// Puts the client's next call where its kind belongs; a client without any is forgotten, with its debt.
     fn follow(&mut self, client: ClientId, before: Kind) {
-        let Entry::Occupied(mut lane) = self.lanes.entry(client) else { return };
-        let Some(call) = lane.get_mut().behind.pop_front() else {
-            lane.remove();
+        let Some(lane) = self.lanes.get_mut(&client) else { return };
+        let Some(call) = lane.behind.pop_front() else {
+            self.leave(client);
             return;
         };
-        let lane = lane.get_mut();
         lane.bytes -= call.bytes;
+        let place = lane.user;
         match (before, kind_of(&call)) {
-            // It goes on until its share is used up.
-            (Kind::Cheap, Kind::Cheap) => self.cheap.push_front(call),
-            (Kind::Dear, Kind::Cheap) => self.cheap.push_back(call),
-            (_, Kind::Dear) => self.dear.push_back(call),
+            // It goes on until its share is used up, and so does its user.
+            (Kind::Cheap, Kind::Cheap) => {
+                let user = &mut self.users[place];
+                user.cheap.push_front(call);
+                if !std::mem::replace(&mut user.in_cheap, true) {
+                    self.cheap.push_front(place);
+                }
+            }
+            _ => self.line_up(call, place),
         }
     }
 
@@ -381,10 +480,15 @@ impl Agenda {
     pub fn spend(&mut self, units: usize) {
         self.turn.spent = self.turn.spent.saturating_add(units);
         // Dear calls take turns one by one, whatever they cost.
-        if let Some((client, Kind::Cheap)) = self.turn.last
-            && let Some(lane) = self.lanes.get_mut(&client)
-        {
-            lane.share = lane.share.saturating_sub(i64::try_from(units).unwrap_or(i64::MAX));
+        let Some(Given { client, user, place, kind: Kind::Cheap }) = self.turn.last else { return };
+        let units = i64::try_from(units).unwrap_or(i64::MAX);
+        if let Some(lane) = self.lanes.get_mut(&client) {
+            lane.share = lane.share.saturating_sub(units);
+        }
+        // Also for the last call of a client: a user with many clients may have but one of each.
+        let user_now = &mut self.users[place];
+        if user_now.number == user && user_now.clients > 0 {
+            user_now.share = user_now.share.saturating_sub(units);
         }
     }
 }

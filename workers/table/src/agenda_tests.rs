@@ -34,6 +34,11 @@ fn array(client: ClientId, number: u64, operations: usize) -> Call {
     call(client, number, Operations::Many(vec![put(); operations]))
 }
 
+/// The call as that of another user.
+fn of_user(user: UserNumber, call: Call) -> Call {
+    Call { account: Account::alone_of(user, call.client), ..call }
+}
+
 /// What every call here costs, by what it asks for.
 fn cost(call: &Call) -> usize {
     work::guess(&call.request, call.bytes)
@@ -172,7 +177,7 @@ fn the_order_of_each_client_is_kept_and_nothing_is_lost_or_done_twice() {
                 2 => array(client, number, 700),
                 _ => cheap(client, number),
             };
-            arrive(&mut agenda, [call]);
+            arrive(&mut agenda, [of_user(client % 3, call)]);
         }
         if agenda.is_empty() {
             continue;
@@ -189,6 +194,7 @@ fn the_order_of_each_client_is_kept_and_nothing_is_lost_or_done_twice() {
     }
     assert_eq!(sent, seen);
     assert!(agenda.lanes.is_empty() && agenda.cheap.is_empty() && agenda.dear.is_empty(), "idle clients take no memory");
+    assert!(agenda.users.is_empty(), "nor do idle users");
     assert_eq!((agenda.waiting.calls(), agenda.waiting.bytes.load(Ordering::Relaxed)), (0, 0));
 }
 
@@ -253,7 +259,7 @@ fn what_is_held_leaves_most_of_the_intake_to_others() {
     assert!(agenda.held_calls <= limits::HELD_CALLS_MAX + 40, "{} calls are held", agenda.held_calls);
     let refused: Vec<Call> = agenda.refused().collect();
     assert_eq!(agenda.waiting.calls() + refused.len(), 40 * 1_100, "each call is held or refused");
-    assert!(agenda.held.len() == 40 && refused.iter().all(|call| call.client > 5), "nobody lacks what the first did not need");
+    assert!(agenda.held_clients == 40 && refused.iter().all(|call| call.client > 5), "nobody lacks what the first did not need");
     // Large ones are refused altogether where there is no room.
     let large = |number: ClientId, bytes| {
         let (account, charge) = owing(100 + number, limits::REPLY_CREDIT_BYTES);
@@ -272,4 +278,75 @@ fn what_is_held_leaves_most_of_the_intake_to_others() {
     assert_eq!(agenda.give_up().count(), held);
     assert_eq!((agenda.waiting.calls(), agenda.waiting.held()), (0, 0));
     assert!(agenda.is_empty() && agenda.lanes.is_empty());
+}
+
+/// How many calls of clients below 1,000 and of the others come first, in so many turns.
+fn counts(agenda: &mut Agenda, turns: usize) -> (usize, usize) {
+    let (mut low, mut high) = (0, 0);
+    for _ in 0..turns {
+        let turn = turn(agenda);
+        low += turn.iter().filter(|(client, _)| *client < 1_000).count();
+        high += turn.iter().filter(|(client, _)| *client >= 1_000).count();
+    }
+    (low, high)
+}
+
+#[test]
+fn a_user_with_many_clients_gets_no_more_than_one_with_a_few() {
+    let few = || (0..2).flat_map(|client| (0..20_000).map(move |number| cheap(client, number)));
+    // Many clients with many calls each; and with one call each, so that each is forgotten with its only one.
+    for (clients, calls) in [(400, 100), (40_000, 1)] {
+        let many = (0..clients).flat_map(|client| (0..calls).map(move |number| of_user(7, cheap(1_000 + client, number))));
+        let mut agenda = agenda(many.chain(few()));
+        let (of_few, of_many) = counts(&mut agenda, 3);
+        assert!(of_few.abs_diff(of_many) <= 600, "{of_few} calls of two clients, {of_many} of {clients}");
+        // Those that have nothing to compete with get all.
+        while counts(&mut agenda, 1).0 > 0 {}
+        assert!(counts(&mut agenda, 1).1 > 1_000 || agenda.is_empty());
+    }
+}
+
+#[test]
+fn the_dear_calls_of_users_take_turns_whatever_their_clients() {
+    let many = (0..6).map(|client| of_user(7, dear(1_000 + client, 0)));
+    let mut agenda = agenda(many.chain([dear(1, 0), dear(1, 1), of_user(8, dear(2_000, 0))]));
+    let order: Vec<ClientId> = (0..9).flat_map(|_| turn(&mut agenda)).map(|(client, _)| client).collect();
+    assert_eq!(order, [1_000, 1, 2_000, 1_001, 1, 1_002, 1_003, 1_004, 1_005]);
+    assert!(agenda.users.is_empty());
+}
+
+#[test]
+fn one_user_leaves_room_for_what_others_must_have_held() {
+    let held = |user: UserNumber, client: ClientId, calls: u64| {
+        let account = Account::alone_of(user, client);
+        let charge = account.charge(limits::REPLY_CREDIT_BYTES);
+        (calls_of(&account, client, 1..=calls), charge)
+    };
+    let mut charges = Vec::new();
+    let mut agenda = agenda([]);
+    let mut hold = |agenda: &mut Agenda, user, client, calls| {
+        let (calls, charge) = held(user, client, calls);
+        charges.push(charge);
+        arrive(agenda, calls);
+        turn(agenda);
+        agenda.held_calls
+    };
+    for client in 0..40 {
+        hold(&mut agenda, 7, client, 1_000);
+    }
+    // As much as is left, and one small call of each client.
+    assert!(agenda.held_calls <= limits::HELD_CALLS_MAX / 2 + 40, "{} calls are held", agenda.held_calls);
+    let before = agenda.held_calls;
+    assert_eq!(hold(&mut agenda, 8, 100, 4_000), before + 4_000, "another user");
+    let before = agenda.held_calls;
+    assert_eq!(hold(&mut agenda, crate::credit::OWNER_NUMBER, 101, 1_000), before + 1_000, "the owner");
+    // The calls of a user are called back together.
+    drop(charges);
+    agenda.back.users.push(8);
+    let back = turn(&mut agenda);
+    assert!(!back.is_empty() && back.iter().all(|(client, _)| *client == 100), "{back:?}");
+    agenda.back.everybody = true;
+    while !turn(&mut agenda).is_empty() {}
+    assert_eq!((agenda.held_calls, agenda.held_bytes, agenda.held_clients), (0, 0, 0));
+    assert!(agenda.users.is_empty());
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvbroker_core::{
-    Change, Decision, Numbered, Reader, Space, Stamp, Turn, decide, decide_numbered, end_session, result_of, split_table_record,
+    Change, Decision, Numbered, Reader, SessionBounds, Space, Stamp, Turn, decide, decide_numbered, end_session, result_of,
+    split_table_record,
 };
 use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
 use kvbroker_protocol::{
@@ -134,7 +135,7 @@ impl<L: Log> Worker<L> {
         };
         let mut asking = Asking::new(client, user, access, &header, &request.operations, time_ms);
         asking.refusal.clone_from(&saying.refusal);
-        let is_tight = account.credit().is_tight();
+        let is_tight = account.is_tight();
         if is_tight {
             // Before anything is changed for a reply that could not be kept.
             asking.is_tight = true;
@@ -220,6 +221,14 @@ impl<L: Log> Worker<L> {
         }
     }
 
+    /// The bounds of a user's sessions: only the owner may fill the room for remembered replies alone.
+    fn bounds_of(&self, user: &str) -> SessionBounds {
+        if user == OWNER {
+            return self.session_bounds;
+        }
+        SessionBounds { per_owner_reply_bytes_max: limits::SESSIONS_REPLY_BYTES_PER_USER_MAX, ..self.session_bounds }
+    }
+
     fn only_said(&self, outcome: Outcome) -> Decision {
         Decision { outcome, changes: Vec::new(), takes_revision: false }
     }
@@ -241,7 +250,7 @@ impl<L: Log> Worker<L> {
             None => decide(&self.state, scope, operation, stamp, turn),
             Some(SessionRef { id, sequence }) => {
                 let numbered = Numbered { owner: user.as_bytes(), session: SessionId(id), seq: sequence, ack: *ack, hash };
-                decide_numbered(&self.state, scope, operation, &numbered, stamp, turn, &self.session_bounds)
+                decide_numbered(&self.state, scope, operation, &numbered, stamp, turn, &self.bounds_of(user))
             }
         }));
         decided.unwrap_or_else(|_| {

@@ -7,16 +7,28 @@ use super::*;
 const MIB: usize = 1 << 20;
 
 /// Who was called back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Called {
+    Client(ClientId),
+    User(UserNumber),
+    Everybody,
+}
+use Called::{Client as One, Everybody, User};
+
 #[derive(Default)]
-struct Calls(Mutex<Vec<Option<ClientId>>>);
+struct Calls(Mutex<Vec<Called>>);
 
 impl Wake for Calls {
     fn client(&self, client: ClientId) {
-        self.0.lock().unwrap().push(Some(client));
+        self.0.lock().unwrap().push(One(client));
+    }
+
+    fn user(&self, user: UserNumber) {
+        self.0.lock().unwrap().push(User(user));
     }
 
     fn everybody(&self) {
-        self.0.lock().unwrap().push(None);
+        self.0.lock().unwrap().push(Everybody);
     }
 }
 
@@ -26,14 +38,18 @@ fn credit() -> (Arc<Calls>, Arc<Credit>) {
     (calls, Credit::new(wake))
 }
 
-fn heard(calls: &Calls) -> Vec<Option<ClientId>> {
+fn owner(credit: &Arc<Credit>) -> UserAccount {
+    credit.user(OWNER_NUMBER)
+}
+
+fn heard(calls: &Calls) -> Vec<Called> {
     std::mem::take(&mut calls.0.lock().unwrap())
 }
 
 #[test]
 fn one_reply_is_always_made_and_the_next_when_there_is_room() {
     let (calls, credit) = credit();
-    let account = credit.open(7);
+    let account = owner(&credit).open(7);
     assert!(account.may_be_answered());
     let large = account.charge(50 * MIB);
     let small = account.charge(1);
@@ -41,7 +57,7 @@ fn one_reply_is_always_made_and_the_next_when_there_is_room() {
     drop(small);
     assert_eq!(heard(&calls), [], "there is none yet");
     drop(large);
-    assert_eq!(heard(&calls), [Some(7)]);
+    assert_eq!(heard(&calls), [One(7)]);
     assert!(account.may_be_answered() && account.is_clear());
     drop(account.charge(50 * MIB));
     assert_eq!(heard(&calls), [], "nobody waited");
@@ -50,13 +66,13 @@ fn one_reply_is_always_made_and_the_next_when_there_is_room() {
 #[test]
 fn a_charge_becomes_what_it_really_is() {
     let (calls, credit) = credit();
-    let account = credit.open(7);
+    let account = owner(&credit).open(7);
     let mut charge = account.charge(1);
     charge.set(9 * MIB);
     assert_eq!((account.owes(), credit.used()), (9 * MIB, 9 * MIB));
     assert!(!account.may_be_answered());
     charge.set(MIB);
-    assert_eq!(heard(&calls), [Some(7)]);
+    assert_eq!(heard(&calls), [One(7)]);
     drop(charge);
     assert_eq!((account.owes(), credit.used()), (0, 0));
 }
@@ -64,25 +80,68 @@ fn a_charge_becomes_what_it_really_is() {
 #[test]
 fn when_all_is_used_up_small_replies_go_on() {
     let (calls, credit) = credit();
-    let greedy = credit.open(1);
-    let (mut held, waits, others) = (Vec::new(), credit.open(2), credit.open(3));
+    let user = owner(&credit);
+    let greedy = user.open(1);
+    let (mut held, waits, others) = (Vec::new(), user.open(2), user.open(3));
     held.push(greedy.charge(limits::REPLIES_BYTES_MAX - limits::SMALL_REPLY_BYTES));
-    assert!(waits.may_be_answered());
+    assert!(waits.may_be_answered() && !waits.is_tight());
     let _small = waits.charge(limits::SMALL_REPLY_BYTES);
-    assert!(credit.is_tight());
+    assert!(waits.is_tight() && others.is_tight());
     assert!(!waits.may_be_answered(), "that is as much as there is for it now");
     assert!(others.may_be_answered());
-    assert!(others.charge_refusal(limits::SMALL_REPLY_BYTES).is_some());
-    assert!(others.charge_refusal(limits::SMALL_REPLY_BYTES + 1).is_none(), "an envelope can be large");
+    assert!(others.charge_refusal(limits::SMALL_CREDIT_BYTES).is_some());
+    assert!(others.charge_refusal(limits::SMALL_CREDIT_BYTES + 1).is_none(), "an envelope can be large");
+    assert_eq!(heard(&calls), []);
+    // What hovers at the bound changes nothing.
+    held[0].set(limits::REPLIES_BYTES_MAX - limits::REPLIES_BYTES_MAX / 8);
+    assert!(waits.is_tight());
     held.clear();
-    assert_eq!(heard(&calls), [None]);
+    assert_eq!(heard(&calls), [Everybody]);
     assert!(waits.may_be_answered());
+}
+
+#[test]
+fn a_user_that_has_used_up_its_part_is_alone_with_that() {
+    let (calls, credit) = credit();
+    let [user, another] = [3, 4].map(|number| credit.user(number));
+    let [first, second, foreign, own] = [user.open(1), user.open(2), another.open(3), owner(&credit).open(4)];
+    let held = first.charge(limits::USER_REPLIES_BYTES_MAX);
+    assert!(first.is_tight() && second.is_tight(), "all its clients");
+    assert!(!foreign.is_tight() && !own.is_tight());
+    let small = second.charge(limits::SMALL_CREDIT_BYTES);
+    assert!(!second.may_be_answered());
+    assert!(foreign.may_be_answered());
+    drop(held);
+    assert_eq!(heard(&calls), [User(3)]);
+    assert!(second.may_be_answered() && !user.is_clear());
+    drop(small);
+    assert!(user.is_clear());
+}
+
+#[test]
+fn all_others_together_leave_the_owner_its_part() {
+    let (calls, credit) = credit();
+    let users: Vec<UserAccount> = (1..40).map(|number| credit.user(number)).collect();
+    let own = owner(&credit).open(99);
+    let mut held: Vec<Charge> = Vec::new();
+    for user in &users {
+        let account = user.open(user.number());
+        while account.may_be_answered() && !account.is_tight() {
+            held.push(account.charge(1 << 20));
+        }
+    }
+    assert!(users.iter().all(UserAccount::is_tight));
+    assert_eq!(credit.used(), limits::REPLIES_BYTES_MAX - limits::USER_REPLIES_BYTES_MAX);
+    assert!(!own.is_tight());
+    held.clear();
+    assert!(heard(&calls).contains(&Everybody));
+    assert!(users.iter().all(|user| !user.is_tight() && user.is_clear()));
 }
 
 #[test]
 fn refusals_have_an_allowance_of_their_own() {
     let (_calls, credit) = credit();
-    let account = credit.open(1);
+    let account = owner(&credit).open(1);
     let _reply = account.charge(20 * MIB);
     let one = account.charge_refusal(16 * MIB).expect("one is always sent");
     assert!(account.charge_refusal(1).is_none());
@@ -142,8 +201,12 @@ struct Client {
 impl World {
     fn new(clients: u64) -> World {
         let (calls, credit) = credit();
-        let client =
-            |number| Client { account: credit.open(number), is_held: false, asked: VecDeque::new(), pipe: VecDeque::new() };
+        // The owner has half of them, two other users the rest.
+        let users = [0, 0, 1, 2].map(|number| credit.user(number));
+        let client = |number: ClientId| {
+            let account = users[number as usize % users.len()].open(number);
+            Client { account, is_held: false, asked: VecDeque::new(), pipe: VecDeque::new() }
+        };
         let clients = (0..clients).map(client).collect();
         World { calls, credit, clients }
     }
@@ -162,9 +225,12 @@ impl World {
     fn work(&mut self) {
         for back in heard(&self.calls) {
             for client in &mut self.clients {
-                if back.is_none_or(|id| id == client.account.0.client) {
-                    client.is_held = false;
-                }
+                let is_meant = match back {
+                    One(id) => id == client.account.0.client,
+                    User(number) => number == client.account.user(),
+                    Everybody => true,
+                };
+                client.is_held &= !is_meant;
             }
         }
         for client in &mut self.clients {
@@ -174,7 +240,7 @@ impl World {
                     break;
                 }
                 let mut bytes = client.asked.pop_front().unwrap();
-                if self.credit.is_tight() {
+                if client.account.is_tight() {
                     bytes = bytes.min(limits::SMALL_REPLY_BYTES);
                 }
                 client.pipe.push_back(client.account.charge(bytes));
@@ -195,35 +261,40 @@ impl World {
             all += pipe;
         }
         assert_eq!(self.credit.used(), all);
-        let small = self.clients.len() * 2 * limits::SMALL_REPLY_BYTES;
+        let small = self.clients.len() * (limits::SMALL_CREDIT_BYTES + limits::SMALL_REPLY_BYTES);
         assert!(all <= limits::REPLIES_BYTES_MAX + largest + small, "{all} bytes altogether");
+        for user in 1..=2 {
+            let clients = self.clients.iter().filter(|client| client.account.user() == user);
+            let of_user: usize = clients.map(|client| client.account.owes()).sum();
+            assert!(of_user <= limits::USER_REPLIES_BYTES_MAX + largest + small, "{of_user} bytes of user {user}");
+        }
     }
 }
 
-/// Enough clients that all together use up everything.
 #[test]
 fn bounds_hold_nobody_waits_with_credit_and_whoever_reads_is_answered() {
-    const CLIENTS: usize = 150;
     for seed in 0..32 {
         println!("walk {seed}");
         let mut dice = Dice(seed);
-        let mut world = World::new(CLIENTS as u64);
+        // Enough that they use up everything, or too few for that.
+        let clients = if seed % 2 == 0 { 150 } else { 6 };
+        let mut world = World::new(clients);
         let mut was_tight = false;
-        for at in 0..100 * usize::from(seed % 2 == 0) {
+        for at in 0..if seed % 2 == 0 { 100 } else { 0 } {
             // Just within its credit, so that one more is made.
             world.step(at, Step::Ask((1 << 23) - 1));
             world.step(at, Step::Ask(1 << 23));
             world.check();
         }
         for _ in 0..1_000 {
-            let at = dice.below(CLIENTS as u64) as usize;
+            let at = dice.below(clients) as usize;
             world.step(at, dice.step());
             world.check();
-            was_tight |= world.credit.is_tight();
+            was_tight |= world.credit.all.is_tight();
         }
         assert_eq!(was_tight, seed % 2 == 0, "both kinds of walks are walked");
         // Half of them read from now on, the others never do.
-        let readers = CLIENTS / 2;
+        let readers = clients as usize / 2;
         while let Some(at) = (0..readers).find(|at| !world.clients[*at].pipe.is_empty()) {
             world.step(at, Step::Read);
             world.check();

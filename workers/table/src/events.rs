@@ -77,7 +77,7 @@ impl<L: Log> Worker<L> {
         let Some(Events { prefix, after, limit, wait_ms }) = asked(call) else {
             return refused(Failure::new(ErrorCode::Internal, "this operation is answered elsewhere"));
         };
-        let is_tight = call.account.credit().is_tight();
+        let is_tight = call.account.is_tight();
         let wanted = EventsWanted {
             prefix,
             scope: &access.scope,

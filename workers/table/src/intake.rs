@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::agenda::{Agenda, Back, Waiting};
 use crate::call::{Call, ClientId};
-use crate::credit::{Credit, Wake};
+use crate::credit::{Credit, UserNumber, Wake};
 
 /// Why a call was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,10 @@ impl Queue {
 impl Wake for Queue {
     fn client(&self, client: ClientId) {
         self.tell(|back| back.clients.push(client));
+    }
+
+    fn user(&self, user: UserNumber) {
+        self.tell(|back| back.users.push(user));
     }
 
     fn everybody(&self) {

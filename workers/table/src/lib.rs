@@ -8,6 +8,7 @@
 mod access_book;
 mod access_calls;
 mod agenda;
+mod agenda_users;
 mod answer;
 mod call;
 mod checkpoints;
@@ -36,7 +37,7 @@ pub use agenda::Agenda;
 pub use call::{Call, ClientId, Envelope};
 pub use checkpoints::{Behind, CheckpointThread, Checkpoints};
 pub use clock::{Clock, SimClock, SystemClock, Times};
-pub use credit::{Account, Charge, Credit};
+pub use credit::{Account, Charge, Credit, OWNER_NUMBER, UserAccount, UserNumber};
 pub use facts::{Facts, StatSource};
 pub use historian::Historian;
 pub use histories::Histories;

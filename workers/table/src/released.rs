@@ -47,7 +47,7 @@ impl ReplyOut {
     /// change. Gives the bytes that it is charged for.
     pub(crate) fn charge(&mut self, is_change: bool) -> usize {
         let mut bytes = reply_bytes(self);
-        if !is_change && bytes > limits::SMALL_REPLY_BYTES && self.account.credit().is_tight() {
+        if !is_change && bytes > limits::SMALL_REPLY_BYTES && self.account.is_tight() {
             self.reply.outcomes = Outcomes::One(Outcome { revision: None, result: Err(no_room_for_replies()) });
             bytes = reply_bytes(self);
         }

@@ -445,13 +445,14 @@ fn whoever_may_not_read_the_key_any_more_is_refused_while_the_call_waits() {
     let mut life = Life::begin(&SimStorage::new(), 64 << 20, NO_MEMORY);
     life.done(put("k", "v", None));
     let reads = |prefix: &str| Access::new(Role::Read, vec![prefix.into()]).unwrap();
-    life.access.replace([("ann".into(), reads("k")), ("bob".into(), reads("k")), ("eve".into(), reads(""))].into());
+    let reads_all = || Access::new(Role::Read, vec![]).unwrap();
+    life.access.replace([("ann".into(), reads("k")), ("bob".into(), reads("k")), ("eve".into(), reads_all())].into());
     let waiting = ["ann", "bob", "eve", "owner"].map(|user| {
         life.user = user;
         life.ask(history("k", None, None))
     });
     life.until("all wait for the log's reader", |life| life.histories.len() == 4);
-    life.access.replace([("bob".into(), reads("other")), ("eve".into(), reads(""))].into());
+    life.access.replace([("bob".into(), reads("other")), ("eve".into(), reads_all())].into());
     let reader = life.reader();
     let refused = waiting.map(|id| life.outcome(id).result.err().map(|failure| failure.code));
     assert_eq!(refused, [Some(ErrorCode::Refused), Some(ErrorCode::Refused), None, None]);

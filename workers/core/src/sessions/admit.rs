@@ -64,7 +64,7 @@ fn admission(sessions: &Sessions, numbered: &Numbered<'_>, time_ms: u64, bounds:
         }
         let mut changes = Vec::new();
         let mut is_room_made = false;
-        if let Some(freed) = room_for_replies(sessions, id, None, 0, time_ms, bounds)? {
+        if let Some(freed) = room_for_replies(sessions, numbered, None, 0, time_ms, bounds)? {
             // It makes room for a session as well, but not where the owner has too many of its own and another's has gone.
             is_room_made = freed.owner == owner || sessions.owners.count(owner) < bounds.per_owner_max;
             changes = freed.changes;
@@ -109,7 +109,7 @@ fn admission(sessions: &Sessions, numbered: &Numbered<'_>, time_ms: u64, bounds:
         let message = format!("{} replies are not acknowledged; read some, and say so in `ack`", limits::SESSION_WINDOW);
         return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
     }
-    let freed = room_for_replies(sessions, id, Some(session), acked, time_ms, bounds)?;
+    let freed = room_for_replies(sessions, numbered, Some(session), acked, time_ms, bounds)?;
     Ok(Admission::New { changes: freed.map(|freed| freed.changes).unwrap_or_default(), acked })
 }
 
@@ -137,28 +137,34 @@ fn hole(highest: u64, seq: u64) -> Failure {
 /// What makes room for one more remembered reply; None: there is room.
 fn room_for_replies<'a>(
     sessions: &'a Sessions,
-    id: SessionId,
+    numbered: &Numbered<'_>,
     session: Option<&Session>,
     acked: u64,
     time_ms: u64,
     bounds: &SessionBounds,
 ) -> Result<Option<Freed<'a>>, Failure> {
-    let mut total = sessions.bytes;
+    let Numbered { owner, session: id, .. } = *numbered;
+    let (mut total, mut of_owner) = (sessions.bytes, sessions.owners.bytes(owner));
+    let is_full = |total, of_owner| total >= bounds.reply_bytes_max || of_owner >= bounds.per_owner_reply_bytes_max;
     if let Some(session) = session {
         let own_is_full = session.bytes >= limits::SESSION_REPLY_BYTES_MAX;
         // What the acknowledgement frees is summed up only where it matters.
-        let behind = if own_is_full || total >= bounds.reply_bytes_max { session.bytes_behind(acked) } else { session.bytes };
+        let behind = if own_is_full || is_full(total, of_owner) { session.bytes_behind(acked) } else { session.bytes };
         if behind >= limits::SESSION_REPLY_BYTES_MAX {
             let message = format!("the session's unacknowledged replies have {behind} bytes; read some, and say so in `ack`");
             return Err(Failure::busy(message, limits::RETRY_AFTER_MS));
         }
         total -= session.bytes - behind;
+        of_owner -= session.bytes - behind;
     }
-    if total < bounds.reply_bytes_max {
+    if !is_full(total, of_owner) {
         return Ok(None);
     }
-    make_reply_room(sessions, id, time_ms, bounds).map(Some).ok_or_else(|| {
-        let message = "the unacknowledged replies of all sessions fill the room that there is for them";
+    // What the owner has too much of, nobody else makes room for.
+    let whose = (of_owner >= bounds.per_owner_reply_bytes_max).then_some(owner);
+    make_reply_room(sessions, id, whose, time_ms, bounds).map(Some).ok_or_else(|| {
+        let whose = if whose.is_some() { "all sessions of this user" } else { "all sessions" };
+        let message = format!("the unacknowledged replies of {whose} fill the room that there is for them");
         Failure::busy(message, limits::RETRY_AFTER_MS)
     })
 }

@@ -31,16 +31,20 @@ pub(super) struct Freed<'a> {
     pub(super) changes: Vec<Change>,
 }
 
-/// The changes that forget the session unused for longest among those that remember replies, `but` left alone; None if each was used
-/// too recently. For when the replies of all sessions fill their room: clients that are gone must not keep it for ever.
+/// The changes that forget the session unused for longest among those that remember replies, of one owner or of all, `but` left
+/// alone; None if each was used too recently. For when the replies fill their room: clients that are gone must not keep it for ever.
 pub(super) fn make_reply_room<'a>(
     sessions: &'a Sessions,
     but: SessionId,
+    owner: Option<&[u8]>,
     time_ms: u64,
     bounds: &SessionBounds,
 ) -> Option<Freed<'a>> {
     let holds_some = |id: &SessionId| *id != but && sessions.known.get(id).is_some_and(|session| session.bytes > 0);
-    let id = sessions.owners.open_in_order().find(holds_some)?;
+    let id = match owner {
+        Some(_) => sessions.owners.in_order(owner).find(holds_some)?,
+        None => sessions.owners.open_in_order().find(holds_some)?,
+    };
     let session = sessions.known.get(&id)?;
     let may_go = session.used_ms.saturating_add(bounds.keep_ms) <= time_ms;
     may_go.then(|| Freed { owner: &session.owner, changes: forget(sessions, id) })

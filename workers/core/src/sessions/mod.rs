@@ -38,6 +38,8 @@ pub struct SessionBounds {
     pub keep_ms: u64,
     /// Most bytes of remembered replies.
     pub reply_bytes_max: usize,
+    /// Most of them of the owner that is asked for.
+    pub per_owner_reply_bytes_max: usize,
 }
 
 impl Default for SessionBounds {
@@ -47,6 +49,7 @@ impl Default for SessionBounds {
             per_owner_max: limits::SESSIONS_PER_OWNER_MAX,
             keep_ms: limits::SESSION_KEEP_MS,
             reply_bytes_max: limits::SESSIONS_REPLY_BYTES_MAX,
+            per_owner_reply_bytes_max: limits::SESSIONS_REPLY_BYTES_MAX,
         }
     }
 }
@@ -132,7 +135,9 @@ impl Sessions {
             session.ended = true;
             session.acked = session.highest;
             session.replies.clear();
-            self.bytes -= std::mem::take(&mut session.bytes);
+            let bytes = std::mem::take(&mut session.bytes);
+            self.bytes -= bytes;
+            self.owners.count_bytes(&session.owner, bytes, 0);
         }
         self.owners.add(&session.owner, session.ended, session.used_ms, id);
     }
@@ -140,6 +145,7 @@ impl Sessions {
     fn forget(&mut self, id: SessionId) {
         if let Some(session) = self.known.remove(&id) {
             self.bytes -= session.bytes;
+            self.owners.count_bytes(&session.owner, session.bytes, 0);
             self.owners.remove(&session.owner, session.ended, session.used_ms, id);
         }
     }
@@ -159,6 +165,7 @@ impl Sessions {
             }
         }
         self.bytes = self.bytes + session.bytes - before;
+        self.owners.count_bytes(&session.owner, before, session.bytes);
         let used_ms = session.used_ms.max(record.used_ms);
         self.owners.used(&session.owner, session.used_ms, used_ms, session_id);
         session.used_ms = used_ms;

@@ -20,6 +20,8 @@ struct Owner {
     ended: Queue,
     /// Open sessions, the longest unused first.
     open: Queue,
+    /// Of remembered replies.
+    bytes: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +70,18 @@ impl Owners {
         let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
         let owners = self.0.range::<[u8], _>((from, Bound::Unbounded));
         owners.filter_map(|(name, owner)| Some((&**name, owner.floor_ms?)))
+    }
+
+    /// The remembered replies of one of the owner's sessions take so many bytes, and took so many before.
+    pub(super) fn count_bytes(&mut self, owner: &[u8], before: usize, after: usize) {
+        if let Some(owner) = self.0.get_mut(owner) {
+            owner.bytes = owner.bytes + after - before;
+        }
+    }
+
+    /// Bytes of the remembered replies of one owner.
+    pub(super) fn bytes(&self, owner: &[u8]) -> usize {
+        self.0.get(owner).map_or(0, |owner| owner.bytes)
     }
 
     /// Sessions of one owner.

@@ -107,7 +107,8 @@ fn done(
 fn replies_of_clients_that_are_gone_do_not_keep_the_room_for_ever() {
     // One bound is reached by bytes, one by the owner's sessions, one by both.
     for (per_owner_max, reply_bytes_max) in [(100, 1_000), (3, 1 << 30), (3, 1_000)] {
-        let bounds = SessionBounds { sessions_max: 100, per_owner_max, keep_ms: 10_000, reply_bytes_max };
+        let bounds =
+            SessionBounds { sessions_max: 100, per_owner_max, keep_ms: 10_000, reply_bytes_max, ..SessionBounds::default() };
         let mut state = State::new();
         let noop = |state: &mut State, owner: &'static [u8], number: u64, seq, time_ms| {
             let numbered = Numbered { owner, session: SessionId::new(1_000 + number, number), seq, ack: 0, hash: seq };
@@ -133,4 +134,32 @@ fn replies_of_clients_that_are_gone_do_not_keep_the_room_for_ever() {
         // Who was forgotten is told so.
         assert_eq!(noop(&mut state, b"ann", 1, 2, 300_000), Some(ErrorCode::SessionExpired));
     }
+}
+
+#[test]
+fn one_user_fills_its_own_part_of_the_room_for_replies_and_no_more() {
+    let bounds = SessionBounds { keep_ms: 10_000, per_owner_reply_bytes_max: 1_000, ..SessionBounds::default() };
+    let mut state = State::new();
+    let noop = |state: &mut State, owner: &'static [u8], number: u64, seq, ack, time_ms| {
+        let numbered = Numbered { owner, session: SessionId::new(1_000 + number, number), seq, ack, hash: seq };
+        done(state, &numbered, Operation::Noop, time_ms, &bounds)
+    };
+    let mut last = 0;
+    while noop(&mut state, b"ann", 1, last + 1, 0, 20_000).is_none() {
+        last += 1;
+    }
+    assert!((5..100).contains(&last), "{last} replies");
+    assert_eq!(noop(&mut state, b"ann", 2, 1, 0, 20_000), Some(ErrorCode::Busy), "in another session");
+    for seq in 1..=last {
+        assert_eq!(noop(&mut state, b"bob", 3, seq, 0, 20_000), None, "another user");
+    }
+    // What is acknowledged makes room again.
+    assert_eq!(noop(&mut state, b"ann", 1, last + 1, last - 1, 20_000), None);
+    assert_eq!(noop(&mut state, b"ann", 2, 1, 0, 20_000), None);
+    // And so does what was not used for long, of that user alone.
+    for seq in 2..=last + 1 {
+        noop(&mut state, b"ann", 2, seq, 0, 60_000);
+    }
+    assert_eq!(noop(&mut state, b"ann", 1, last + 2, 0, 60_000), Some(ErrorCode::SessionExpired));
+    assert_eq!(noop(&mut state, b"bob", 3, 1, 0, 60_000), None, "it is still remembered");
 }
