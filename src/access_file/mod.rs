@@ -128,15 +128,19 @@ impl AccessFile {
         self.lines.iter().filter_map(|line| line.grant.as_ref())
     }
 
-    /// Gives a key its line: in the place of the one that it has, else at the end.
+    /// Gives a key its line: in the place of the one that it has, else at the end. Without a comment it keeps the one that it had.
     ///
     /// # Errors
     /// The line can't be written, or the file would be over its bounds; nothing is changed then.
     pub fn authorize(&mut self, grant: &GrantInfo) -> Result<Edited, AccessFileError> {
         let at = self.line_of(&grant.key);
         let old = at.and_then(|at| self.lines[at].grant.as_ref());
+        let mut grant = grant.clone();
+        if let Some(old) = old.filter(|_| grant.comment.is_empty()) {
+            grant.comment.clone_from(&old.comment);
+        }
         let line = at.unwrap_or(self.lines.len()) + 1;
-        let text = line::show(grant).into_bytes();
+        let text = line::show(&grant).into_bytes();
         // What is written is what will be read: of this line nothing else is known to be good.
         let grant = line::parse(&text).map_err(|problem| AccessFileError::Line { line, problem })?;
         let edited = match old {

@@ -130,7 +130,8 @@ fn edits_change_one_line_and_keep_the_rest() {
     assert!(!file.is_whole());
     assert_eq!(file.authorize(&grant(0xb, Role::Read, &[b"y z/", b"\xff\0"], "Bob")), Ok(Edited::Replaced));
     assert_eq!(file.authorize(&grant(0xc, Role::Write, &[], "")), Ok(Edited::Added));
-    // Nothing new: not even the line's white space changes.
+    // Nothing new, as no comment leaves the one that was there: not even the line's white space changes.
+    assert_eq!(file.authorize(&grant(0xa, Role::Read, &[b"x/"], "")), Ok(Edited::Unchanged));
     assert_eq!(file.authorize(&grant(0xa, Role::Read, &[b"x/"], "Ada")), Ok(Edited::Unchanged));
     let c = key(0xc);
     let after = format!(
