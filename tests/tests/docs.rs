@@ -133,8 +133,9 @@ fn bounds_of_memory_are_the_programs() {
     }
     let sum: usize = real.iter().map(|(_, bytes)| bytes).sum();
     assert!(memory.contains(&format!("Together {} MiB", sum >> 20)));
-    let enough = limits::CONNECTIONS_MAX + 100;
-    assert!(section(OPERATIONS, "## Open files").contains(&format!("{},{:03}", enough / 1_000, enough % 1_000)));
+    let most = limits::CONNECTIONS_MAX;
+    let told = format!("at most {},{:03} each", most / 1_000, most % 1_000);
+    assert!(section(OPERATIONS, "## Connections and open files").contains(&told), "{told}");
 }
 
 #[test]
