@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use kvbroker::access_file::store::{AccessStore, StoreError};
 use kvbroker::access_file::{AccessFile, AccessFileError, Edited};
-use kvbroker_protocol::{Access, Answer, ErrorCode, Failure, GrantInfo, Operation, StatValue, UserKey, limits};
-use kvbroker_table::{AccessBook, AccessCalls, Intake, NextAccessCall, Outbox, ProvedAccessCall, ReplyOut};
+use kvbroker_protocol::{Access, Answer, ErrorCode, Failure, GrantInfo, Operation, Role, StatValue, UserKey, limits};
+use kvbroker_table::{AccessBook, AccessCalls, Intake, NextAccessCall, OWNER, Outbox, ProvedAccessCall, ReplyOut};
 
 use super::watch::{Seen, Watch};
 
@@ -189,14 +189,15 @@ impl Gatekeeper {
             Operation::Authorize { key, role, prefixes, comment } => {
                 self.check_not_own(key)?;
                 let grant = GrantInfo { key: *key, role: *role, prefixes: prefixes.clone(), comment: comment.clone() };
-                let replaced = self.edit(around, |file| file.authorize(&grant).map(|edited| edited != Edited::Added))?;
+                let replaced =
+                    self.edit(call.user(), around, |file| file.authorize(&grant).map(|edited| edited != Edited::Added))?;
                 tracing::info!(by = call.user(), %key, %role, prefixes = prefixes.len(), "authorized a key");
                 self.wait_for_the_publisher(around)?;
                 Ok(Answer::Granted { replaced })
             }
             Operation::Revoke { key } => {
                 self.check_not_own(key)?;
-                let was_in = self.edit(around, |file| Ok(file.revoke(key)))?;
+                let was_in = self.edit(call.user(), around, |file| Ok(file.revoke(key)))?;
                 // Also for a key that is out already: who asks again, since a first reply was lost or said so, wants to know just this.
                 self.wait_for_the_publisher(around)?;
                 if !was_in {
@@ -209,6 +210,8 @@ impl Gatekeeper {
             Operation::Who => {
                 // What was written by hand a moment ago counts, too.
                 self.look(around);
+                // That may be the end of who asks.
+                self.book.of(call.user()).ok_or_else(not_let_in)?.check(call.operation())?;
                 Ok(Answer::Who(self.grants.clone()))
             }
             other => Err(Failure::new(ErrorCode::Internal, format!("`{}` is not the gatekeeper's to answer", other.verb()))),
@@ -230,13 +233,14 @@ impl Gatekeeper {
     /// Edits the file as it is now, and puts in force what it says then.
     fn edit<T>(
         &mut self,
+        by: &str,
         around: &Surroundings,
         mut change: impl FnMut(&mut AccessFile) -> Result<T, AccessFileError>,
     ) -> Result<T, Failure> {
         let mut tries = EDIT_TRIES;
         loop {
             tries -= 1;
-            match self.try_edit(&mut change) {
+            match self.try_edit(by, &mut change) {
                 Ok((changed, file)) => {
                     self.status.content();
                     self.put_in_force(&file, around);
@@ -250,10 +254,15 @@ impl Gatekeeper {
 
     fn try_edit<T>(
         &mut self,
+        by: &str,
         change: &mut impl FnMut(&mut AccessFile) -> Result<T, AccessFileError>,
     ) -> Result<(T, AccessFile), NotEdited> {
         let explained = AccessFile::explained(&self.project);
         let (mut file, stamp) = self.watch.for_edit(explained).map_err(NotEdited::File)?;
+        // An admin whose line was just taken out by hand must not put it back.
+        if !is_admin(by, &file) {
+            return Err(NotEdited::NotAdmin);
+        }
         let before = file.clone();
         let changed = change(&mut file).map_err(NotEdited::Change)?;
         if file != before {
@@ -321,6 +330,8 @@ impl Gatekeeper {
 enum NotEdited {
     File(StoreError),
     Change(AccessFileError),
+    /// Whoever asks is no admin in the file as it is now.
+    NotAdmin,
 }
 
 impl NotEdited {
@@ -337,14 +348,20 @@ impl NotEdited {
                 Failure::limit(format!("{} would be too large: {error}", store.path().display()))
             }
             NotEdited::Change(AccessFileError::Line { problem, .. }) => Failure::invalid(problem.to_string()),
+            NotEdited::NotAdmin => not_let_in(),
         }
     }
+}
+
+/// Whether a user may change who comes in, by what a file says. The owner stands in none.
+fn is_admin(user: &str, file: &AccessFile) -> bool {
+    user == OWNER || file.grants().any(|grant| grant.role == Role::Admin && grant.key.to_string() == user)
 }
 
 fn not_let_in() -> Failure {
     Failure::new(
         ErrorCode::Refused,
-        "this key is not let in any more; an admin of the broker can let it in again with `authorize`",
+        "this key is not an admin's any more, or not let in at all; an admin of the broker can change that with `authorize`",
     )
 }
 
@@ -358,7 +375,6 @@ mod tests {
     use std::fs;
 
     use kvbroker::paths::Dirs;
-    use kvbroker_protocol::Role;
     use kvbroker_table::NoDoorbell;
 
     use super::*;
@@ -460,19 +476,35 @@ mod tests {
         assert_eq!((told.code, told.retry_after_ms), (ErrorCode::Busy, Some(limits::RETRY_AFTER_MS)));
     }
 
+    /// Its requests come all the time; the broker has not looked at the file yet.
+    #[test]
+    fn an_admin_who_was_taken_out_by_hand_does_not_put_itself_back() {
+        let mut bench = Bench::new();
+        bench.write(&format!("{} admin\n", user()));
+        let by = user().to_string();
+        let itself = GrantInfo { key: user(), role: Role::Admin, prefixes: vec![], comment: String::new() };
+        bench.keeper.edit(&by, &bench.around, |file| file.authorize(&itself)).unwrap();
+        for lines in ["# nobody\n".to_owned(), format!("{} write\n", user())] {
+            fs::write(bench.keeper.watch.store().path(), &lines).unwrap();
+            let refused = bench.keeper.edit(&by, &bench.around, |file| file.authorize(&itself)).unwrap_err();
+            assert_eq!(refused.code, ErrorCode::Refused);
+            assert_eq!(fs::read_to_string(bench.keeper.watch.store().path()).unwrap(), lines);
+        }
+    }
+
     #[test]
     fn an_edit_puts_in_force_what_stands_in_the_file_by_then() {
         let mut bench = Bench::new();
         let other = UserKey::from_bytes([8; 32]);
         fs::write(bench.keeper.watch.store().path(), format!("{other} read\n")).unwrap();
         let grant = GrantInfo { key: user(), role: Role::Read, prefixes: vec![], comment: String::new() };
-        let edited = bench.keeper.edit(&bench.around, |file| file.authorize(&grant)).unwrap();
+        let edited = bench.keeper.edit(OWNER, &bench.around, |file| file.authorize(&grant)).unwrap();
         assert_eq!(edited, Edited::Added);
         for key in [user(), other] {
             assert!(bench.witness.book.of(&key.to_string()).is_some());
         }
         fs::write(bench.keeper.watch.store().path(), "nonsense\n").unwrap();
-        let refused = bench.keeper.edit(&bench.around, |file| Ok(file.revoke(&user()))).unwrap_err();
+        let refused = bench.keeper.edit(OWNER, &bench.around, |file| Ok(file.revoke(&user()))).unwrap_err();
         assert!(refused.code == ErrorCode::Conflict && refused.message.contains("line 1"), "{refused}");
         assert!(bench.witness.book.of(&user().to_string()).is_some(), "the last good list stays");
     }

@@ -119,10 +119,15 @@ impl Watch {
     /// # Errors
     /// It can't be used, or is being written.
     pub(super) fn for_edit(&self, explained: AccessFile) -> Result<(AccessFile, Option<Stamp>), StoreError> {
-        let Some(look) = self.store.read(None)? else { return Ok((explained, None)) };
+        let Some(look) = self.store.read(None)? else {
+            // It was there a moment ago, and may come back: whoever stood in it would be lost, or what is edited now.
+            let is_sudden = matches!(self.known, Known::File { .. } | Known::Missing { believed: false });
+            return if is_sudden { Err(self.changing()) } else { Ok((explained, None)) };
+        };
         let Look::Read(found) = look else { return Err(self.changing()) };
         let list = self.store.parse(&found.content)?;
-        let is_settled = matches!(&self.known, Known::File { found: known, .. } if known.content == found.content);
+        let is_settled =
+            matches!(&self.known, Known::File { found: known, verdict: Verdict::Good } if known.content == found.content);
         if list.is_whole() || is_settled { Ok((list, Some(found.stamp))) } else { Err(self.changing()) }
     }
 
@@ -202,6 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_has_just_gone_is_not_edited_as_if_there_were_none() {
+        let mut place = Place::new();
+        place.write(&format!("{} read\n", key(1)));
+        assert_eq!(keys(place.watch.look()), [key(1)]);
+        fs::remove_file(place.watch.store().path()).unwrap();
+        for _ in 0..2 {
+            let edit = place.watch.for_edit(AccessFile::explained("zoo"));
+            assert!(matches!(edit, Err(StoreError::Changing { .. })), "{edit:?}");
+            place.watch.look();
+        }
+        place.watch.for_edit(AccessFile::explained("zoo")).unwrap();
+    }
+
+    #[test]
     fn a_file_that_comes_back_at_once_changes_nothing() {
         let mut place = Place::new();
         place.write(&format!("{} read\n", key(1)));
@@ -261,6 +280,11 @@ mod tests {
         assert_eq!(text, format!("# by hand\n{} read\n{} write\n", key(1), key(2)));
         place.write(&format!("{} read", key(1)));
         assert!(matches!(place.watch.for_edit(AccessFile::explained("zoo")), Err(StoreError::Changing { .. })));
+        // Also when a look has found the same: only the look after that believes it.
+        assert!(is_same(&place.watch.look()));
+        assert!(matches!(place.watch.for_edit(AccessFile::explained("zoo")), Err(StoreError::Changing { .. })));
+        assert_eq!(keys(place.watch.look()), [key(1)]);
+        place.watch.for_edit(AccessFile::explained("zoo")).unwrap();
         place.write("nonsense\n");
         assert!(matches!(place.watch.for_edit(AccessFile::explained("zoo")), Err(StoreError::Content { .. })));
     }
