@@ -92,6 +92,11 @@ fn huge_multiparts() {
 }
 
 #[test]
+fn scans_of_a_restricted_user_that_nobody_reads() {
+    nobody_notices(Attack::UnreadScans, |broker| stat_becomes(broker, "unread_reply_bytes", |unread| unread > 8 << 20));
+}
+
+#[test]
 fn subscriptions_without_end() {
     nobody_notices(Attack::Subscriptions, |broker| {
         stat_becomes(broker, "pub_shut_out", |times| times > 0);
