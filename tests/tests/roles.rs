@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kvbroker_tests::{Broker, PATIENCE, RawClient, RawSubscriber, User, json, wait_until};
@@ -257,37 +258,44 @@ fn a_revoked_key_is_told_nothing_more_on_any_connection() {
     assert!(other_client.try_receive(Duration::ZERO).is_none());
 }
 
-/// Requests that wait in the broker when their user is revoked are not done, however many there are.
+/// However much a user asks for meanwhile, and however much of it waits in the broker.
 #[test]
 fn nothing_of_a_user_is_done_once_its_revocation_is_answered() {
-    const PUTS: u64 = 3_000;
+    const OUTSTANDING: u64 = 1_000;
     let (broker, ada) = (Broker::plain(), User::new());
     let owner = broker.dealer();
-    let mut early = 0;
-    for round in 0..5 {
-        owner.ask_json(&ada.authorize("write", &[]));
-        let client = ada.dealer(&broker);
-        assert_eq!(code(&client.ask_json(&json!({"op": "ping"}))), "ok");
-        for id in 0..PUTS {
-            client.send(&[json!({"op": "put", "id": id, "key": "k", "value": id}).to_string()]);
-        }
-        assert_eq!(code(&owner.ask_json(&ada.revoke())), "ok");
-        let (then, value) = (owner.ask_json(&json!({"op": "size"})), owner.ask_json(&json!({"op": "get", "key": "k"})));
-        let last = then["rev"].as_u64().unwrap();
-        let mut refused = 0;
-        for _ in 0..PUTS {
-            let reply = json(&client.receive());
-            match code(&reply) {
-                "ok" => assert!(reply["rev"].as_u64().unwrap() <= last, "round {round}, behind {last}: {reply}"),
-                "refused" => refused += 1,
-                "busy" => {}
-                _ => panic!("{reply}"),
+    owner.ask_json(&ada.authorize("write", &[]));
+    let client = ada.dealer(&broker);
+    let done = &AtomicU64::new(0);
+    let (last_done, last, value) = std::thread::scope(|scope| {
+        // Asks for more and more until it is refused; then its last requests are still answered.
+        let asking = scope.spawn(move || {
+            let (mut last_done, mut outstanding, mut is_refused) = (0, 0, false);
+            while !is_refused || outstanding > 0 {
+                while !is_refused && outstanding < OUTSTANDING {
+                    client.send(&[json!({"op": "incr", "key": "k"}).to_string()]);
+                    outstanding += 1;
+                }
+                let reply = json(&client.receive());
+                outstanding -= 1;
+                match code(&reply) {
+                    "ok" => {
+                        last_done = last_done.max(reply["rev"].as_u64().unwrap());
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    "refused" => is_refused = true,
+                    other => assert_eq!(other, "busy", "{reply}"),
+                }
             }
-        }
-        early += refused;
-        assert_eq!(owner.ask_json(&json!({"op": "get", "key": "k"})), value, "round {round}");
-    }
-    assert!(early > 0, "some waited when their user was revoked");
+            last_done
+        });
+        wait_until(PATIENCE, "the user works", || (done.load(Ordering::Relaxed) > 2 * OUTSTANDING).then_some(()));
+        assert_eq!(code(&owner.ask_json(&ada.revoke())), "ok");
+        let value = owner.ask_json(&json!({"op": "get", "key": "k"}));
+        (asking.join().unwrap(), value["rev"].as_u64().unwrap(), value)
+    });
+    assert!(last_done > 0 && last_done <= last, "{last_done} was done, the revocation was answered before {last}");
+    assert_eq!(owner.ask_json(&json!({"op": "get", "key": "k"})), value);
 }
 
 #[test]
