@@ -13,7 +13,7 @@ use kvbroker_core::SessionBounds;
 use kvbroker_log::{CheckpointPolicy, SyncMode};
 use kvbroker_protocol::limits;
 
-use crate::listening::{Advertised, Network};
+use crate::listening::{self, Advertised, Network};
 use crate::size::{self, Size};
 use crate::tools::Verb;
 
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", env = "KVBROKER_DATA")]
     data: Option<PathBuf>,
     /// Address of this machine that TCP listens on; give it again for another one [default: all addresses]
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', env = "KVBROKER_LISTEN")]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listening::parse_listen, env = "KVBROKER_LISTEN")]
     listen: Vec<IpAddr>,
     /// Address by which others reach this broker, told to catalogs and `link`; give it again for another one
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',', env = "KVBROKER_ADVERTISE")]
@@ -274,7 +274,8 @@ mod tests {
         for (words, part) in [
             (&[][..], "which project"),
             (&["a/b"], "'/'"),
-            (&["p", "--listen", "localhost"], "localhost"),
+            (&["p", "--listen", "localhost"], "127.0.0.1 or ::1"),
+            (&["p", "--listen", "127.0.0.1:99"], "--port"),
             (&["p", "--insecure", "--listen", "0.0.0.0"], "--insecure-beyond-this-machine"),
             (&["p", "--insecure-beyond-this-machine"], "--insecure only"),
             (&["p", "--advertise", "a:0"], "HOST:PORT"),

@@ -102,6 +102,14 @@ fn merged(listen: &[IpAddr]) -> Vec<IpAddr> {
     kept
 }
 
+/// What `--listen` says.
+///
+/// # Errors
+/// It is no IP address: a name, or one with a port.
+pub(crate) fn parse_listen(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "write an IP address of this machine, such as 127.0.0.1 or ::1; the port is --port".to_owned())
+}
+
 impl FromStr for Advertised {
     type Err = String;
 

@@ -67,6 +67,11 @@ pub struct KeyPair {
 /// Why a text is not a key. The text itself is never repeated: it may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyTextError {
+    /// A secret key stands where a public one belongs.
+    #[error(
+        "it is a secret key (kvsec1…), and now others may have seen it: replace it by a new one; a public key (kvpub1…) belongs here"
+    )]
+    Secret,
     /// It doesn't start with the expected prefix.
     #[error("a key of this kind starts with {expected} and this text doesn't")]
     Prefix {
@@ -251,6 +256,9 @@ pub fn keep_secrets_out_of_core_files() -> io::Result<()> {
 }
 
 fn parse_key(text: &str, expected: &'static str) -> Result<Zeroizing<[u8; KEY_BYTES]>, KeyTextError> {
+    if expected == PUBLIC_KEY_PREFIX && text.starts_with(SECRET_KEY_PREFIX) {
+        return Err(KeyTextError::Secret);
+    }
     let digits = text.strip_prefix(expected).ok_or(KeyTextError::Prefix { expected })?.as_bytes();
     if digits.len() != 2 * KEY_BYTES {
         return Err(KeyTextError::Digits { expected });

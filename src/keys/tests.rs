@@ -65,7 +65,7 @@ fn text_forms_come_back_and_anything_else_is_refused() {
     let short = public.get(..public.len() - 1).unwrap().to_owned();
     let cases = [
         (String::new(), KeyTextError::Prefix { expected }),
-        (secret.to_string(), KeyTextError::Prefix { expected }),
+        (secret.to_string(), KeyTextError::Secret),
         (short.clone(), KeyTextError::Digits { expected }),
         (format!("{public}0"), KeyTextError::Digits { expected }),
         (format!("{short}g"), KeyTextError::Digits { expected }),

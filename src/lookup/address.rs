@@ -53,7 +53,7 @@ pub enum AddressError {
     #[error(transparent)]
     Project(#[from] ProjectNameError),
     /// A key that can't be one.
-    #[error("the key in the address is damaged: {0}")]
+    #[error("the key in the address can't be used: {0}")]
     Key(#[from] KeyTextError),
     /// A parameter that is not known.
     #[error("the address has the parameter {0:?}; only key=kvpub1… is known")]

@@ -59,6 +59,17 @@ impl fmt::Display for ChangedKey {
     }
 }
 
+/// Where the key that a broker has to prove was taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectedKey {
+    /// A record or an endpoint file.
+    Found,
+    /// The address that was given, or what was accepted from the owner who was named with it.
+    Address,
+    /// Our own secret key: an address was given, and no key in it.
+    Own,
+}
+
 /// Why no broker was found. Nothing was asked of any broker: always definite.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -175,6 +186,8 @@ pub enum LookupError {
         place: String,
         /// What happened.
         why: String,
+        /// Where the expected key was taken from.
+        expected: ExpectedKey,
     },
     /// Somebody else's, and its key was never accepted.
     #[error(
@@ -360,11 +373,18 @@ impl LookupError {
             LookupError::Refused { own_key: None, .. } => {
                 "is it your account's, and your key's (KVBROKER_HOME, --key)? --explain shows where it was looked for".into()
             }
-            LookupError::Unproven { .. } => {
+            LookupError::Unproven { expected: ExpectedKey::Found, .. } => {
                 "another program may have its port now, or somebody poses as it: nothing was said to it; if the broker runs, its record is \
                  renewed within a minute"
                     .into()
             }
+            LookupError::Unproven { project, expected: ExpectedKey::Address, .. } => format!(
+                "nothing was said to it; compare the address with what the broker's owner sees in: kvbroker {project} link"
+            ),
+            LookupError::Unproven { project, expected: ExpectedKey::Own, .. } => format!(
+                "nothing was said to it; an address without a key is that of a broker of your own: for somebody else's take all that \
+                 `kvbroker {project} link` prints there (…?key=kvpub1…); if it runs with --insecure: --insecure here, too"
+            ),
             LookupError::NewKey { project, owner, asked: true, .. } => {
                 format!("compare it with what {owner} sees in: kvbroker {project} link; nothing was sent there")
             }
@@ -508,9 +528,21 @@ mod tests {
                 6,
             ),
             (
-                LookupError::Unproven { project: p(), place: "h:1".into(), why: "no".into() },
+                LookupError::Unproven { project: p(), place: "h:1".into(), why: "no".into(), expected: ExpectedKey::Found },
                 "did not prove the expected key: no",
                 "another program may have its port",
+                6,
+            ),
+            (
+                LookupError::Unproven { project: p(), place: "h:1".into(), why: "no".into(), expected: ExpectedKey::Address },
+                "did not prove the expected key: no",
+                "compare the address with what the broker's owner sees in: kvbroker lab link",
+                6,
+            ),
+            (
+                LookupError::Unproven { project: p(), place: "h:1".into(), why: "no".into(), expected: ExpectedKey::Own },
+                "did not prove the expected key: no",
+                "take all that `kvbroker lab link` prints there",
                 6,
             ),
             (

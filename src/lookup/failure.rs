@@ -1,8 +1,9 @@
 //! From what became of the candidates to the one sentence that says why there is no connection.
 
+use super::address::Address;
 use super::candidate::{Judged, Verdict};
 use super::choose::Choice;
-use super::error::ChangedKey;
+use super::error::{ChangedKey, ExpectedKey};
 use super::trust::Trust;
 use super::{Lookup, LookupError, Rival, Run, local};
 use crate::catalog::CatalogAnswer;
@@ -65,7 +66,15 @@ impl Lookup {
         let project = self.target.project.clone();
         let place = first.candidate.place.clone();
         match (&first.verdict, &first.trust) {
-            (Verdict::Unproven(why), _) => LookupError::Unproven { project, place, why: why.clone() },
+            (Verdict::Unproven(why), _) => {
+                let is_own = first.candidate.key == self.own.as_ref().map(|own| own.project);
+                let expected = match &self.target.address {
+                    Some(Address::Network { key: None, .. }) if is_own => ExpectedKey::Own,
+                    Some(Address::Network { .. }) => ExpectedKey::Address,
+                    _ => ExpectedKey::Found,
+                };
+                LookupError::Unproven { project, place, why: why.clone(), expected }
+            }
             (Verdict::NewKey, _) => self.new_key(first, false),
             (Verdict::KeyChanged, Trust::Changed { pinned, line }) => LookupError::KeyChanged(Box::new(ChangedKey {
                 project,

@@ -41,7 +41,7 @@ pub use address::{Address, AddressError, Target};
 pub use candidate::{Candidate, Judged, Lead, Source, Verdict};
 pub use choose::Wanted;
 pub use consent::{NewBroker, NewKeys};
-pub use error::{ChangedKey, LookupError, Rival};
+pub use error::{ChangedKey, ExpectedKey, LookupError, Rival};
 pub use explain::{Explanation, Step};
 pub use trust::{Judge, Trust};
 

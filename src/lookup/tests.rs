@@ -471,7 +471,10 @@ fn an_address_is_taken_instead_of_searching() {
     assert!(find(&options.clone().endpoint(format!("kv://127.0.0.1:{port}?key={key}")), "lab").outcome.is_ok());
     // Without a key only our own broker would do.
     let refused = error(find(&options, &format!("kv://127.0.0.1:{port}/lab")));
-    assert!(matches!(refused, LookupError::Unproven { .. }), "{refused}");
+    assert!(matches!(refused, LookupError::Unproven { expected: ExpectedKey::Own, .. }), "{refused}");
+    let swapped = KeyPair::generate().unwrap();
+    let refused = error(find(&options, &format!("kv://127.0.0.1:{port}/lab?key={}", swapped.public())));
+    assert!(matches!(refused, LookupError::Unproven { expected: ExpectedKey::Address, .. }), "{refused}");
     let unknown = error(find(&options.clone().owner("ann"), &format!("kv://127.0.0.1:{port}/lab")));
     assert!(matches!(unknown, LookupError::AddressWithoutKey { .. }), "{unknown}");
     pins::remember(place.dirs.config_dir(), "ann", &place.project, key).unwrap();
