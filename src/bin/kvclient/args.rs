@@ -156,6 +156,7 @@ struct WithProject {
 #[derive(Debug, Parser)]
 #[command(
     name = "kvclient list",
+    bin_name = "kvclient list",
     about = "Lists the brokers of this user on this machine, and those in the catalogs",
     disable_version_flag = true,
     max_term_width = 110,
@@ -175,6 +176,7 @@ struct ListWord {
 #[derive(Debug, Parser)]
 #[command(
     name = "kvclient id",
+    bin_name = "kvclient id",
     about = "Prints your public key: what others let you in by",
     disable_version_flag = true,
     max_term_width = 110,

@@ -165,6 +165,10 @@ fn help_teaches_every_verb_by_example() {
         assert_eq!(text, printed_text(&format!("NETID-a5 help {verb}")));
     }
     assert!(printed_text("help list").contains("--catalog none"));
+    for word in ["list", "id"] {
+        let text = printed_text(&format!("{word} --help"));
+        assert!(text.contains(&format!("Usage: kvclient {word} [OPTIONS]")), "{text}");
+    }
     assert!(printed_text("p --help").contains("Verbs:"));
 }
 
