@@ -108,6 +108,11 @@ fn subscriptions_without_end() {
 }
 
 #[test]
+fn subscriptions_to_long_topics_over_many_connections() {
+    nobody_notices(Attack::LargeSubscriptions, |broker| stat_becomes(broker, "pub_shut_out", |times| times > 0));
+}
+
+#[test]
 fn subscriptions_of_a_restricted_user() {
     nobody_notices(Attack::RefusedSubscriptions, |broker| {
         assert_eq!((broker.stat("topics"), broker.stat("pub_shut_out")), (0, 0));

@@ -23,6 +23,8 @@ pub enum Attack {
     UnreadScans,
     /// Subscriptions without end of a user who may read everything.
     Subscriptions,
+    /// The same with topics of a kilobyte over a hundred connections at once.
+    LargeSubscriptions,
     /// The same of a restricted user, whom the publisher doesn't let in.
     RefusedSubscriptions,
     /// Sessions opened for ever by a restricted user.
@@ -33,7 +35,7 @@ pub enum Attack {
 
 impl Attack {
     /// Every one.
-    pub const ALL: [Attack; 10] = [
+    pub const ALL: [Attack; 11] = [
         Attack::Silent,
         Attack::SlowHandshakes,
         Attack::Dribble,
@@ -41,6 +43,7 @@ impl Attack {
         Attack::HugeMultiparts,
         Attack::UnreadScans,
         Attack::Subscriptions,
+        Attack::LargeSubscriptions,
         Attack::RefusedSubscriptions,
         Attack::Sessions,
         Attack::ParkedEvents,
@@ -57,6 +60,7 @@ impl Attack {
             Attack::HugeMultiparts => "multipart messages of 32 MB",
             Attack::UnreadScans => "restricted key: unread scans",
             Attack::Subscriptions => "reading key: endless subscriptions",
+            Attack::LargeSubscriptions => "reading key: topics of 1 KB, 100 connections",
             Attack::RefusedSubscriptions => "restricted key: endless subscriptions",
             Attack::Sessions => "restricted key: endless sessions",
             Attack::ParkedEvents => "restricted key: long polls",
@@ -71,7 +75,7 @@ impl Attack {
             Attack::SlowHandshakes | Attack::Dribble => "bytes",
             Attack::HugeMultiparts => "messages",
             Attack::UnreadScans => "scans",
-            Attack::Subscriptions => "topics",
+            Attack::Subscriptions | Attack::LargeSubscriptions => "topics",
             Attack::Sessions => "hellos",
             Attack::ParkedEvents => "polls",
         }
@@ -86,7 +90,7 @@ impl Attack {
             Attack::RandomBytes => 200,
             Attack::HugeMultiparts => 8,
             Attack::UnreadScans => 500,
-            Attack::Subscriptions => 100_000,
+            Attack::Subscriptions | Attack::LargeSubscriptions => 100_000,
             Attack::RefusedSubscriptions => 20,
             Attack::Sessions => 5_000,
             Attack::ParkedEvents => 5_000,
@@ -108,6 +112,7 @@ impl Attack {
             Attack::HugeMultiparts => users::huge_multiparts,
             Attack::UnreadScans => users::unread_scans,
             Attack::Subscriptions => users::subscriptions,
+            Attack::LargeSubscriptions => users::large_subscriptions,
             Attack::RefusedSubscriptions => users::refused_subscriptions,
             Attack::Sessions => users::sessions,
             Attack::ParkedEvents => users::parked_events,

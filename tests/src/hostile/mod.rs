@@ -96,6 +96,8 @@ impl Target {
         socket.set_curve_publickey(own.public().as_bytes()).expect("32 bytes are a key");
         socket.set_curve_serverkey(self.broker.as_bytes()).expect("32 bytes are a key");
         socket.set_sndhwm(10_000).expect("every socket has a high-water mark");
+        // It counts for connections made afterwards. With more, ZeroMQ would read replies that the attacker doesn't.
+        socket.set_rcvhwm(1).expect("every socket has a high-water mark");
         socket.connect(&format!("tcp://{to}")).expect("a broker's address is a good one");
         socket
     }

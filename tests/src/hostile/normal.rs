@@ -76,7 +76,8 @@ impl Drop for Normal {
 }
 
 fn new_histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits are allowed")
+    // Up to ten minutes: beyond its bound a histogram counts what it could count last.
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("three digits are allowed")
 }
 
 fn work(number: usize, target: &Target, shared: &Shared, pause: Duration) {

@@ -48,9 +48,6 @@ pub(super) fn unread_scans(target: &Target, progress: &Progress) {
     let scan = json!({"op": "scan", "prefix": PUBLIC_PREFIX, "limit": 10_000}).to_string();
     let dealers: Vec<zmq::Socket> =
         (0..CONNECTIONS).map(|_| target.socket(&context, zmq::DEALER, &target.restricted, target.router)).collect();
-    for dealer in &dealers {
-        dealer.set_rcvhwm(1).expect("every socket has a high-water mark");
-    }
     while !progress.is_over() {
         for dealer in &dealers {
             progress.add(u64::from(is_sent(dealer, scan.as_bytes())));
@@ -60,25 +57,32 @@ pub(super) fn unread_scans(target: &Target, progress: &Progress) {
 }
 
 pub(super) fn subscriptions(target: &Target, progress: &Progress) {
-    const SOCKETS: usize = 8;
+    // So many of each are more than enough; with more the attacker would only fill its own memory.
+    subscribe_for_ever(target, progress, 8, 30_000, 64);
+}
+
+pub(super) fn large_subscriptions(target: &Target, progress: &Progress) {
+    subscribe_for_ever(target, progress, 100, 2_000, 1_000);
+}
+
+fn subscribe_for_ever(target: &Target, progress: &Progress, connections: usize, each: u64, topic_bytes: usize) {
     const AT_ONCE: u64 = 1_000;
-    /// Enough to be too many; with more the attacker would only fill its own memory.
-    const EACH: u64 = 30_000;
+    let rest = vec![b't'; topic_bytes.saturating_sub(9)];
     let mut next = 0_u64;
     while !progress.is_over() {
         let context = zmq::Context::new();
-        let sockets: Vec<zmq::Socket> = (0..SOCKETS)
+        let sockets: Vec<zmq::Socket> = (0..connections)
             .map(|_| {
                 let socket = target.socket(&context, zmq::SUB, &target.reader, target.publisher);
                 socket.set_sndhwm(0).expect("every socket has a high-water mark");
                 socket
             })
             .collect();
-        for _ in 0..EACH / AT_ONCE {
+        for _ in 0..each / AT_ONCE {
             for socket in &sockets {
                 for _ in 0..AT_ONCE {
                     next += 1;
-                    let topic = [&b"k"[..], &next.to_be_bytes(), &[b't'; 55]].concat();
+                    let topic = [&b"k"[..], &next.to_be_bytes(), &rest].concat();
                     socket.set_subscribe(&topic).expect("a SUB takes every topic");
                 }
                 progress.add(AT_ONCE);
