@@ -192,8 +192,11 @@ impl Clients {
         }
     }
 
-    /// A client to which a reply cannot be routed is gone.
+    /// A client to which a reply cannot be routed is gone. What it has asked for and only reads is not worth any work.
     pub(crate) fn gone(&mut self, routing_id: &[u8]) {
+        if let Some(client) = self.by_routing_id.get(routing_id) {
+            client.account.give_up();
+        }
         if self.by_routing_id.get(routing_id).is_some_and(Client::is_idle) {
             self.by_routing_id.remove(routing_id);
         }
@@ -292,6 +295,7 @@ mod tests {
         clients.give_back(b"a", 1, 1);
         clients.gone(b"a");
         assert!(clients.by_routing_id.contains_key(&b"a"[..]));
+        assert!(account.is_gone());
         drop(watched);
         clients.gone(b"a");
         assert!(clients.by_routing_id.is_empty());

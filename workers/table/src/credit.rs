@@ -108,6 +108,8 @@ struct Inner {
     refusals: AtomicUsize,
     /// Somebody waits for this client's credit.
     waits: AtomicBool,
+    /// Nobody is there to read replies.
+    is_gone: AtomicBool,
 }
 
 /// What a reply is charged for.
@@ -175,6 +177,7 @@ impl UserAccount {
             replies: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             waits: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
         }))
     }
 
@@ -241,6 +244,16 @@ impl Account {
     /// Bytes of replies charged now, without refusals.
     pub fn owes(&self) -> usize {
         self.0.replies.load(Ordering::SeqCst)
+    }
+
+    /// Its connection has ended: nobody reads what is made for it from now on.
+    pub fn give_up(&self) {
+        self.0.is_gone.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`Account::give_up`] was called.
+    pub fn is_gone(&self) -> bool {
+        self.0.is_gone.load(Ordering::Relaxed)
     }
 
     /// True if nothing at all is charged.

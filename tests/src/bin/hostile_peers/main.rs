@@ -2,7 +2,7 @@
 //! the broker's memory.
 //!
 //! - The broker is the shipped program with its defaults, one for each attack. Clients, attackers and broker share the machine's processors.
-//! - Each normal client has a request every 10 ms. A latency is taken from the moment at which the request was due, so that a stall counts for
+//! - Each normal client has a request every 50 ms. A latency is taken from the moment at which the request was due, so that a stall counts for
 //!   every request that it held up.
 //! - Slices without and with the attack take turns; the first of each counts for neither. The printed percentiles are medians over slices. An
 //!   attack has [`UNDER_WAY`] before its slice begins; the longest that anybody waited is taken from its first moment on.
@@ -26,7 +26,7 @@ struct Args {
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// Between two requests of a normal client, milliseconds
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 50)]
     pause_ms: u64,
     /// Only attacks whose name contains this
     #[arg(long, value_name = "TEXT")]

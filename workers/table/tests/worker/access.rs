@@ -85,3 +85,22 @@ fn whoever_was_taken_out_is_refused_what_waits() {
     assert_eq!(bench.outcomes(many).len(), 2);
     assert_eq!(bench.recovered().revision(), 1);
 }
+
+#[test]
+fn a_client_that_has_gone_is_not_worked_for() {
+    let mut bench = Bench::new();
+    bench.one(put("x", "1"));
+    bench.is_gone = true;
+    let read = bench.one(get("x"));
+    let many = bench.ask(Header::default(), Operations::Many(vec![get("x"), Operation::Size]));
+    bench.one(put("x", "2"));
+    bench.is_gone = false;
+    let after = bench.one(get("x"));
+    bench.run_to_end().unwrap();
+    let codes = |id| bench.outcomes(id).iter().map(code).collect::<Vec<_>>();
+    assert_eq!(codes(read), [Some(ErrorCode::Refused)], "nobody sees it");
+    assert_eq!(codes(many), [Some(ErrorCode::Refused); 2]);
+    // What it asked to be changed is: it may ask later what became of that.
+    assert_eq!(codes(after), [None]);
+    assert_eq!(bench.recovered().revision(), 2);
+}

@@ -172,6 +172,8 @@ pub struct Bench {
     /// Who asks.
     pub client: ClientId,
     pub user: &'static str,
+    /// Whether the client has gone when its calls are decided.
+    pub is_gone: bool,
     pub next_id: u64,
 }
 
@@ -197,6 +199,7 @@ impl Bench {
             access: Arc::default(),
             client: 1,
             user: "owner",
+            is_gone: false,
             next_id: 0,
         }
     }
@@ -261,6 +264,9 @@ impl Bench {
             request: Request { header, form: Form::Compact, operations },
             bytes: 100,
         };
+        if self.is_gone {
+            call.account.give_up();
+        }
         assert_eq!(self.intake.push(&mut VecDeque::from([call])), Ok(()));
         self.next_id
     }
