@@ -13,6 +13,8 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -387,6 +389,71 @@ fn peers_do_not_choose_their_routing_ids() {
     let all: HashSet<_> = clients.iter().map(|(_, given)| given.clone()).collect();
     assert_eq!(all.len(), clients.len(), "each has one of its own");
     assert!(all.iter().all(|given| given.len() == 5 && given[0] == 0), "libzmq makes them: {all:?}");
+}
+
+#[test]
+fn what_peers_say_of_themselves_is_bounded() {
+    let context = Context::new();
+    let router = new_socket(&context, zmq::ROUTER);
+    router.bind("tcp://127.0.0.1:*").unwrap();
+    let endpoint = router.get_last_endpoint().unwrap().unwrap();
+    let address = endpoint.strip_prefix("tcp://").unwrap();
+    let properties = |count: usize, bytes: usize| -> Vec<(String, Vec<u8>)> {
+        (0..count).map(|number| (format!("X-{number}"), vec![b'x'; bytes])).collect()
+    };
+    let is_let_in = |properties: &[(String, Vec<u8>)]| {
+        let mut peer = zmtp_null(address, properties);
+        let deadline = Instant::now() + PATIENCE;
+        let (mut heard, mut has_spoken, mut buffer) = (0, false, [0; 256]);
+        loop {
+            assert!(Instant::now() < deadline, "neither a message nor the end of the connection");
+            if router.recv_multipart(zmq::DONTWAIT).is_ok() {
+                return true;
+            }
+            match peer.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(bytes) => heard += bytes,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return false,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+            // Messages come behind both READY commands.
+            if heard > GREETING_BYTES && !has_spoken {
+                has_spoken = true;
+                let _ = peer.write_all(b"\x00\x05hello");
+            }
+        }
+    };
+    assert!(is_let_in(&[]));
+    assert!(is_let_in(&properties(10, 1_000)));
+    assert!(!is_let_in(&properties(1, 100_000)), "one that is large");
+    assert!(!is_let_in(&properties(1_000, 20)), "many small ones");
+    assert!(!is_let_in(&[("Identity".to_owned(), vec![b'i'; 100_000])]), "one that libzmq knows");
+    assert!(is_let_in(&properties(1, 1_000)), "each connection has the whole bound");
+}
+
+/// Bytes of the fixed first part of a handshake (RFC 37).
+const GREETING_BYTES: usize = 64;
+
+/// A connection that has said its part of a NULL handshake (RFC 37) with these properties. It waits a moment for each read.
+fn zmtp_null(address: &str, properties: &[(String, Vec<u8>)]) -> TcpStream {
+    let mut greeting = [0; GREETING_BYTES];
+    (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
+    greeting[12..16].copy_from_slice(b"NULL");
+    let mut ready = b"\x05READY".to_vec();
+    let kind = ("Socket-Type".to_owned(), b"DEALER".to_vec());
+    for (name, value) in [&kind].into_iter().chain(properties) {
+        ready.push(name.len() as u8);
+        ready.extend(name.bytes());
+        ready.extend((value.len() as u32).to_be_bytes());
+        ready.extend(value);
+    }
+    // A command whose length has eight bytes.
+    let command = [&[6][..], &(ready.len() as u64).to_be_bytes(), &ready].concat();
+    let mut peer = TcpStream::connect(address).unwrap();
+    peer.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    // Whoever is refused half-way cannot say the rest.
+    let _ = peer.write_all(&[&greeting[..], &command].concat());
+    peer
 }
 
 fn new_socket(context: &Context, kind: zmq::SocketType) -> Socket {

@@ -8,8 +8,8 @@
 //!   decade (kernel 2.6.39, glibc 2.12 or musl). Other targets keep what
 //!   `zeromq-src` gives them, which compiles everywhere but lacks these features.
 //! - `accept.h` is put before each file: with it a process that has no descriptor
-//!   left lives on. `automatic_ids.hpp` is put behind that: peers don't choose their
-//!   routing ids.
+//!   left lives on. `handshake.hpp` is put behind that: peers don't choose their
+//!   routing ids, and say little of themselves.
 //!
 //! `tests/tests/libzmq_effects.rs` in the repository shows that each of the
 //! features that matter really works in the library built here.
@@ -60,7 +60,7 @@ const LINUX_FEATURES: &[(&str, &str)] = &[
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=accept.h");
-    println!("cargo:rerun-if-changed=automatic_ids.hpp");
+    println!("cargo:rerun-if-changed=handshake.hpp");
 
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         define_for_all_files(LINUX_FEATURES);
@@ -104,7 +104,7 @@ fn define_for_all_files(macros: &[(&str, &str)]) {
         flags.push_str(&format!(" -D{name}={value}"));
     }
     // Found in the working directory, which is this package's: a full path could have spaces, at which flags are split.
-    flags.push_str(" -include accept.h -include automatic_ids.hpp");
+    flags.push_str(" -include accept.h -include handshake.hpp");
     // SAFETY: the build script has one thread, so nothing reads the environment
     // at the same time.
     unsafe { env::set_var(variable, flags) };
