@@ -168,6 +168,9 @@ pub const HELD_SMALL_BYTES: usize = 4 << 10;
 pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
 /// Most connections of the front end.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// A connection that has not finished its handshake by then is closed, milliseconds. libzmq's default of 30 s lets silent strangers
+/// hold descriptors for too long.
+pub const HANDSHAKE_MS: i32 = 3_000;
 /// Most users that `authorized_clients` names.
 pub const GRANTS_MAX: usize = 4_096;
 /// Most key prefixes of one user.

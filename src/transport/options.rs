@@ -2,6 +2,8 @@
 
 use std::ffi::c_int;
 
+use kvbroker_protocol::limits;
+
 use crate::keys::{KeyPair, PublicKey};
 
 use super::{Errno, TransportError};
@@ -11,10 +13,6 @@ pub(super) const ZAP_ENFORCE_DOMAIN: c_int = 93;
 
 /// `ZMQ_XPUB_VERBOSER` (libzmq 4.2); the `zmq` crate has no setter for it.
 const XPUB_VERBOSER: c_int = zmq_sys::ZMQ_XPUB_VERBOSER as c_int;
-
-/// A connection must have finished its handshake by then. libzmq's default of
-/// 30 s lets silent strangers hold file descriptors for too long.
-const HANDSHAKE_MS: i32 = 3_000;
 
 /// A host that drops packets is given up after this, instead of the kernel's minutes.
 const CONNECT_MS: i32 = 5_000;
@@ -35,7 +33,7 @@ const SUBSCRIBER_HWM: i32 = 10_000;
 /// One frame that a client accepts: the largest reply. What an array may read is counted as it is stored, and JSON grows to at most three
 /// times its length when it is converted to MessagePack (`-0,` becomes nine bytes).
 pub const CLIENT_FRAME_BYTES: usize = 64 << 20;
-const _: () = assert!(CLIENT_FRAME_BYTES > kvbroker_protocol::limits::ARRAY_REPLY_BYTES_MAX * 3);
+const _: () = assert!(CLIENT_FRAME_BYTES > limits::ARRAY_REPLY_BYTES_MAX * 3);
 
 /// How a client's socket is protected.
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +185,7 @@ pub(super) fn zap_handler(socket: &zmq::Socket) -> Result<(), TransportError> {
 fn both(socket: &zmq::Socket) -> Result<(), TransportError> {
     set!(
         socket,
-        set_handshake_ivl(HANDSHAKE_MS),
+        set_handshake_ivl(limits::HANDSHAKE_MS),
         set_tcp_keepalive(1),
         set_tcp_keepalive_idle(KEEPALIVE_IDLE_S),
         set_tcp_keepalive_intvl(KEEPALIVE_INTERVAL_S),
