@@ -87,7 +87,10 @@ fn users_are_let_in_changed_listed_and_turned_away() {
     // It replaces what was there, but for the comment.
     let second = cli.ok(&["test", "authorize", &key, "write", "--json"]);
     assert_eq!((&second.json()["status"], &second.json()["replaced"]), (&json!("ok"), &json!(true)));
-    assert_eq!(cli.ok(&["test", "who", "--json"]).json()["users"], json!([{"key": key, "role": "write", "comment": "Ada's laptop"}]));
+    assert_eq!(
+        cli.ok(&["test", "who", "--json"]).json()["users"],
+        json!([{"key": key, "role": "write", "comment": "Ada's laptop"}])
+    );
 
     let gone = cli.ok(&["test", "revoke", &key]);
     assert!(gone.text().is_empty() && gone.stderr.contains("may do nothing any more"), "{}", gone.stderr);

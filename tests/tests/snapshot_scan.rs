@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use kvbroker_core::{Space, Stamp, State, Turn, decide, split_table_record};
 use kvbroker_log::{BatchBuilder, Cause, DiskStorage, FileLog, GroupRef, Log, LogOptions, RecordRef, SyncMode};
-use kvbroker_protocol::{Answer, Header, Key, Operation, Operations, Outcome, Row, Scan, Stored, decode_reply, encode_request, limits, Scope};
+use kvbroker_protocol::{
+    Answer, Header, Key, Operation, Operations, Outcome, Row, Scan, Scope, Stored, decode_reply, encode_request, limits,
+};
 use kvbroker_tests::{Broker, BrokerOptions, Dice, RawClient, wait_until};
 
 const KEYS: usize = 1_000_000;
