@@ -25,7 +25,7 @@ use kvbroker_log::{RecoveryReport, SyncMode};
 use kvbroker_protocol::UserKey;
 use kvbroker_table::AccessBook;
 
-use crate::access::{Gatekeeper, OwnKeys, publisher_policy, router_policy};
+use crate::access::{AccessStatus, Gatekeeper, OwnKeys, publisher_policy, router_policy};
 use crate::args::Config;
 use crate::connections::ConnectionBounds;
 use crate::failure::Failure;
@@ -81,7 +81,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
         record: record(config, &endpoint, reachable.as_ref()),
         announcer: Arc::downgrade(&announcer),
     };
-    let ready = ReadyParts::of(&opened, reachable, keeper.status().keys());
+    let ready = ReadyParts::of(&opened, reachable, &keeper.status());
     let broker = Running::start(config, opened, keeper, bound, tellers, Arc::clone(&announcer), sender)?;
     let result = match tell_ready(config, &home, &endpoint, &announcer, &ready, &directory) {
         Ok(()) => broker.wait(config.grace, &notices),
@@ -250,18 +250,20 @@ struct ReadyParts {
     keys: usize,
     reachable: Option<Reachable>,
     authorized_keys: u64,
+    authorized_complaint: String,
     clock_remark: Option<String>,
     ground_remark: Option<String>,
 }
 
 impl ReadyParts {
-    fn of(opened: &Opened, reachable: Option<Reachable>, authorized_keys: u64) -> ReadyParts {
+    fn of(opened: &Opened, reachable: Option<Reachable>, access: &AccessStatus) -> ReadyParts {
         ReadyParts {
             report: opened.report.clone(),
             took: opened.took,
             keys: opened.state.keys(),
             reachable,
-            authorized_keys,
+            authorized_keys: access.keys(),
+            authorized_complaint: access.complaint(),
             clock_remark: opened.clock_remark.clone(),
             ground_remark: opened.ground.remark.clone(),
         }
@@ -289,6 +291,7 @@ fn tell_ready(
             reachable: parts.reachable.as_ref(),
             is_insecure: config.network.is_insecure,
             authorized_keys: parts.authorized_keys,
+            authorized_complaint: &parts.authorized_complaint,
             sync: config.sync,
             clock_remark: parts.clock_remark.as_deref(),
             ground_remark: parts.ground_remark.as_deref(),

@@ -26,6 +26,8 @@ pub(crate) struct Ready<'a> {
     pub(crate) is_insecure: bool,
     /// How many keys of others are let in.
     pub(crate) authorized_keys: u64,
+    /// What is wrong with authorized_clients; empty: nothing.
+    pub(crate) authorized_complaint: &'a str,
     pub(crate) sync: SyncMode,
     pub(crate) clock_remark: Option<&'a str>,
     /// What is worth saying about the file system that the data is on.
@@ -59,6 +61,9 @@ impl Ready<'_> {
             };
             line("for", format!("you: here by your user id, from elsewhere by your key; {others}"));
         }
+        if !self.authorized_complaint.is_empty() {
+            line("", format!("NOT in force: {}", self.authorized_complaint));
+        }
         match self.catalogs {
             [] if self.reachable.is_none() => line("announced", "to no catalog: it is not on TCP".to_owned()),
             [] => line("announced", "to no catalog (--catalog none)".to_owned()),
@@ -68,7 +73,8 @@ impl Ready<'_> {
                 }
             }
         }
-        line("data", format!("{} at revision {}, {} keys", self.data.display(), self.report.last_revision, self.keys));
+        let keys = if self.keys == 1 { "1 key".to_owned() } else { format!("{} keys", self.keys) };
+        line("data", format!("{} at revision {}, {keys}", self.data.display(), self.report.last_revision));
         if let (Some(checkpoint), Some(checkpoint_took)) = (&self.report.checkpoint, self.took.checkpoint) {
             let log_took = self.took.all.saturating_sub(checkpoint_took);
             let (checkpoint_bytes, log_bytes) = (about(checkpoint.bytes), about(self.report.bytes));

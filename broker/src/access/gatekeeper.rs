@@ -53,9 +53,14 @@ impl AccessStatus {
         self.keys.load(Ordering::Relaxed)
     }
 
+    /// What is wrong with the file; empty: nothing.
+    pub(crate) fn complaint(&self) -> String {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn stats(&self, stats: &mut Vec<(String, StatValue)>) {
         let number = |counter: &AtomicU64| StatValue::Number(counter.load(Ordering::Relaxed));
-        let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let complaint = self.complaint();
         stats.push(("authorized_keys".to_owned(), number(&self.keys)));
         stats.push(("authorized_clients_complaints".to_owned(), number(&self.complaints)));
         stats.push(("authorized_clients_complaint".to_owned(), StatValue::Text(complaint)));
