@@ -1,6 +1,6 @@
 //! Choosing among candidates: pure, asked for the next trials and told their results.
 //!
-//! - Only the candidates that are nearest to us count ([`Rank`]): those with our own key (or a socket in a directory of
+//! - Only the candidates that are nearest to us count: those with our own key (or a socket in a directory of
 //!   ours) before those with an accepted key, these before the rest.
 //! - Those that are trusted are tried by a Hello, all of them: a catalog may list any number of copies of a record, and one that
 //!   does not answer must not hold up the one that does. Of several that answer for one uuid the newest record is used.
