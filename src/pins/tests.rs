@@ -72,7 +72,7 @@ fn a_file_that_cannot_be_understood_is_an_error_with_its_line() {
         ("ann lab\n".to_owned(), "line 1: it has no key"),
         (format!("ann ../lab {ONE}\n"), "line 1: "),
         (format!("ann lab {}\n", &ONE.to_string()[..60]), "line 1: kvpub1 must be followed by exactly 64 hex digits"),
-        (format!("ann lab {secret}\n"), "line 1: a key of this kind starts with kvpub1"),
+        (format!("ann lab {secret}\n"), "line 1: it is a secret key"),
         (format!("ann lab {ONE} more\n"), "line 1: it goes on after the key"),
         (format!("\"ann lab {ONE}\n"), "line 1: its owner is no JSON string"),
         (format!("ann\u{7} lab {ONE}\n"), "line 1: its owner is not printable ASCII"),
