@@ -27,6 +27,7 @@ mod reply_kept;
 mod reply_named;
 mod request_hash;
 mod sink;
+mod stream;
 mod txn;
 mod value;
 
@@ -49,6 +50,10 @@ pub use reply_encode::{encode_outcome, encode_reply};
 pub use reply_kept::{decode_kept_outcome, encode_kept_outcome};
 pub use reply_named::decode_outcome;
 pub use request_hash::request_hash;
+pub use stream::{
+    STREAM_TOPIC, StreamMessage, encode_stream_change, encode_stream_message, encode_stream_revision, prefix_of_stream_topic,
+    stream_topic,
+};
 pub use txn::{Compare, Txn};
 pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text, key_to_line_text};
 

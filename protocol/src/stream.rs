@@ -1,0 +1,335 @@
+//! Streams: all changes under one prefix as a chain of messages, in which nothing can be lost without being seen.
+//!
+//! - A message is two frames: a topic that only this prefix has, and a MessagePack map. It is complete for its prefix from `prev`
+//!   (exclusive) to `rev` (inclusive). A reader who has everything up to `prev` or beyond has everything up to `rev` after it; one who
+//!   has less has missed something, and asks `events` for it.
+//! - A message may tell of several revisions and never of a part of one. Without any it is a bookmark.
+//! - What is read is checked: a message whose revisions are out of order or outside of its span, or that tells of other keys, is refused.
+//! - Fields that a reader does not know are passed over: later brokers may say more.
+
+use crate::error::Failure;
+use crate::limits::{DEPTH_MAX, KEY_BYTES_MAX};
+use crate::msgpack::{self, Cursor, Malformed, Token, write};
+use crate::reply::{RevisionEvents, VersionKind};
+use crate::reply_decode;
+use crate::value::Key;
+
+/// First byte of the topics of streams; the prefix's length in 16 bits, big-endian, and the prefix follow.
+pub const STREAM_TOPIC: u8 = b's';
+/// Arrays and maps around a value in a message: the map itself, the revisions, a revision, its changes, a change.
+const LEVELS: usize = 5;
+
+/// One message of a stream: everything under the prefix after `prev` and up to `revision`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamMessage {
+    /// The log's epoch; compared for equality only.
+    pub epoch: u64,
+    /// What is told begins after this revision.
+    pub prev: u64,
+    /// And ends with this one.
+    pub revision: u64,
+    /// The revisions in between that changed something under the prefix, in order, each whole; empty: a bookmark.
+    pub events: Vec<RevisionEvents>,
+}
+
+/// The topic of a prefix's stream: no other prefix's topic begins with it.
+///
+/// # Panics
+/// If the prefix is longer than a key may be.
+pub fn stream_topic(prefix: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(prefix.len()).expect("a prefix is no longer than a key");
+    let mut topic = Vec::with_capacity(3 + prefix.len());
+    topic.push(STREAM_TOPIC);
+    topic.extend_from_slice(&length.to_be_bytes());
+    topic.extend_from_slice(prefix);
+    topic
+}
+
+/// The prefix whose stream has this topic; None if it is not a stream's, or not a whole one.
+pub fn prefix_of_stream_topic(topic: &[u8]) -> Option<&[u8]> {
+    let (head, prefix) = topic.split_at_checked(3)?;
+    let [STREAM_TOPIC, high, low] = *head else { return None };
+    (prefix.len() == usize::from(u16::from_be_bytes([high, low]))).then_some(prefix)
+}
+
+/// Appends one change of a revision, `[key, "put", value]`, `[key, "remove"]` or `[key, "expire"]`: a part for [`encode_stream_revision`].
+pub fn encode_stream_change(key: &[u8], kind: &VersionKind, out: &mut Vec<u8>) {
+    let value = match kind {
+        VersionKind::Put(value) => Some(value),
+        VersionKind::Remove | VersionKind::Expire => None,
+    };
+    write::array(out, if value.is_some() { 3 } else { 2 });
+    write::key(out, key);
+    write::text(out, kind.name());
+    if let Some(value) = value {
+        value.write_msgpack(out);
+    }
+}
+
+/// Appends one revision with its changes, `count` of them as [`encode_stream_change`] has written them: a part for
+/// [`encode_stream_message`].
+pub fn encode_stream_revision(revision: u64, time_ms: u64, count: usize, changes: &[u8], out: &mut Vec<u8>) {
+    write::array(out, 3);
+    write::uint(out, revision);
+    write::uint(out, time_ms);
+    write::array(out, count);
+    out.extend_from_slice(changes);
+}
+
+/// Appends the body of a message of `count` revisions as [`encode_stream_revision`] has written them; none: a bookmark.
+pub fn encode_stream_message(epoch: u64, prev: u64, revision: u64, count: usize, revisions: &[u8], out: &mut Vec<u8>) {
+    write::map(out, if count > 0 { 4 } else { 3 });
+    write::text(out, "epoch");
+    write::text(out, &format!("{epoch:016x}"));
+    write::text(out, "prev");
+    write::uint(out, prev);
+    write::text(out, "rev");
+    write::uint(out, revision);
+    if count > 0 {
+        write::text(out, "events");
+        write::array(out, count);
+        out.extend_from_slice(revisions);
+    }
+}
+
+impl StreamMessage {
+    /// Whether it tells of no change.
+    pub fn is_bookmark(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Appends the second frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (mut revisions, mut changes) = (Vec::new(), Vec::new());
+        for events in &self.events {
+            changes.clear();
+            events.changes.iter().for_each(|change| encode_stream_change(&change.key, &change.kind, &mut changes));
+            encode_stream_revision(events.revision, events.time_ms, events.changes.len(), &changes, &mut revisions);
+        }
+        encode_stream_message(self.epoch, self.prev, self.revision, self.events.len(), &revisions, out);
+    }
+
+    /// Reads one message and its stream's prefix. `None` for topics that are not a stream's.
+    ///
+    /// # Errors
+    /// `invalid` when the body does not follow the protocol.
+    pub fn decode(topic: &[u8], body: &[u8]) -> Result<Option<(Key, StreamMessage)>, Failure> {
+        let Some(prefix) = prefix_of_stream_topic(topic) else { return Ok(None) };
+        let message = decode_body(body)?;
+        check(prefix, &message)?;
+        Ok(Some((prefix.to_vec(), message)))
+    }
+}
+
+fn wrong(what: &str) -> Failure {
+    Failure::invalid(format!("a message of a stream {what}"))
+}
+
+fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
+    let malformed = |error: Malformed| wrong(&format!("is malformed: {error}"));
+    msgpack::check(body, DEPTH_MAX + LEVELS).map_err(malformed)?;
+    let mut cursor = Cursor::new(body);
+    let Token::Map(length) = cursor.token().map_err(malformed)? else { return Err(wrong("is not a map")) };
+    let (mut epoch, mut prev, mut revision, mut events) = (None, None, None, Vec::new());
+    for _ in 0..length {
+        let at = cursor.offset();
+        let name = match cursor.token().map_err(malformed)? {
+            Token::Str(name) => name,
+            _ => {
+                // A later broker's: whatever it is, it is passed over whole.
+                cursor.seek(at);
+                cursor.raw().map_err(malformed)?;
+                ""
+            }
+        };
+        let field = cursor.raw().map_err(malformed)?;
+        let number = || match Cursor::new(field).token() {
+            Ok(Token::UInt(number)) => Some(number),
+            _ => None,
+        };
+        match name {
+            "epoch" => epoch = epoch_of(field),
+            "prev" => prev = number(),
+            "rev" => revision = number(),
+            "events" => {
+                events = reply_decode::events(&mut Cursor::new(field))
+                    .map_err(|error| wrong(&format!("has events that can't be read: {error}")))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(StreamMessage {
+        epoch: epoch.ok_or_else(|| wrong("has no epoch of 16 hexadecimal digits"))?,
+        prev: prev.ok_or_else(|| wrong("has no `prev`"))?,
+        revision: revision.ok_or_else(|| wrong("has no `rev`"))?,
+        events,
+    })
+}
+
+fn epoch_of(field: &[u8]) -> Option<u64> {
+    let Ok(Token::Str(digits)) = Cursor::new(field).token() else { return None };
+    let is_whole = digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_whole.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// A reader relies on all of this when it decides what it has missed.
+fn check(prefix: &[u8], message: &StreamMessage) -> Result<(), Failure> {
+    if message.prev > message.revision {
+        return Err(wrong("ends before it begins"));
+    }
+    let mut before = message.prev;
+    for events in &message.events {
+        if events.revision <= before || events.revision > message.revision {
+            return Err(wrong("has revisions out of order or outside of its span"));
+        }
+        before = events.revision;
+        if events.changes.is_empty() {
+            return Err(wrong("has a revision without changes"));
+        }
+        if events.changes.iter().any(|change| !change.key.starts_with(prefix) || change.key.len() > KEY_BYTES_MAX) {
+            return Err(wrong("tells of a key of another prefix"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::reply::KeyEvent;
+    use crate::value::Stored;
+
+    fn events(revision: u64, changes: Vec<(&[u8], VersionKind)>) -> RevisionEvents {
+        let changes = changes.into_iter().map(|(key, kind)| KeyEvent { key: key.to_vec(), kind }).collect();
+        RevisionEvents { revision, time_ms: 1_700_000_000_000 + revision, changes }
+    }
+
+    fn put(json: &str) -> VersionKind {
+        let mut document = Vec::new();
+        Stored::from_json(json.as_bytes()).unwrap().write_msgpack(&mut document);
+        VersionKind::Put(Stored::from_msgpack(&document).unwrap())
+    }
+
+    fn samples() -> [StreamMessage; 3] {
+        let epoch = 0x0123_4567_89ab_cdef;
+        [
+            StreamMessage {
+                epoch,
+                prev: 3,
+                revision: 300,
+                events: vec![
+                    events(4, vec![(b"a/1", put(r#"{"deep":[1,2]}"#)), (b"a/2", VersionKind::Remove)]),
+                    events(299, vec![(b"a/\xff", VersionKind::Expire)]),
+                ],
+            },
+            StreamMessage { epoch: 1, prev: 7, revision: 7, events: vec![] },
+            StreamMessage { epoch: u64::MAX, prev: 0, revision: u64::MAX, events: vec![] },
+        ]
+    }
+
+    fn body(message: &StreamMessage) -> Vec<u8> {
+        let mut body = Vec::new();
+        message.encode(&mut body);
+        body
+    }
+
+    #[test]
+    fn every_message_reads_back_and_no_truncation_panics() {
+        for message in samples() {
+            let (topic, body) = (stream_topic(b"a/"), body(&message));
+            assert_eq!(StreamMessage::decode(&topic, &body).unwrap(), Some((b"a/".to_vec(), message.clone())));
+            for length in 0..body.len() {
+                assert!(StreamMessage::decode(&topic, &body[..length]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_either_kind_arrive_as_messagepack() {
+        let json = VersionKind::Put(Stored::from_json(br#"{"deep":[1,2]}"#).unwrap());
+        let message = |kind| StreamMessage { epoch: 1, prev: 0, revision: 1, events: vec![events(1, vec![(b"k", kind)])] };
+        let read = StreamMessage::decode(&stream_topic(b"k"), &body(&message(json))).unwrap();
+        assert_eq!(read, Some((b"k".to_vec(), message(put(r#"{"deep":[1,2]}"#)))));
+    }
+
+    #[test]
+    fn a_topic_belongs_to_one_prefix() {
+        let longest = vec![b'x'; KEY_BYTES_MAX];
+        for prefix in [b"".as_slice(), b"a", b"a/", b"\0", &[0xff; 300], &longest] {
+            assert_eq!(prefix_of_stream_topic(&stream_topic(prefix)), Some(prefix));
+        }
+        assert_eq!(stream_topic(b"a/"), b"s\0\x02a/");
+        // A subscription is a beginning: none may begin another one's topic.
+        assert!(!stream_topic(b"ab").starts_with(&stream_topic(b"a")) && !stream_topic(b"a").starts_with(&stream_topic(b"")));
+        for topic in [b"".as_slice(), b"s", b"s\0", b"s\0\x02a", b"s\0\x01ab", b"h", b"kkey"] {
+            assert_eq!(prefix_of_stream_topic(topic), None);
+            assert_eq!(StreamMessage::decode(topic, b"\x80").unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn what_a_chain_may_not_say_is_refused() {
+        let [good, ..] = samples();
+        let refused = |change: fn(&mut StreamMessage), topic: &[u8]| {
+            let mut message = good.clone();
+            change(&mut message);
+            StreamMessage::decode(topic, &body(&message)).unwrap_err().message
+        };
+        let topic = stream_topic(b"a/");
+        assert!(refused(|_| {}, &stream_topic(b"a/1")).contains("another prefix"));
+        assert!(refused(|message| message.prev = 301, &topic).contains("before it begins"));
+        assert!(refused(|message| message.prev = 4, &topic).contains("out of order"));
+        assert!(refused(|message| message.revision = 298, &topic).contains("out of order"));
+        assert!(refused(|message| message.events.reverse(), &topic).contains("out of order"));
+        assert!(refused(|message| message.events[0].changes.clear(), &topic).contains("without changes"));
+    }
+
+    #[test]
+    fn what_later_versions_say_is_passed_over_and_what_is_missing_is_named() {
+        let topic = stream_topic(b"");
+        let mut longer = Vec::new();
+        write::map(&mut longer, 5);
+        for (name, number) in [("prev", 1), ("later", 5), ("rev", 2)] {
+            write::text(&mut longer, name);
+            write::uint(&mut longer, number);
+        }
+        write::array(&mut longer, 1);
+        write::text(&mut longer, "not a name");
+        write::nil(&mut longer);
+        write::text(&mut longer, "epoch");
+        write::text(&mut longer, "000000000000001f");
+        let message = StreamMessage { epoch: 0x1f, prev: 1, revision: 2, events: vec![] };
+        assert_eq!(StreamMessage::decode(&topic, &longer).unwrap(), Some((vec![], message)));
+        let packed = |text: &str| crate::convert::json_to_msgpack(text.as_bytes()).unwrap();
+        for (text, missing) in [
+            (r#"{}"#, "epoch"),
+            (r#"{"epoch":"+00000000000001f","prev":1,"rev":1}"#, "epoch"),
+            (r#"{"epoch":"1f","prev":1,"rev":1}"#, "epoch"),
+            (r#"{"epoch":"000000000000001f","rev":1}"#, "prev"),
+            (r#"{"epoch":"000000000000001f","prev":1}"#, "rev"),
+            (r#"{"epoch":"000000000000001f","prev":1,"rev":-1}"#, "rev"),
+            (r#"{"epoch":"000000000000001f","prev":1,"rev":2,"events":{}}"#, "events"),
+            (r#"[]"#, "map"),
+        ] {
+            assert!(StreamMessage::decode(&topic, &packed(text)).unwrap_err().message.contains(missing), "{text}");
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_never_panic() {
+        let (topic, mut seed) = (stream_topic(b"a/"), 0x9e37_79b9_7f4a_7c15_u64);
+        let good = body(&samples()[0]);
+        for _ in 0..20_000 {
+            let mut damaged = good.clone();
+            for _ in 0..=seed % 4 {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                let at = seed as usize % damaged.len();
+                damaged[at] = (seed >> 32) as u8;
+            }
+            let _ = StreamMessage::decode(&topic, &damaged);
+        }
+    }
+}
