@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::verb_args::{DelConditions, PageArgs, PutConditions, Ttl};
+use crate::verb_parts::{DelConditions, PageArgs, PutConditions, Ttl};
 
 fn read_words(line: &str) -> Result<Invocation, Misuse> {
     parse(std::iter::once("kvclient").chain(line.split_whitespace()).map(OsString::from).collect())

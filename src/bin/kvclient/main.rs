@@ -15,7 +15,9 @@ mod id;
 mod list;
 mod output;
 mod users;
+mod values;
 mod verb_args;
+mod verb_parts;
 mod verbs;
 
 use std::io::{self, Write};

@@ -11,7 +11,7 @@ use kvbroker_protocol::{Access, GrantInfo, Key, Operation, Role, UserKey, grant_
 
 use crate::args::Global;
 use crate::output::{Output, columns, keys_of, printable};
-use crate::verb_args::GrantArgs;
+use crate::verb_parts::GrantArgs;
 use crate::{Trouble, remark, verbs};
 
 /// The request to let a user in. What can't be one needs no broker to say so.
