@@ -8,7 +8,7 @@
 use crate::format::{
     BATCH_HEADER_BYTES, GROUP_FLAG_SESSION, GROUP_HEADER_BYTES, MAX_BATCH_BYTES, RECORD_DELETE, RECORD_PUT, put_at,
 };
-use crate::payload::{Cause, SessionRef};
+use crate::payload::{Cause, GroupRef, Groups, SessionRef};
 
 /// One batch under construction; reused from batch to batch.
 #[derive(Clone, Debug)]
@@ -127,6 +127,17 @@ impl BatchBuilder {
         self.buffer.len()
     }
 
+    /// Gives every group so far to `visitor`, in order: for a log that stands around another one and wants to know what passes.
+    ///
+    /// # Errors
+    /// Which rule the caller broke; [`Log::append`](crate::Log::append) will refuse the batch.
+    pub fn visit(&mut self, visitor: &mut dyn FnMut(GroupRef<'_>)) -> Result<(), String> {
+        let stamp_ms = self.stamp_ms;
+        let finished = self.finish()?;
+        Groups::new(finished.payload(), stamp_ms).for_each(visitor);
+        Ok(())
+    }
+
     fn count_record(&mut self, key: &[u8]) -> Option<u32> {
         let length = self.length(key)?;
         let Some((_, records)) = &mut self.open else {
@@ -203,7 +214,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::payload::{Groups, PayloadFault, RecordRef, validate};
+    use crate::payload::{PayloadFault, RecordRef, validate};
 
     fn sample() -> BatchBuilder {
         let mut batch = BatchBuilder::new();

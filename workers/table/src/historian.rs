@@ -97,13 +97,19 @@ enum Ended {
 impl Historian {
     /// Answers calls until the queue is closed.
     pub fn run(self) {
-        loop {
-            let (calls, is_open) = self.calls.collect();
-            if !is_open {
-                return calls.into_iter().for_each(|call| self.answer(call, Err(stopping())));
-            }
+        while self.step() {}
+    }
+
+    /// Waits for calls and answers them with one pass; false once the queue is closed. A simulation takes these steps itself, while
+    /// there are calls.
+    pub fn step(&self) -> bool {
+        let (calls, is_open) = self.calls.collect();
+        if is_open {
             self.pass(calls);
+        } else {
+            calls.into_iter().for_each(|call| self.answer(call, Err(stopping())));
         }
+        is_open
     }
 
     /// Reads the log once for these calls.

@@ -47,4 +47,4 @@ pub use parked::Parked;
 pub use released::{Event, EventKind, Released, ReplyOut};
 pub use replay::replay_into;
 pub use stamper::{ClockVerdict, Stamper};
-pub use worker::{Stopped, Worker, WorkerCounters};
+pub use worker::{Course, Stopped, Worker, WorkerCounters};

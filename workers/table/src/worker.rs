@@ -9,7 +9,7 @@ use kvbroker_core::{History, SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
 use kvbroker_protocol::{ErrorCode, Failure, limits};
 
-use crate::access_book::AccessBook;
+use crate::access_book::{AccessBook, Speaker};
 use crate::access_calls::{AccessCall, AccessCalls};
 use crate::agenda::Agenda;
 use crate::call::Call;
@@ -97,6 +97,16 @@ pub struct Worker<L> {
     pub scratch: Vec<u8>,
 }
 
+/// What a worker has in hand between two steps of its loop.
+pub struct Course {
+    batch: BatchBuilder,
+    agenda: Agenda,
+    speaker: Speaker,
+    last_append: Instant,
+    /// How long a step waits for calls at most.
+    wait: Duration,
+}
+
 /// How long without calls until a marker vouches for the last batch.
 const IDLE: Duration = Duration::from_secs(1);
 // A batch is flushed once it is this large; one more message of the largest size, each of its operations a record and each key that
@@ -167,49 +177,70 @@ impl<L: Log> Worker<L> {
     }
 
     fn run_until_closed(&mut self) -> Result<(), Stopped> {
-        let mut batch = BatchBuilder::new();
-        let mut agenda = self.intake.agenda();
-        let mut last_append = Instant::now();
-        let speaker = self.access.speaker();
-        let wait = self.sync_interval.map_or(IDLE, |interval| (interval / 2).clamp(WAIT_MIN, IDLE));
-        loop {
-            if !self.snapshots.is_empty() {
-                let stamp_ms = self.stamp_ms();
-                self.snapshots.tend(stamp_ms);
-            }
-            self.tend_parked(&mut agenda);
-            let wait = if self.snapshots.is_clearing() {
-                WAIT_MIN
-            } else {
-                {
-                    let wait = self.wait(wait);
-                    self.wait_beside_parked(wait)
-                }
-            };
-            let has_work = match self.intake.collect(&mut agenda, wait) {
-                Collected::Calls => true,
-                Collected::Idle => self.is_due(),
-                Collected::Closed => break,
-            };
-            if has_work {
-                // What the turn looks up in the access book counts until its replies and events are handed over.
-                let _speaking = speaker.begin();
-                if self.turn(&mut agenda, &mut batch)? {
-                    last_append = Instant::now();
-                }
-            }
-            self.checkpoints.serve(&self.state, &mut self.log)?;
-            // Not only when no call came: somebody may read all the time, and the last write still wants a voucher.
-            if last_append.elapsed() >= IDLE && self.log.needs_marker() {
-                let stamp_ms = self.stamp_ms();
-                self.log.mark(stamp_ms)?;
-            }
-            if self.sync_interval.is_some() {
-                self.log.tick(self.clock.now().boot_us / 1_000)?;
+        let mut course = self.begin();
+        while self.step(&mut course, Duration::MAX)? {}
+        self.finish(course)
+    }
+
+    /// What [`Worker::step`] needs from one time to the next; there is one for a worker.
+    pub fn begin(&self) -> Course {
+        Course {
+            batch: BatchBuilder::new(),
+            agenda: self.intake.agenda(),
+            speaker: self.access.speaker(),
+            last_append: Instant::now(),
+            wait: self.sync_interval.map_or(IDLE, |interval| (interval / 2).clamp(WAIT_MIN, IDLE)),
+        }
+    }
+
+    /// One time through the loop: waits for calls, but no longer than `wait_max`, and does one turn. False once the intake is closed
+    /// and nothing is left in it. A simulation takes these steps itself, without waiting.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the log failed. Nothing of the failed batch was released, and the worker is of no use any more.
+    pub fn step(&mut self, course: &mut Course, wait_max: Duration) -> Result<bool, Stopped> {
+        if !self.snapshots.is_empty() {
+            let stamp_ms = self.stamp_ms();
+            self.snapshots.tend(stamp_ms);
+        }
+        self.tend_parked(&mut course.agenda);
+        let wait = if self.snapshots.is_clearing() {
+            WAIT_MIN
+        } else {
+            let wait = self.wait(course.wait);
+            self.wait_beside_parked(wait)
+        };
+        let has_work = match self.intake.collect(&mut course.agenda, wait.min(wait_max)) {
+            Collected::Calls => true,
+            Collected::Idle => self.is_due(),
+            Collected::Closed => return Ok(false),
+        };
+        if has_work {
+            // What the turn looks up in the access book counts until its replies and events are handed over.
+            let _speaking = course.speaker.begin();
+            if self.turn(&mut course.agenda, &mut course.batch)? {
+                course.last_append = Instant::now();
             }
         }
+        self.checkpoints.serve(&self.state, &mut self.log)?;
+        // Not only when no call came: somebody may read all the time, and the last write still wants a voucher.
+        if course.last_append.elapsed() >= IDLE && self.log.needs_marker() {
+            let stamp_ms = self.stamp_ms();
+            self.log.mark(stamp_ms)?;
+        }
+        if self.sync_interval.is_some() {
+            self.log.tick(self.clock.now().boot_us / 1_000)?;
+        }
+        Ok(true)
+    }
+
+    /// The clean end: what still waits is answered, the log is closed.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the log failed.
+    pub fn finish(&mut self, mut course: Course) -> Result<(), Stopped> {
         // They have changed nothing; the log's proof is as good as any.
-        let held = agenda.give_up().map(|call| ReplyOut::refusal(call, stopping()));
+        let held = course.agenda.give_up().map(|call| ReplyOut::refusal(call, stopping()));
         let parked = self.parked.give_up().map(|call| ReplyOut::refusal(call, events::stopping()));
         let held: Vec<ReplyOut> = held.chain(parked).collect();
         if !held.is_empty() {
