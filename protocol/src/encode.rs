@@ -1,6 +1,7 @@
 //! Writing a request as a compact MessagePack message: what our own clients send.
 
 use crate::PROTOCOL_VERSION;
+use crate::events::epoch_text;
 use crate::header::Header;
 use crate::msgpack::write;
 use crate::operation::{Condition, Events, List, Operation, Operations, Scan};
@@ -131,22 +132,7 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
                 write::uint(out, *before);
             }
         }
-        Operation::Events(Events { prefix, after, limit, wait_ms }) => {
-            let options =
-                [("after", *after), ("limit", limit.map(|limit| limit as u64)), ("wait", Some(*wait_ms).filter(|ms| *ms > 0))];
-            let given = options.iter().filter(|(_, value)| value.is_some()).count();
-            head(out, if given > 0 { 3 } else { 2 });
-            write::key(out, prefix);
-            if given > 0 {
-                write::map(out, given);
-            }
-            for (name, value) in options {
-                if let Some(value) = value {
-                    write::text(out, name);
-                    write::uint(out, value);
-                }
-            }
-        }
+        Operation::Events(events) => write_events_request(events, out),
         Operation::Authorize { key, role, prefixes, comment } => {
             let options = usize::from(!prefixes.is_empty()) + usize::from(!comment.is_empty());
             head(out, if options > 0 { 4 } else { 3 });
@@ -228,6 +214,37 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
             subvalue.write_msgpack(out);
             write_scan(scan, out);
         }
+    }
+}
+
+fn write_events_request(events: &Events, out: &mut Vec<u8>) {
+    let Events { prefix, after, limit, wait_ms, epoch, detail, where_ } = events;
+    let numbers = [("after", *after), ("limit", limit.map(|limit| limit as u64)), ("wait", Some(*wait_ms).filter(|ms| *ms > 0))];
+    let texts = [("epoch", epoch.map(epoch_text)), ("where", where_.as_ref().map(|filter| filter.as_str().to_owned()))];
+    let given = numbers.iter().filter(|(_, number)| number.is_some()).count()
+        + texts.iter().filter(|(_, text)| text.is_some()).count()
+        + usize::from(*detail);
+    write::array(out, if given > 0 { 3 } else { 2 });
+    write::text(out, "events");
+    write::key(out, prefix);
+    if given > 0 {
+        write::map(out, given);
+    }
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            write::text(out, name);
+            write::uint(out, number);
+        }
+    }
+    for (name, text) in texts {
+        if let Some(text) = text {
+            write::text(out, name);
+            write::text(out, &text);
+        }
+    }
+    if *detail {
+        write::text(out, "detail");
+        write::boolean(out, true);
     }
 }
 
@@ -336,7 +353,16 @@ mod tests {
             Operation::List(List { prefix: vec![], delimiter: b"/".to_vec(), cursor: None, limit: None }),
             Operation::History { key: key.clone(), limit: None, before: None },
             Operation::History { key: key.clone(), limit: Some(4), before: Some(77) },
-            Operation::Events(Events { prefix: key.clone(), after: Some(0), limit: Some(7), wait_ms: 60_000 }),
+            Operation::Events(Events {
+                prefix: key.clone(),
+                after: Some(0),
+                limit: Some(7),
+                wait_ms: 60_000,
+                epoch: Some(0x1f),
+                detail: true,
+                where_: Some(Predicate::new("a = 1 or @key ~ 'x+'").unwrap()),
+            }),
+            Operation::Events(Events { detail: true, ..Events::default() }),
             Operation::Events(Events::default()),
             Operation::Authorize {
                 key: UserKey::from_bytes([9; 32]),

@@ -3,6 +3,7 @@
 use crate::access::{Access, grant_comment};
 use crate::decode::{json_entries, pack_entries};
 use crate::error::Failure;
+use crate::events::epoch_of;
 use crate::field::Raw;
 use crate::json::{Token as Json, Walker};
 use crate::limits;
@@ -157,7 +158,7 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["events"],
         positional: &["prefix"],
-        options: &["after", "limit", "wait"],
+        options: &["after", "limit", "wait", "epoch", "detail", "where"],
         build: |fields| {
             let wait_ms = fields.given(3).map(|raw| raw.uint("wait")).transpose()?.unwrap_or_default();
             if wait_ms > limits::EVENTS_WAIT_MS_MAX {
@@ -169,6 +170,9 @@ pub(crate) static VERBS: &[Verb] = &[
                 after: fields.given(1).map(|raw| raw.uint("after")).transpose()?,
                 limit: limit(fields, 2)?,
                 wait_ms,
+                epoch: fields.given(4).map(epoch_of).transpose()?,
+                detail: flag(fields, 5, "detail")?,
+                where_: fields.given(6).map(|raw| raw.predicate("where")).transpose()?,
             }))
         },
     },
@@ -289,7 +293,6 @@ fn one_of(conditions: &[Option<Condition>]) -> Result<Option<Condition>, Failure
 }
 
 fn scan(fields: &Fields<'_>, at: usize) -> Result<Scan, Failure> {
-    let flag = |at: usize, name| fields.given(at).map(|raw| raw.boolean(name)).transpose().map(Option::unwrap_or_default);
     Ok(Scan {
         prefix: fields.given(at).map(|raw| raw.key("prefix")).transpose()?.unwrap_or_default(),
         pattern: fields.given(at + 1).map(|raw| raw.pattern("regex")).transpose()?,
@@ -297,11 +300,16 @@ fn scan(fields: &Fields<'_>, at: usize) -> Result<Scan, Failure> {
         cursor: fields.given(at + 2).map(|raw| raw.key("cursor")).transpose()?,
         from: fields.given(at + 4).map(|raw| raw.key("from")).transpose()?,
         to: fields.given(at + 5).map(|raw| raw.key("to")).transpose()?,
-        reverse: flag(at + 6, "reverse")?,
-        keys_only: flag(at + 7, "keys_only")?,
+        reverse: flag(fields, at + 6, "reverse")?,
+        keys_only: flag(fields, at + 7, "keys_only")?,
         limit: limit(fields, at + 3)?,
         snapshot: fields.given(at + 8).map(|raw| raw.uint("snapshot")).transpose()?,
     })
+}
+
+/// False where it is not given.
+fn flag(fields: &Fields<'_>, at: usize, name: &str) -> Result<bool, Failure> {
+    Ok(fields.given(at).map(|raw| raw.boolean(name)).transpose()?.unwrap_or_default())
 }
 
 fn limit(fields: &Fields<'_>, at: usize) -> Result<Option<usize>, Failure> {

@@ -11,6 +11,7 @@ mod convert;
 mod decode;
 mod encode;
 mod error;
+mod events;
 mod feed;
 mod field;
 mod grammar;
@@ -37,13 +38,13 @@ pub use convert::{json_to_msgpack, msgpack_to_json};
 pub use decode::{Rejected, decode_request};
 pub use encode::{encode_message, encode_operation, encode_request};
 pub use error::{ErrorCode, Failure, Status};
+pub use events::{ChangeKind, EventBefore, EventCause, EventOrigin, KeyEvent, RevisionEvents};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
 pub use operation::{Condition, Events, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Predicate, PredicateMatcher, Scalar, Subject, Verdict, field_equals};
 pub use reply::{
-    Answer, Deadline, Fate, Found, HelloAnswer, KeyEvent, Outcome, Outcomes, Reply, RevisionEvents, Row, StatValue, Version,
-    VersionKind, reported_limits,
+    Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind, reported_limits,
 };
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
 pub use reply_encode::{encode_outcome, encode_reply};

@@ -219,6 +219,7 @@ impl Operation {
     pub fn regexes(&self) -> usize {
         match self {
             Operation::Scan(scan) | Operation::Query { scan, .. } => scan.regexes(),
+            Operation::Events(events) => events.where_.as_ref().map_or(0, Predicate::regexes),
             Operation::Txn(txn) => txn.operations().map(Operation::regexes).sum(),
             _ => 0,
         }
@@ -365,7 +366,7 @@ pub struct List {
 }
 
 /// Which changes to list, and how long to wait for the first one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Events {
     /// Only changes of keys that start with these bytes.
     pub prefix: Vec<u8>,
@@ -375,6 +376,12 @@ pub struct Events {
     pub limit: Option<usize>,
     /// How long to wait for the first change where there is none yet, milliseconds; 0: not at all.
     pub wait_ms: u64,
+    /// The epoch in which `after` was counted: in another one that number says nothing. None: taken for this one.
+    pub epoch: Option<u64>,
+    /// Told with what each key was before, and where each revision comes from.
+    pub detail: bool,
+    /// Only what whoever keeps the keys and values that fit must hear of.
+    pub where_: Option<Predicate>,
 }
 
 /// The delimiter of [`List`] where none is given.

@@ -2,6 +2,7 @@
 
 use crate::access::{GrantInfo, Role};
 use crate::error::Failure;
+use crate::events::RevisionEvents;
 use crate::header::{BrokerId, Form, SessionId};
 use crate::value::{Key, Stored};
 
@@ -124,6 +125,8 @@ pub enum Answer {
         through: u64,
         /// There may be more already: ask again.
         more: bool,
+        /// The log's epoch; compared for equality only. Revisions of another one say nothing of these.
+        epoch: u64,
     },
     /// A transaction was done.
     Txn {
@@ -210,26 +213,6 @@ impl VersionKind {
             VersionKind::Expire => "expire",
         }
     }
-}
-
-/// What one revision changed, as far as was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RevisionEvents {
-    /// The revision.
-    pub revision: u64,
-    /// When it was made, by the broker's time, milliseconds since 1970-01-01 UTC.
-    pub time_ms: u64,
-    /// The keys that it changed, in their order, each once; never empty.
-    pub changes: Vec<KeyEvent>,
-}
-
-/// What a revision did to a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyEvent {
-    /// The key.
-    pub key: Key,
-    /// What happened to it.
-    pub kind: VersionKind,
 }
 
 /// A value with its key's revisions.

@@ -2,14 +2,12 @@
 
 use crate::access::{GrantInfo, Role};
 use crate::error::{ErrorCode, Failure, Status};
+use crate::events::{read_epoch, read_events};
 use crate::header::Form;
 use crate::limits::DEPTH_MAX;
 use crate::msgpack::{self, Cursor, Malformed, Token};
 use crate::operation::{Operation, Operations};
-use crate::reply::{
-    Answer, Deadline, Fate, Found, HelloAnswer, KeyEvent, Outcome, Outcomes, Reply, RevisionEvents, Row, StatValue, Version,
-    VersionKind,
-};
+use crate::reply::{Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind};
 use crate::reply_named::named_outcome;
 use crate::value::{Key, Stored, ValueKind};
 
@@ -194,7 +192,7 @@ pub(crate) fn key(cursor: &mut Cursor<'_>) -> Result<Option<Key>, ReplyError> {
     }
 }
 
-fn needed_key(cursor: &mut Cursor<'_>) -> Result<Key, ReplyError> {
+pub(crate) fn needed_key(cursor: &mut Cursor<'_>) -> Result<Key, ReplyError> {
     key(cursor)?.ok_or_else(|| ReplyError("nil where a key was expected".into()))
 }
 
@@ -305,8 +303,13 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
             Answer::History { versions: versions(cursor)?, more: boolean(cursor)?, oldest: uint(cursor)? }
         }
         Expect::Events(_) => {
-            end_of(5)?;
-            Answer::Events { events: events(cursor)?, through: uint(cursor)?, more: boolean(cursor)? }
+            end_of(6)?;
+            Answer::Events {
+                events: read_events(cursor)?,
+                through: uint(cursor)?,
+                more: boolean(cursor)?,
+                epoch: read_epoch(cursor)?,
+            }
         }
         Expect::Txn(then, otherwise) => {
             end_of(4)?;
@@ -401,48 +404,6 @@ pub(crate) fn versions(cursor: &mut Cursor<'_>) -> Result<Vec<Version>, ReplyErr
         versions.push(Version { revision, time_ms, kind });
     }
     Ok(versions)
-}
-
-/// What a newer broker adds at the end of one of these arrays is passed over.
-pub(crate) fn events(cursor: &mut Cursor<'_>) -> Result<Vec<RevisionEvents>, ReplyError> {
-    let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no events".into())) };
-    let mut events = Vec::new();
-    for _ in 0..count {
-        let length = elements(cursor, 3, "a revision's events")?;
-        let (revision, time_ms) = (uint(cursor)?, uint(cursor)?);
-        let Token::Array(count) = cursor.token()? else { return Err(ReplyError("a revision has no changes".into())) };
-        let changes = (0..count).map(|_| key_event(cursor)).collect::<Result<_, _>>()?;
-        pass_over(cursor, length - 3)?;
-        events.push(RevisionEvents { revision, time_ms, changes });
-    }
-    Ok(events)
-}
-
-fn key_event(cursor: &mut Cursor<'_>) -> Result<KeyEvent, ReplyError> {
-    let length = elements(cursor, 2, "a change")?;
-    let (key, name) = (needed_key(cursor)?, text(cursor)?);
-    let (kind, read) = match (name.as_str(), length) {
-        ("put", 3..) => (VersionKind::Put(stored(cursor)?), 3),
-        ("remove", _) => (VersionKind::Remove, 2),
-        ("expire", _) => (VersionKind::Expire, 2),
-        _ => return Err(ReplyError(format!("a change is {name:?} of {length}"))),
-    };
-    pass_over(cursor, length - read)?;
-    Ok(KeyEvent { key, kind })
-}
-
-fn elements(cursor: &mut Cursor<'_>, least: usize, what: &str) -> Result<usize, ReplyError> {
-    match cursor.token()? {
-        Token::Array(length) if length >= least => Ok(length),
-        other => Err(ReplyError(format!("{other:?} where {what} was expected"))),
-    }
-}
-
-fn pass_over(cursor: &mut Cursor<'_>, count: usize) -> Result<(), ReplyError> {
-    for _ in 0..count {
-        cursor.raw()?;
-    }
-    Ok(())
 }
 
 pub(crate) fn rows(cursor: &mut Cursor<'_>) -> Result<Vec<Row>, ReplyError> {
@@ -579,8 +540,6 @@ mod tests {
         ];
         let version = |kind| Version { revision: 5, time_ms: 6, kind };
         let kinds = [VersionKind::Put(value.clone()), VersionKind::Remove, VersionKind::Expire];
-        let change = |kind| KeyEvent { key: vec![0xff], kind };
-        let events = vec![RevisionEvents { revision: 5, time_ms: 6, changes: kinds.iter().cloned().map(change).collect() }];
         let versions = kinds.into_iter().map(version).collect();
         let rows = vec![Row { key: vec![0xff], value: value.clone(), modified: 2 }];
         vec![
@@ -608,8 +567,8 @@ mod tests {
             (Expect::Result, ok(Answer::Result(Fate::Acknowledged))),
             (Expect::Result, ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Removed(value.clone()))))))),
             (Expect::History, ok(Answer::History { versions, more: true, oldest: 3 })),
-            (Expect::Events(7), ok(Answer::Events { events, through: 9, more: true })),
-            (Expect::Events(0), ok(Answer::Events { events: vec![], through: 0, more: false })),
+            (Expect::Events(7), ok(Answer::Events { events: crate::events::samples(), through: 9, more: true, epoch: u64::MAX })),
+            (Expect::Events(0), ok(Answer::Events { events: vec![], through: 0, more: false, epoch: 0 })),
             (Expect::Events(0), Outcome { revision: Some(9), result: Err(Failure::compacted("gone", 7)) }),
             (Expect::Granted, ok(Answer::Granted { replaced: true })),
             (Expect::Who, ok(Answer::Who(grants))),

@@ -8,9 +8,10 @@
 use crate::PROTOCOL_VERSION;
 use crate::access::GrantInfo;
 use crate::error::{Failure, Status};
+use crate::events::{epoch_text, write_events};
 use crate::header::Form;
 use crate::msgpack::write;
-use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, RevisionEvents, StatValue, Version, VersionKind};
+use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, StatValue, Version, VersionKind};
 use crate::sink::Sink;
 use crate::value::Key;
 
@@ -139,11 +140,12 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             write::boolean(out, *more);
             write::uint(out, *oldest);
         }
-        Answer::Events { events, through, more } => {
-            head(out, 3);
-            self::events(events, &mut Sink { json: false, comma: false, out });
+        Answer::Events { events, through, more, epoch } => {
+            head(out, 4);
+            write_events(events, &mut Sink { json: false, comma: false, out });
             write::uint(out, *through);
             write::boolean(out, *more);
+            write::text(out, &epoch_text(*epoch));
         }
         Answer::Granted { replaced } => {
             head(out, 1);
@@ -233,7 +235,8 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
             ) => 1,
             Ok(Answer::Value { .. }) => 3,
             Ok(Answer::Txn { .. } | Answer::Ttl(_) | Answer::Deleted { .. }) => 2,
-            Ok(Answer::History { .. } | Answer::Events { .. }) => 3,
+            Ok(Answer::History { .. }) => 3,
+            Ok(Answer::Events { .. }) => 4,
             Ok(Answer::Result(fate)) => {
                 if matches!(fate, Fate::Decided(_)) {
                     2
@@ -339,13 +342,15 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             sink.name("oldest");
             sink.uint(*oldest);
         }
-        Ok(Answer::Events { events, through, more }) => {
+        Ok(Answer::Events { events, through, more, epoch }) => {
             sink.name("events");
-            self::events(events, sink);
+            write_events(events, sink);
             sink.name("through");
             sink.uint(*through);
             sink.name("more");
             sink.boolean(*more);
+            sink.name("epoch");
+            sink.text(&epoch_text(*epoch));
         }
         Ok(Answer::Granted { replaced }) => {
             sink.name("replaced");
@@ -389,33 +394,6 @@ fn versions(versions: &[Version], sink: &mut Sink<'_>) {
         if let Some(value) = value {
             sink.stored(value);
         }
-        sink.end_array();
-    }
-    sink.end_array();
-}
-
-/// `[rev, time, [[key, "put", value], …]]`, where keys that are gone have no value: `[key, "remove"]`, `[key, "expire"]`.
-fn events(events: &[RevisionEvents], sink: &mut Sink<'_>) {
-    sink.array(events.len());
-    for RevisionEvents { revision, time_ms, changes } in events {
-        sink.array(3);
-        sink.uint(*revision);
-        sink.uint(*time_ms);
-        sink.array(changes.len());
-        for change in changes {
-            let value = match &change.kind {
-                VersionKind::Put(value) => Some(value),
-                VersionKind::Remove | VersionKind::Expire => None,
-            };
-            sink.array(if value.is_some() { 3 } else { 2 });
-            sink.key(&change.key);
-            sink.text(change.kind.name());
-            if let Some(value) = value {
-                sink.stored(value);
-            }
-            sink.end_array();
-        }
-        sink.end_array();
         sink.end_array();
     }
     sink.end_array();
@@ -512,7 +490,7 @@ fn hello_fields(hello: &HelloAnswer, sink: &mut Sink<'_>) {
         ("owner", hello.owner.clone()),
         ("broker", hello.broker.to_string()),
         // Not a number: JSON readers would round a 64-bit one.
-        ("epoch", format!("{:016x}", hello.epoch)),
+        ("epoch", epoch_text(hello.epoch)),
         ("instance", hello.instance.to_string()),
         ("session", hello.session.to_string()),
         ("durability", hello.durability.clone()),

@@ -5,6 +5,7 @@
 //! - The integer of an `incr` inside a transaction is no stored value and stays a number; nothing else than a value is a bin there.
 
 use crate::error::Failure;
+use crate::events::KeyEvent;
 use crate::msgpack::write;
 use crate::reply::{Answer, Fate, Outcome, VersionKind};
 use crate::reply_decode::ReplyError;
@@ -72,10 +73,8 @@ fn each_value_of(answer: &mut Answer, change: &mut Change<'_>) -> Result<(), Rep
             VersionKind::Remove | VersionKind::Expire => Ok(()),
         }),
         Answer::Events { events, .. } => {
-            events.iter_mut().flat_map(|revision| &mut revision.changes).try_for_each(|change| match &mut change.kind {
-                VersionKind::Put(value) => replace(value),
-                VersionKind::Remove | VersionKind::Expire => Ok(()),
-            })
+            let changes = events.iter_mut().flat_map(|revision| &mut revision.changes);
+            changes.flat_map(KeyEvent::values_mut).try_for_each(replace)
         }
         Answer::Txn { results, .. } => results.iter_mut().try_for_each(|outcome| each_value(outcome, change)),
         Answer::Result(Fate::Decided(outcome)) => each_value(outcome, change),

@@ -4,10 +4,11 @@
 //! Caveat: `value` alone is read as a removed value, also where it is the integer of an `incr`. Both look the same on the wire.
 
 use crate::error::{Failure, Status};
+use crate::events::{read_epoch, read_events};
 use crate::msgpack::{Cursor, Token};
 use crate::reply::{Answer, Fate, Outcome};
 use crate::reply_decode::{
-    ReplyError, boolean, code_of, deadline, events, key, keys, optional_uint, rows, stored, text, uint, users, values, versions,
+    ReplyError, boolean, code_of, deadline, key, keys, optional_uint, rows, stored, text, uint, users, values, versions,
 };
 use crate::value::{Key, Stored};
 
@@ -29,6 +30,7 @@ struct Fields {
     more: Option<bool>,
     oldest: Option<u64>,
     through: Option<u64>,
+    epoch: Option<u64>,
 }
 
 /// Reads one outcome from a MessagePack map of names.
@@ -73,8 +75,11 @@ impl Fields {
                 let versions = versions(cursor)?;
                 self.answer = Some(Answer::History { versions, more: false, oldest: 0 });
             }
-            "events" => self.answer = Some(Answer::Events { events: events(cursor)?, through: 0, more: false }),
+            "events" => {
+                self.answer = Some(Answer::Events { events: read_events(cursor)?, through: 0, more: false, epoch: 0 });
+            }
             "through" => self.through = Some(uint(cursor)?),
+            "epoch" => self.epoch = Some(read_epoch(cursor)?),
             "replaced" => self.answer = Some(Answer::Granted { replaced: boolean(cursor)? }),
             "users" => self.answer = Some(Answer::Who(users(cursor)?)),
             "cursor" => self.cursor = key(cursor)?,
@@ -121,7 +126,8 @@ impl Fields {
                 Answer::History { versions, more, oldest: self.oldest.unwrap_or_default() }
             }
             (Some(Answer::Events { events, .. }), ..) => {
-                Answer::Events { events, through: self.through.unwrap_or_default(), more }
+                let epoch = self.epoch.ok_or_else(|| ReplyError("events without an epoch".into()))?;
+                Answer::Events { events, through: self.through.unwrap_or_default(), more, epoch }
             }
             (Some(answer), ..) => answer,
             (None, ..) => match (self.succeeded, self.removed, self.ttl) {
@@ -182,7 +188,8 @@ mod tests {
             ok(Answer::Ttl(None)),
             ok(deadline(Some(1), Some(2))),
             ok(Answer::History { versions: vec![], more: true, oldest: 9 }),
-            ok(Answer::Events { events: vec![], through: 9, more: true }),
+            ok(Answer::Events { events: vec![], through: 9, more: true, epoch: 0x1f }),
+            ok(Answer::Events { events: crate::events::samples(), through: 9, more: false, epoch: u64::MAX }),
             ok(Answer::Granted { replaced: false }),
             ok(Answer::Who(vec![])),
             ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Done))))),

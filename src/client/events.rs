@@ -20,6 +20,8 @@ pub struct EventsPage {
     pub more: bool,
     /// The revision of the table at which it was asked.
     pub revision: u64,
+    /// The log's epoch; compared for equality only. `through` counts in it.
+    pub epoch: u64,
 }
 
 impl Client {
@@ -58,10 +60,10 @@ impl Client {
         wait: Duration,
     ) -> Result<EventsPage, ClientError> {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(EVENTS_WAIT_MS_MAX);
-        let asked = Operation::Events(Events { prefix: prefix.as_ref().to_vec(), after, limit, wait_ms });
+        let asked = Operation::Events(Events { prefix: prefix.as_ref().to_vec(), after, limit, wait_ms, ..Events::default() });
         let timeout = self.timeout().map(|timeout| timeout.saturating_add(Duration::from_millis(wait_ms)));
         match first(self.call_within(Operations::One(asked), timeout)?)? {
-            (Answer::Events { events, through, more }, revision) => Ok(EventsPage { events, through, more, revision }),
+            (Answer::Events { events, through, more, epoch }, revision) => Ok(EventsPage { events, through, more, revision, epoch }),
             _ => Err(unexpected()),
         }
     }

@@ -12,7 +12,7 @@ use kvbroker::catalog::CatalogList;
 use kvbroker::client::{Client, ConnectOptions};
 use kvbroker::keys::KeyPair;
 use kvbroker::paths::Dirs;
-use kvbroker_protocol::{ErrorCode, Stored, VersionKind, limits};
+use kvbroker_protocol::{ChangeKind, ErrorCode, Stored, limits};
 use kvbroker_tests::{Broker, Cli, PATIENCE, RawClient, finish, json, wait_until};
 use serde_json::{Value, json};
 
@@ -78,7 +78,7 @@ fn whoever_goes_on_where_it_was_misses_nothing_over_kills_of_the_broker() {
                     assert!(Some(event.revision) > last && event.revision > after && event.revision <= page.through);
                     last = Some(event.revision);
                     for change in &event.changes {
-                        let VersionKind::Put(value) = &change.kind else { panic!("{change:?}") };
+                        let ChangeKind::Put(value) = &change.kind else { panic!("{change:?}") };
                         let number = kvbroker_protocol::integer_of(value.as_bytes()).unwrap();
                         seen.entry(String::from_utf8(change.key.clone()).unwrap()).or_default().push(number);
                     }

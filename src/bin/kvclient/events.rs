@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker::client::Client;
 use kvbroker::exit::Exit;
-use kvbroker_protocol::{KeyEvent, RevisionEvents, VersionKind, key_to_json_text, key_to_line_text};
+use kvbroker_protocol::{KeyEvent, RevisionEvents, key_to_json_text, key_to_line_text};
 
 use crate::history::rfc3339;
 use crate::output::{Output, Print};
@@ -59,7 +59,7 @@ struct Line<'a> {
 
 impl Print for Line<'_> {
     fn print(&self, json: bool, line: &mut Vec<u8>) {
-        let Line { revision: RevisionEvents { revision, time_ms, .. }, change: KeyEvent { key, kind } } = self;
+        let Line { revision: RevisionEvents { revision, time_ms, .. }, change: KeyEvent { key, kind, .. } } = self;
         let name = kind.name();
         if json {
             line.extend_from_slice(format!("{{\"rev\":{revision},\"time\":{time_ms},\"event\":\"{name}\",\"key\":").as_bytes());
@@ -68,7 +68,7 @@ impl Print for Line<'_> {
             line.extend_from_slice(format!("{revision}\t{}\t{name}\t", rfc3339(*time_ms)).as_bytes());
             key_to_line_text(line, key);
         }
-        if let VersionKind::Put(value) = kind {
+        if let Some(value) = kind.value() {
             line.extend_from_slice(if json { b",\"value\":" } else { b"\t" });
             value.write_json(line);
         }
@@ -81,23 +81,23 @@ impl Print for Line<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use kvbroker_protocol::Stored;
+    use kvbroker_protocol::{ChangeKind, Stored};
 
     use super::*;
 
     #[test]
     fn a_change_is_a_line() {
         let shown = |json, kind| {
-            let change = KeyEvent { key: b"a\tb".to_vec(), kind };
-            let revision = RevisionEvents { revision: 7, time_ms: 1_700_000_000_123, changes: vec![] };
+            let change = KeyEvent { key: b"a\tb".to_vec(), kind, before: None };
+            let revision = RevisionEvents { revision: 7, time_ms: 1_700_000_000_123, changes: vec![], origin: None };
             let mut line = Vec::new();
             Line { revision: &revision, change: &change }.print(json, &mut line);
             String::from_utf8(line).unwrap()
         };
-        let put = || VersionKind::Put(Stored::text("x\n").unwrap());
+        let put = || ChangeKind::Put(Stored::text("x\n").unwrap());
         assert_eq!(shown(false, put()), "7\t2023-11-14T22:13:20.123Z\tput\t\"a\\tb\"\t\"x\\n\"");
         assert_eq!(shown(true, put()), r#"{"rev":7,"time":1700000000123,"event":"put","key":"a\tb","value":"x\n"}"#);
-        assert_eq!(shown(false, VersionKind::Expire), "7\t2023-11-14T22:13:20.123Z\texpire\t\"a\\tb\"");
-        assert_eq!(shown(true, VersionKind::Remove), r#"{"rev":7,"time":1700000000123,"event":"remove","key":"a\tb"}"#);
+        assert_eq!(shown(false, ChangeKind::Expire), "7\t2023-11-14T22:13:20.123Z\texpire\t\"a\\tb\"");
+        assert_eq!(shown(true, ChangeKind::Remove), r#"{"rev":7,"time":1700000000123,"event":"remove","key":"a\tb"}"#);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use kvbroker_core::{Cause, Change, EventsWanted, History, Loader, Origin, Reader, Snapshots, Space, Stamp, State, Turn, decide};
 use kvbroker_protocol::{
-    ErrorCode, Key, KeyEvent, Operation, RevisionEvents, Scan, Scope, SessionId, Stored, Txn, VersionKind, limits,
+    ChangeKind, ErrorCode, Key, KeyEvent, Operation, RevisionEvents, Scan, Scope, SessionId, Stored, Txn, limits,
 };
 
 /// splitmix64.
@@ -243,14 +243,14 @@ impl World {
                 let kind = |new: &Option<Vec<u8>>| match new {
                     Some(record) => {
                         let stored = kvbroker_core::split_table_record(record).unwrap().stored;
-                        VersionKind::Put(Stored::from_bytes(stored.to_vec()).unwrap())
+                        ChangeKind::Put(Stored::from_bytes(stored.to_vec()).unwrap())
                     }
-                    None if told.origin.cause == Cause::Expiry => VersionKind::Expire,
-                    None => VersionKind::Remove,
+                    None if told.origin.cause == Cause::Expiry => ChangeKind::Expire,
+                    None => ChangeKind::Remove,
                 };
                 let own = told.changes.iter().filter(|(key, _, _)| is_own(key));
-                let changes = own.map(|(key, _, new)| KeyEvent { key: key.clone(), kind: kind(new) }).collect();
-                RevisionEvents { revision: told.revision, time_ms: told.origin.stamp_ms, changes }
+                let changes = own.map(|(key, _, new)| KeyEvent { key: key.clone(), kind: kind(new), before: None }).collect();
+                RevisionEvents { revision: told.revision, time_ms: told.origin.stamp_ms, changes, origin: None }
             })
             .filter(|events| !events.changes.is_empty())
             .collect();

@@ -74,9 +74,15 @@ impl<L: Log> Worker<L> {
     fn look_for_events(&self, call: &Call) -> (Heard, usize) {
         let refused = |failure| (Heard::Answer(Err(failure)), 0);
         let Some(access) = self.access.of(&call.user) else { return refused(not_admitted()) };
-        let Some(Events { prefix, after, limit, wait_ms }) = asked(call) else {
+        let Some(Events { prefix, after, limit, wait_ms, epoch, detail, where_ }) = asked(call) else {
             return refused(Failure::new(ErrorCode::Internal, "this operation is answered elsewhere"));
         };
+        if *detail || where_.is_some() {
+            return refused(Failure::invalid("this broker does not take `detail` and `where` of `events` yet"));
+        }
+        if epoch.is_some_and(|epoch| epoch != self.facts.epoch) {
+            return refused(self.history.of_another_epoch(&self.state));
+        }
         let is_tight = call.account.is_tight();
         let wanted = EventsWanted {
             prefix,
@@ -93,7 +99,7 @@ impl<L: Log> Worker<L> {
         if page.events.is_empty() && !more && *wait_ms > 0 {
             return (Heard::NothingYet(access, page.through), page.examined);
         }
-        (Heard::Answer(Ok(Answer::Events { events: page.events, through: page.through, more })), page.examined)
+        (Heard::Answer(Ok(Answer::Events { events: page.events, through: page.through, more, epoch: self.facts.epoch })), page.examined)
     }
 
     /// Parks a call; gives what is to be said instead of the one whose place it takes.

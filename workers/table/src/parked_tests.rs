@@ -9,7 +9,7 @@ use crate::credit::Account;
 const OWN: &str = "kvpub1own";
 
 fn call(client: ClientId, id: Option<u64>, user: &str, prefix: &[u8], wait_ms: u64) -> Call {
-    let events = Events { prefix: prefix.to_vec(), after: Some(1), limit: None, wait_ms };
+    let events = Events { prefix: prefix.to_vec(), after: Some(1), wait_ms, ..Events::default() };
     let request = Request {
         header: Header { id, ..Header::default() },
         form: Form::Json,

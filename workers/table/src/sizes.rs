@@ -1,7 +1,7 @@
 //! Rough bytes of what waits in the outboxes, for their bounds.
 
 use kvbroker_protocol::{
-    Answer, Fate, GrantInfo, HelloAnswer, Key, KeyEvent, Outcome, RevisionEvents, StatValue, Version, VersionKind,
+    Answer, EventBefore, Fate, GrantInfo, HelloAnswer, Key, KeyEvent, Outcome, RevisionEvents, StatValue, Version, VersionKind,
 };
 
 use crate::released::{Event, EventKind, ReplyOut};
@@ -61,11 +61,12 @@ fn answer_bytes(answer: &Answer) -> usize {
 
 /// Rough bytes of what one revision changed.
 fn revision_bytes(revision: &RevisionEvents) -> usize {
-    let value = |change: &KeyEvent| match &change.kind {
-        VersionKind::Put(value) => value.as_bytes().len(),
-        VersionKind::Remove | VersionKind::Expire => 0,
+    let new = |change: &KeyEvent| change.kind.value().map_or(0, |value| value.as_bytes().len());
+    let old = |change: &KeyEvent| match &change.before {
+        Some(EventBefore::Value { value, .. }) => value.as_bytes().len(),
+        Some(EventBefore::Unknown | EventBefore::Absent) | None => 0,
     };
-    let changes = revision.changes.iter().map(|change| change.key.len() + value(change) + size_of::<KeyEvent>());
+    let changes = revision.changes.iter().map(|change| change.key.len() + new(change) + old(change) + size_of::<KeyEvent>());
     size_of::<RevisionEvents>() + changes.sum::<usize>()
 }
 

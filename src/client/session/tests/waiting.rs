@@ -6,11 +6,11 @@ use kvbroker_protocol::limits::PARKED_PER_CLIENT_MAX;
 use super::*;
 
 fn events(wait_ms: u64) -> Operation {
-    Operation::Events(Events { prefix: b"p".to_vec(), after: Some(1), limit: None, wait_ms })
+    Operation::Events(Events { prefix: b"p".to_vec(), after: Some(1), wait_ms, ..Events::default() })
 }
 
 fn nothing() -> Answered {
-    Ok(Answer::Events { events: vec![], through: 1, more: false })
+    Ok(Answer::Events { events: vec![], through: 1, more: false, epoch: 1 })
 }
 
 #[test]

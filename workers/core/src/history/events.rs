@@ -6,7 +6,7 @@
 //!   only one revision is always gone through whole.
 //! - What is not in memory any more is said to be so; no change is ever left out in silence.
 
-use kvbroker_protocol::{ErrorCode, Failure, KeyEvent, RevisionEvents, Scope, Stored, VersionKind, limits};
+use kvbroker_protocol::{ChangeKind, ErrorCode, Failure, KeyEvent, RevisionEvents, Scope, Stored, limits};
 
 use super::{Cause, History, Origin, PastChange, PastGroup};
 use crate::state::State;
@@ -76,13 +76,25 @@ impl History {
                 bytes += size;
                 let changes: Option<Vec<KeyEvent>> = changes.iter().map(|change| event(change, group.origin)).collect();
                 let changes = changes.ok_or_else(unreadable)?;
-                page.events.push(RevisionEvents { revision: group.revision, time_ms: group.origin.stamp_ms, changes });
+                page.events.push(RevisionEvents {
+                    revision: group.revision,
+                    time_ms: group.origin.stamp_ms,
+                    changes,
+                    origin: None,
+                });
             }
             page.through = group.revision;
         }
         // Also where the last groups are not there, because they were none: nothing is missing behind them.
         page.through = state.revision();
         Ok(page)
+    }
+
+    /// What is answered to whoever counted its revisions in another epoch: they say nothing of this table's.
+    pub fn of_another_epoch(&self, state: &State) -> Failure {
+        let message = "this `after` was counted in another `epoch`, of which this table knows nothing: read the keys as they are, and go on \
+             behind the revision of that, in the epoch that hello tells";
+        Failure::compacted(message, self.oldest_revision(state))
     }
 
     fn compacted(&self, state: &State, after: u64) -> Failure {
@@ -119,11 +131,11 @@ fn bytes_of(change: &PastChange<'_>) -> usize {
 /// None only for what is no value; the table holds none.
 fn event(change: &PastChange<'_>, origin: Origin) -> Option<KeyEvent> {
     let kind = match change.new {
-        Some(record) => VersionKind::Put(Stored::from_bytes(record.stored.to_vec())?),
-        None if origin.cause == Cause::Expiry => VersionKind::Expire,
-        None => VersionKind::Remove,
+        Some(record) => ChangeKind::Put(Stored::from_bytes(record.stored.to_vec())?),
+        None if origin.cause == Cause::Expiry => ChangeKind::Expire,
+        None => ChangeKind::Remove,
     };
-    Some(KeyEvent { key: change.key.to_vec(), kind })
+    Some(KeyEvent { key: change.key.to_vec(), kind, before: None })
 }
 
 fn unreadable() -> Failure {

@@ -3,17 +3,17 @@
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use kvbroker_protocol::{Access, Events, RevisionEvents, Role, Txn, VersionKind};
+use kvbroker_protocol::{Access, ChangeKind, Events, RevisionEvents, Role, Txn};
 
 use super::*;
 
 fn events(prefix: &str, after: Option<u64>, wait_ms: u64) -> Operation {
-    Operation::Events(Events { prefix: key(prefix), after, limit: None, wait_ms })
+    Operation::Events(Events { prefix: key(prefix), after, wait_ms, ..Events::default() })
 }
 
 /// The revisions and keys that were told, how far they go, and whether there are more.
 fn told(outcome: &Outcome) -> (Vec<(u64, Vec<String>)>, u64, bool) {
-    let Ok(Answer::Events { events, through, more }) = &outcome.result else { panic!("{outcome:?}") };
+    let Ok(Answer::Events { events, through, more, .. }) = &outcome.result else { panic!("{outcome:?}") };
     let keys = |revision: &RevisionEvents| {
         let keys = revision.changes.iter().map(|change| String::from_utf8(change.key.clone()).unwrap());
         (revision.revision, keys.collect())
@@ -58,7 +58,7 @@ fn what_has_changed_is_told_at_once_and_by_whole_revisions() {
     bench.one(Operation::Txn(Box::new(txn)));
     let all = bench.one(events("a/", Some(0), 60_000));
     let rest = bench.one(events("a/", Some(1), 0));
-    let first = bench.one(Operation::Events(Events { prefix: key("a/"), after: Some(0), limit: Some(1), wait_ms: 60_000 }));
+    let first = bench.one(Operation::Events(Events { prefix: key("a/"), after: Some(0), limit: Some(1), wait_ms: 60_000, ..Events::default() }));
     let nothing = bench.one(events("c", Some(2), 0));
     let from_now = bench.one(events("a/", None, 0));
     let ahead = bench.one(events("a/", Some(5), 60_000));
@@ -108,7 +108,7 @@ fn expiries_end_waits_as_well() {
     bench.clock.advance(50_000);
     bench.until_answered(waits);
     let Ok(Answer::Events { events, .. }) = &bench.outcomes(waits)[0].result else { panic!() };
-    assert_eq!((events[0].revision, &events[0].changes[0].kind), (2, &VersionKind::Expire));
+    assert_eq!((events[0].revision, &events[0].changes[0].kind), (2, &ChangeKind::Expire));
     end(&bench, worker);
 }
 
