@@ -8,10 +8,9 @@
 //! - Fields that a reader does not know are passed over: later brokers may say more.
 
 use crate::error::Failure;
+use crate::events::{ChangeKind, RevisionEvents, epoch_from_text, epoch_text, read_events};
 use crate::limits::{DEPTH_MAX, KEY_BYTES_MAX};
 use crate::msgpack::{self, Cursor, Malformed, Token, write};
-use crate::reply::{RevisionEvents, VersionKind};
-use crate::reply_decode;
 use crate::value::Key;
 
 /// First byte of the topics of streams; the prefix's length in 16 bits, big-endian, and the prefix follow.
@@ -53,11 +52,8 @@ pub fn prefix_of_stream_topic(topic: &[u8]) -> Option<&[u8]> {
 }
 
 /// Appends one change of a revision, `[key, "put", value]`, `[key, "remove"]` or `[key, "expire"]`: a part for [`encode_stream_revision`].
-pub fn encode_stream_change(key: &[u8], kind: &VersionKind, out: &mut Vec<u8>) {
-    let value = match kind {
-        VersionKind::Put(value) => Some(value),
-        VersionKind::Remove | VersionKind::Expire => None,
-    };
+pub fn encode_stream_change(key: &[u8], kind: &ChangeKind, out: &mut Vec<u8>) {
+    let value = kind.value();
     write::array(out, if value.is_some() { 3 } else { 2 });
     write::key(out, key);
     write::text(out, kind.name());
@@ -80,7 +76,7 @@ pub fn encode_stream_revision(revision: u64, time_ms: u64, count: usize, changes
 pub fn encode_stream_message(epoch: u64, prev: u64, revision: u64, count: usize, revisions: &[u8], out: &mut Vec<u8>) {
     write::map(out, if count > 0 { 4 } else { 3 });
     write::text(out, "epoch");
-    write::text(out, &format!("{epoch:016x}"));
+    write::text(out, &epoch_text(epoch));
     write::text(out, "prev");
     write::uint(out, prev);
     write::text(out, "rev");
@@ -152,7 +148,7 @@ fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
             "prev" => prev = number(),
             "rev" => revision = number(),
             "events" => {
-                events = reply_decode::events(&mut Cursor::new(field))
+                events = read_events(&mut Cursor::new(field))
                     .map_err(|error| wrong(&format!("has events that can't be read: {error}")))?;
             }
             _ => {}
@@ -168,8 +164,7 @@ fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
 
 fn epoch_of(field: &[u8]) -> Option<u64> {
     let Ok(Token::Str(digits)) = Cursor::new(field).token() else { return None };
-    let is_whole = digits.len() == 16 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    is_whole.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+    epoch_from_text(digits)
 }
 
 /// A reader relies on all of this when it decides what it has missed.
@@ -197,18 +192,18 @@ fn check(prefix: &[u8], message: &StreamMessage) -> Result<(), Failure> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::reply::KeyEvent;
+    use crate::events::KeyEvent;
     use crate::value::Stored;
 
-    fn events(revision: u64, changes: Vec<(&[u8], VersionKind)>) -> RevisionEvents {
-        let changes = changes.into_iter().map(|(key, kind)| KeyEvent { key: key.to_vec(), kind }).collect();
-        RevisionEvents { revision, time_ms: 1_700_000_000_000 + revision, changes }
+    fn events(revision: u64, changes: Vec<(&[u8], ChangeKind)>) -> RevisionEvents {
+        let changes = changes.into_iter().map(|(key, kind)| KeyEvent { key: key.to_vec(), kind, before: None }).collect();
+        RevisionEvents { revision, time_ms: 1_700_000_000_000 + revision, changes, origin: None }
     }
 
-    fn put(json: &str) -> VersionKind {
+    fn put(json: &str) -> ChangeKind {
         let mut document = Vec::new();
         Stored::from_json(json.as_bytes()).unwrap().write_msgpack(&mut document);
-        VersionKind::Put(Stored::from_msgpack(&document).unwrap())
+        ChangeKind::Put(Stored::from_msgpack(&document).unwrap())
     }
 
     fn samples() -> [StreamMessage; 3] {
@@ -219,8 +214,8 @@ mod tests {
                 prev: 3,
                 revision: 300,
                 events: vec![
-                    events(4, vec![(b"a/1", put(r#"{"deep":[1,2]}"#)), (b"a/2", VersionKind::Remove)]),
-                    events(299, vec![(b"a/\xff", VersionKind::Expire)]),
+                    events(4, vec![(b"a/1", put(r#"{"deep":[1,2]}"#)), (b"a/2", ChangeKind::Remove)]),
+                    events(299, vec![(b"a/\xff", ChangeKind::Expire)]),
                 ],
             },
             StreamMessage { epoch: 1, prev: 7, revision: 7, events: vec![] },
@@ -247,7 +242,7 @@ mod tests {
 
     #[test]
     fn values_of_either_kind_arrive_as_messagepack() {
-        let json = VersionKind::Put(Stored::from_json(br#"{"deep":[1,2]}"#).unwrap());
+        let json = ChangeKind::Put(Stored::from_json(br#"{"deep":[1,2]}"#).unwrap());
         let message = |kind| StreamMessage { epoch: 1, prev: 0, revision: 1, events: vec![events(1, vec![(b"k", kind)])] };
         let read = StreamMessage::decode(&stream_topic(b"k"), &body(&message(json))).unwrap();
         assert_eq!(read, Some((b"k".to_vec(), message(put(r#"{"deep":[1,2]}"#)))));

@@ -63,7 +63,9 @@ impl Client {
         let asked = Operation::Events(Events { prefix: prefix.as_ref().to_vec(), after, limit, wait_ms, ..Events::default() });
         let timeout = self.timeout().map(|timeout| timeout.saturating_add(Duration::from_millis(wait_ms)));
         match first(self.call_within(Operations::One(asked), timeout)?)? {
-            (Answer::Events { events, through, more, epoch }, revision) => Ok(EventsPage { events, through, more, revision, epoch }),
+            (Answer::Events { events, through, more, epoch }, revision) => {
+                Ok(EventsPage { events, through, more, revision, epoch })
+            }
             _ => Err(unexpected()),
         }
     }

@@ -99,7 +99,10 @@ impl<L: Log> Worker<L> {
         if page.events.is_empty() && !more && *wait_ms > 0 {
             return (Heard::NothingYet(access, page.through), page.examined);
         }
-        (Heard::Answer(Ok(Answer::Events { events: page.events, through: page.through, more, epoch: self.facts.epoch })), page.examined)
+        (
+            Heard::Answer(Ok(Answer::Events { events: page.events, through: page.through, more, epoch: self.facts.epoch })),
+            page.examined,
+        )
     }
 
     /// Parks a call; gives what is to be said instead of the one whose place it takes.

@@ -58,7 +58,13 @@ fn what_has_changed_is_told_at_once_and_by_whole_revisions() {
     bench.one(Operation::Txn(Box::new(txn)));
     let all = bench.one(events("a/", Some(0), 60_000));
     let rest = bench.one(events("a/", Some(1), 0));
-    let first = bench.one(Operation::Events(Events { prefix: key("a/"), after: Some(0), limit: Some(1), wait_ms: 60_000, ..Events::default() }));
+    let first = bench.one(Operation::Events(Events {
+        prefix: key("a/"),
+        after: Some(0),
+        limit: Some(1),
+        wait_ms: 60_000,
+        ..Events::default()
+    }));
     let nothing = bench.one(events("c", Some(2), 0));
     let from_now = bench.one(events("a/", None, 0));
     let ahead = bench.one(events("a/", Some(5), 60_000));
