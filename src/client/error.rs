@@ -3,6 +3,7 @@
 use kvbroker_protocol::{ErrorCode, Failure, ReplyError};
 
 use super::session::{GaveUp, RequestId};
+use super::watch::WatchBroken;
 use crate::exit::Exit;
 use crate::lookup::LookupError;
 use crate::transport::TransportError;
@@ -53,6 +54,9 @@ pub enum ClientError {
     /// A value of this type can't be stored.
     #[error("the value can't be stored: {0}")]
     Encode(#[from] rmp_serde::encode::Error),
+    /// A watch can't go on behind what it told. See [`WatchOptions::resync`](super::WatchOptions::resync).
+    #[error(transparent)]
+    Broken(#[from] WatchBroken),
     /// The client was closed before the answer came.
     #[error("the client was closed before the answer came; it may have been done")]
     Closed,
@@ -90,6 +94,7 @@ impl ClientError {
         match self {
             ClientError::Lookup(error) => error.exit(),
             ClientError::Failed(failure) => exit_of(failure.code),
+            ClientError::Broken(_) => Exit::NotFound,
             ClientError::Unknown { .. } | ClientError::Closed => Exit::UnknownOutcome,
             ClientError::Decode { .. } | ClientError::Encode(_) => Exit::Usage,
             ClientError::TimedOut { .. } | ClientError::Protocol(_) | ClientError::System(_) | ClientError::Transport(_) => {

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{ErrorCode, Failure, Form, HelloAnswer, Operation, Operations, Outcome, Outcomes, Reply};
+use kvbroker_protocol::{Failure, Form, HelloAnswer, Operation, Operations, Outcome, Outcomes, Reply};
 use tracing::Level;
 
+use super::bell::Bell;
 use super::connection::{Connection, Route};
 use super::driver::{Desk, Shared};
 use super::error::ClientError;
@@ -16,7 +17,6 @@ use super::options::ConnectOptions;
 use super::progress::Progress;
 use super::session::{Asked, GaveUp, RequestId};
 use super::slot::{Ended, Slot, Token};
-use super::watch::Publisher;
 use crate::lookup::{Explanation, Looked, Lookup, LookupError};
 use crate::transport::Context;
 
@@ -162,6 +162,10 @@ impl Client {
         self.handle.shared.in_doubt()
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.handle.shared.inbox.is_closed()
+    }
+
     /// How many calls have not ended, of all clones.
     #[must_use]
     pub fn outstanding(&self) -> usize {
@@ -223,18 +227,33 @@ impl Client {
         timeout: Option<Duration>,
         will_drive: bool,
     ) -> Arc<Slot> {
-        let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         let slot = Slot::new(operations.len());
+        self.submit_to(&slot, operations, start, timeout, will_drive);
+        slot
+    }
+
+    /// Hands one operation in whose end rings a bell, for who has other things to wait for as well. None: so much is outstanding that
+    /// it might have to wait here.
+    pub(super) fn submit_ringing(&self, operation: &Operation, timeout: Duration, bell: &Arc<Bell>) -> Option<Arc<Slot>> {
+        if self.handle.shared.inbox.is_crowded() {
+            return None;
+        }
+        let slot = Slot::ringing(1, Some(Arc::clone(bell)));
+        self.submit_to(&slot, std::slice::from_ref(operation), Instant::now(), Some(timeout), false);
+        Some(slot)
+    }
+
+    fn submit_to(&self, slot: &Arc<Slot>, operations: &[Operation], start: Instant, timeout: Option<Duration>, will_drive: bool) {
+        let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         for (index, operation) in operations.iter().enumerate() {
             match Asked::new(operation) {
                 Ok(asked) => {
-                    let token = Token::new(&slot, index, asked.bytes());
+                    let token = Token::new(slot, index, asked.bytes());
                     self.handle.shared.inbox.submit(Submission { asked, deadline, token }, will_drive);
                 }
-                Err(failure) => Token::new(&slot, index, 0).complete(Err(GaveUp::OverLimit(failure))),
+                Err(failure) => Token::new(slot, index, 0).complete(Err(GaveUp::OverLimit(failure))),
             }
         }
-        slot
     }
 
     /// One outcome for each end, or the error that matters most.
@@ -271,28 +290,6 @@ impl Client {
             Ended::Closed => Err(ClientError::Closed),
         }
     }
-
-    /// A subscriber's socket for the publisher of the broker, asked anew where that is.
-    pub(super) fn publisher(&self, timeout: Option<Duration>) -> Result<Publisher, ClientError> {
-        let hello = self.hello_within(timeout)?;
-        if !hello.prefixes.is_empty() {
-            let message =
-                "notifications carry every key, and this client may use only some; wait for its changes with `events` instead";
-            return Err(ClientError::Failed(Failure::new(ErrorCode::Refused, message)));
-        }
-        let shared = &self.handle.shared;
-        let Some(route) = shared.route() else {
-            let trouble = Some("the connection to the broker ended".into());
-            return Err(ClientError::TimedOut { project: shared.project.clone(), waited: timeout_text(timeout), trouble });
-        };
-        let lookup = shared.lookup.lock().unwrap_or_else(PoisonError::into_inner);
-        if !matches!(route, Route::Local { .. }) && hello.pub_port == 0 {
-            return Err(ClientError::Failed(Failure::new(ErrorCode::Refused, "this broker publishes nothing on the network")));
-        }
-        let mut socket = shared.context.subscriber(route.security(lookup.own_pair())?)?;
-        socket.watch(&shared.context)?;
-        Ok(Publisher { socket, route, pub_port: hello.pub_port })
-    }
 }
 
 /// The first operation's verb and key, for the log; values never.
@@ -305,7 +302,7 @@ fn describe(operations: &Operations) -> (String, Option<String>) {
     (verb, key)
 }
 
-fn timeout_text(timeout: Option<Duration>) -> String {
+pub(super) fn timeout_text(timeout: Option<Duration>) -> String {
     timeout.map_or("any time".into(), |timeout| format!("{} s", timeout.as_secs_f64()))
 }
 

@@ -5,17 +5,16 @@
 //!   it itself, which saves two changes of threads; the client's own thread does it for everybody else, and takes over what is left.
 //! - Whoever drives sleeps in one poll over the socket and an eventfd; a caller writes to that only if the driver sleeps.
 
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
 
 use kvbroker_protocol::limits::{IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX};
-use rustix::event::{EventfdFlags, eventfd};
 
+use super::bell::Bell;
 use super::session::{Asked, GaveUp};
 use super::slot::Token;
-use crate::transport::{POLLIN, PollItem};
+use crate::transport::PollItem;
 
 /// Most calls of one client that have not ended.
 pub(super) const CALLS_MAX: usize = 16_384;
@@ -70,15 +69,14 @@ pub(super) struct Inbox {
     room: Condvar,
     /// The client's thread waits here while it is not wanted.
     thread: Condvar,
-    bell: OwnedFd,
+    bell: Bell,
 }
 
 impl Inbox {
     /// # Errors
     /// No more file descriptors.
     pub(super) fn new() -> std::io::Result<Inbox> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Inbox { state: Mutex::default(), room: Condvar::new(), thread: Condvar::new(), bell })
+        Ok(Inbox { state: Mutex::default(), room: Condvar::new(), thread: Condvar::new(), bell: Bell::new()? })
     }
 
     /// Hands a call in, once there is room. After a close the call's token says so. A caller who will drive itself, if nobody does,
@@ -162,6 +160,16 @@ impl Inbox {
         state.is_driven = true;
     }
 
+    /// Half of what it takes is taken: who can wait leaves the rest to others.
+    pub(super) fn is_crowded(&self) -> bool {
+        let state = self.lock();
+        state.calls >= CALLS_MAX / 2 || state.bytes >= BYTES_MAX / 2
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().is_closed
+    }
+
     /// How many calls have not ended.
     pub(super) fn outstanding(&self) -> usize {
         self.lock().calls
@@ -188,8 +196,7 @@ impl Inbox {
 
     /// Wakes the driver, or keeps it from falling asleep: for news that are not in the inbox.
     pub(super) fn ring(&self) {
-        // It can only fail for a counter that is full, and then the bell rings anyway.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        self.bell.ring();
     }
 
     /// Everything that was handed in since the last look.
@@ -208,13 +215,12 @@ impl Inbox {
 
     /// For the driver's poll: ready when somebody wants it awake.
     pub(super) fn poll_item(&self) -> PollItem<'_> {
-        PollItem::from_fd(self.bell.as_raw_fd(), POLLIN)
+        self.bell.poll_item()
     }
 
     /// Makes the bell silent again.
     pub(super) fn hush(&self) {
-        // It is silent already where nothing is read.
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        self.bell.hush();
     }
 
     fn wake(&self, mut state: MutexGuard<'_, State>) {

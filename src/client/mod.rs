@@ -25,8 +25,9 @@
 //! The rooms: [`session`] is the pure part (numbers, retries, what travels together), `driver` carries out its wishes,
 //! `inbox` and `slot` the way of calls there and back, `handle` what programs hold, [`Pipeline`] many calls from one thread,
 //! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn`, `users` and `fate` the operations, `typed` values through
-//! serde, [`watch`] notifications.
+//! serde, [`watch`] changes as they happen, without gaps, `bell` what wakes a thread that polls.
 
+mod bell;
 mod connection;
 mod deadlines;
 mod driver;
@@ -72,7 +73,7 @@ pub use session::{RequestId, RequestIdError};
 pub use table::Entry;
 pub use txn::TxnDone;
 pub use users::Identity;
-pub use watch::{Watch, WatchEvent};
+pub use watch::{Hub, Watch, WatchBroken, WatchEvent, WatchFrom, WatchId, WatchOptions, WatchStats, WhySnapshot};
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use kvbroker_protocol::Outcome;
 
+use super::bell::Bell;
 use super::session::GaveUp;
 
 /// How one call ended.
@@ -30,13 +31,20 @@ struct State {
 pub(super) struct Slot {
     state: Mutex<State>,
     complete: Condvar,
+    /// For who waits for this and for other things at once.
+    bell: Option<Arc<Bell>>,
 }
 
 impl Slot {
     /// A slot for so many calls, and a token for each in order.
     pub(super) fn new(calls: usize) -> Arc<Slot> {
+        Self::ringing(calls, None)
+    }
+
+    /// The same, with a bell that rings when all calls have ended.
+    pub(super) fn ringing(calls: usize, bell: Option<Arc<Bell>>) -> Arc<Slot> {
         let state = State { ends: vec![None; calls], missing: calls, is_awaited: false };
-        Arc::new(Slot { state: Mutex::new(state), complete: Condvar::new() })
+        Arc::new(Slot { state: Mutex::new(state), complete: Condvar::new(), bell })
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -69,9 +77,16 @@ impl Slot {
             *place = Some(end);
             state.missing -= 1;
         }
-        if state.missing == 0 && state.is_awaited {
-            drop(state);
+        if state.missing > 0 {
+            return;
+        }
+        let is_awaited = state.is_awaited;
+        drop(state);
+        if is_awaited {
             self.complete.notify_all();
+        }
+        if let Some(bell) = &self.bell {
+            bell.ring();
         }
     }
 

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{
-    Access, Answer, BrokerId, Condition, Deadline, ErrorCode, Failure, Fate, FeedMessage, Found, GrantInfo, Operation,
-    Operations, Outcome, Outcomes, Role, Row, Scalar, Scan, SessionId, Stored, UserKey, Version, VersionKind,
+    Access, Answer, BrokerId, ChangeKind, Condition, Deadline, ErrorCode, Failure, Fate, Found, GrantInfo, KeyEvent, Operation,
+    Operations, Outcome, Outcomes, RevisionEvents, Role, Row, Scalar, Scan, SessionId, Stored, UserKey, Version, VersionKind,
 };
 
 use super::fake::{Act, Place, ok};
@@ -411,36 +411,48 @@ fn waiting_for_a_broker_finds_one_that_starts_later() {
     drop(broker);
 }
 
+/// A script that tells of one change for each revision, of the key `a/REVISION`, as far as the table has come.
+fn tells(revision: &Arc<AtomicU64>) -> impl FnMut(&Operation) -> Act + Send + 'static {
+    let revision = Arc::clone(revision);
+    move |operation| {
+        let Operation::Events(asked) = operation else { return fail(ErrorCode::Invalid) };
+        let through = revision.load(Ordering::Relaxed);
+        let event = |revision: u64| {
+            let changes = vec![KeyEvent { key: format!("a/{revision}").into_bytes(), kind: ChangeKind::Remove, before: None }];
+            RevisionEvents { revision, time_ms: 1, changes, origin: None }
+        };
+        let events = (asked.after.unwrap_or(through) + 1..=through).map(event).collect();
+        ok(Answer::Events { events, through, more: false, epoch: 1 })
+    }
+}
+
 #[test]
-fn a_watch_hears_changes_and_says_when_it_does_not() {
+fn a_watch_tells_every_change_once_over_a_restart() {
     let place = Place::new();
-    let broker = place.broker(1, |_| ok(Answer::Done));
+    let revision = Arc::new(AtomicU64::new(7));
+    let broker = place.broker(1, tells(&revision));
     let client = connect(&place);
-    let mut watch = client.watch("a/").unwrap();
-    let beat = FeedMessage::Heartbeat { epoch: 5, revision: 3 };
-    let next = |watch: &mut Watch<'_>| watch.next(Some(Instant::now() + Duration::from_millis(50))).unwrap();
-    let heard = eventually("listening", || {
-        broker.publish(beat.clone());
-        next(&mut watch)
-    });
-    assert_eq!(heard, WatchEvent::Listening { epoch: 5, revision: 3 });
-    let change = |key: &[u8], kind| FeedMessage::Change { epoch: 5, revision: 4, key: key.to_vec(), kind };
-    broker.publish(change(b"b/x", VersionKind::Remove));
-    broker.publish(change(b"a/x", VersionKind::Put(Stored::text("v").unwrap())));
-    let WatchEvent::Change { revision: 4, key, kind: VersionKind::Put(value), .. } =
-        eventually("the change", || next(&mut watch))
-    else {
-        panic!("another event")
+    let mut watch = client.watch("a/", WatchFrom::Now).unwrap();
+    let changed = |event| match event {
+        WatchEvent::Changes(revision) => Some(revision.revision),
+        _ => None,
     };
-    assert_eq!((key.as_slice(), value.as_text().as_deref()), (&b"a/x"[..], Some("v")));
+    let next = |watch: &mut Watch| watch.next(Some(Instant::now() + Duration::from_secs(20))).unwrap().unwrap();
+    assert_eq!(next(&mut watch), WatchEvent::CaughtUp { revision: 7 });
+    revision.store(9, Ordering::Relaxed);
+    assert_eq!([next(&mut watch), next(&mut watch)].map(changed), [Some(8), Some(9)]);
+    assert_eq!(watch.revision(), Some(9));
     drop(broker);
-    assert!(matches!(eventually("the loss", || next(&mut watch)), WatchEvent::Lost { .. }));
-    let broker = place.broker(1, |_| ok(Answer::Done));
-    let heard = eventually("listening again", || {
-        broker.publish(beat.clone());
-        next(&mut watch)
-    });
-    assert!(matches!(heard, WatchEvent::Listening { .. }));
+    assert_eq!(watch.next(Some(Instant::now() + Duration::from_millis(50))).unwrap(), None);
+    revision.store(11, Ordering::Relaxed);
+    let broker = place.broker(1, tells(&revision));
+    let told: Vec<_> = std::iter::repeat_with(|| next(&mut watch)).filter_map(changed).take(2).collect();
+    assert_eq!(told, [10, 11]);
+    client.close();
+    assert!(matches!(Watch::next(&mut watch, None), Err(ClientError::Closed)));
+    assert!(Iterator::next(&mut watch).is_none());
+    assert_eq!(watch.resume(), Some(WatchFrom::After { revision: 11, epoch: watch.epoch() }));
+    drop(broker);
 }
 
 #[test]

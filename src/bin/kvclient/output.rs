@@ -10,8 +10,8 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use kvbroker::client::{ClientError, WatchEvent};
 use kvbroker::lookup::LookupError;
 use kvbroker_protocol::{
-    Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Role, Row, StatValue, Stored, VersionKind, encode_reply,
-    key_to_json_text, key_to_line_text,
+    Answer, ChangeKind, Failure, Form, HelloAnswer, Key, KeyEvent, Outcome, Outcomes, Reply, RevisionEvents, Role, Row,
+    StatValue, Stored, encode_reply, key_to_json_text, key_to_line_text,
 };
 use serde_json::json;
 
@@ -73,34 +73,37 @@ impl<W: Write> Output<W> {
     }
 
     /// One event of a watch. Events without a key are for programs only.
-    pub(crate) fn event(&mut self, event: &WatchEvent) -> io::Result<()> {
-        let mut line = Vec::new();
+    pub(crate) fn event(&mut self, event: &WatchEvent, epoch: Option<u64>) -> io::Result<()> {
+        let mut lines = Vec::new();
+        let epoch = epoch.map_or(String::new(), |epoch| format!(",\"epoch\":\"{epoch:016x}\""));
         match event {
-            WatchEvent::Listening { epoch, revision } if self.json => {
-                write!(line, "{{\"event\":\"listening\",\"rev\":{revision},\"epoch\":\"{epoch:016x}\"}}")?;
+            WatchEvent::CaughtUp { revision } if self.json => {
+                writeln!(lines, "{{\"event\":\"caught_up\",\"rev\":{revision}{epoch}}}")?;
             }
-            WatchEvent::Lost { why } if self.json => line = serde_json::to_vec(&json!({"event": "lost", "why": why}))?,
-            WatchEvent::Listening { .. } | WatchEvent::Lost { .. } => return Ok(()),
-            WatchEvent::Change { epoch, revision, key, kind } => {
-                let name = kind.name();
-                if self.json {
-                    write!(line, "{{\"event\":\"{name}\",\"rev\":{revision},\"epoch\":\"{epoch:016x}\",\"key\":")?;
-                    key_to_json_text(&mut line, key);
-                } else {
-                    write!(line, "{name}\t{revision}\t")?;
-                    key_to_line_text(&mut line, key);
-                }
-                if let VersionKind::Put(value) = kind {
-                    line.extend_from_slice(if self.json { b",\"value\":" } else { b"\t" });
-                    value.write_json(&mut line);
-                }
-                if self.json {
-                    line.push(b'}');
+            WatchEvent::Disconnected { why } if self.json => {
+                lines = serde_json::to_vec(&json!({"event": "disconnected", "why": why}))?;
+                lines.push(b'\n');
+            }
+            WatchEvent::Changes(RevisionEvents { revision, changes, .. }) => {
+                for KeyEvent { key, kind, .. } in changes {
+                    let name = kind.name();
+                    if self.json {
+                        write!(lines, "{{\"event\":\"{name}\",\"rev\":{revision}{epoch},\"key\":")?;
+                        key_to_json_text(&mut lines, key);
+                    } else {
+                        write!(lines, "{name}\t{revision}\t")?;
+                        key_to_line_text(&mut lines, key);
+                    }
+                    if let ChangeKind::Put(value) = kind {
+                        lines.extend_from_slice(if self.json { b",\"value\":" } else { b"\t" });
+                        value.write_json(&mut lines);
+                    }
+                    lines.extend_from_slice(if self.json { b"}\n" } else { b"\n" });
                 }
             }
+            _ => return Ok(()),
         }
-        line.push(b'\n');
-        self.out.write_all(&line)?;
+        self.out.write_all(&lines)?;
         self.flush()
     }
 
@@ -234,6 +237,7 @@ pub(crate) fn error_json(error: &ClientError) -> String {
         ClientError::Failed(failure) => return failed_json(failure),
         ClientError::Unknown { .. } => ("unknown", "unknown_outcome"),
         ClientError::TimedOut { .. } => ("failed", "timed_out"),
+        ClientError::Broken(broken) => ("failed", broken.why().name()),
         ClientError::Lookup(error) => ("failed", lookup_code(error)),
         ClientError::Protocol(_) => ("failed", "bad_reply"),
         ClientError::Decode { .. } | ClientError::Encode(_) => ("invalid", "wrong_type"),
@@ -323,17 +327,20 @@ mod tests {
 
     #[test]
     fn events_are_lines_and_signs_of_life_are_for_programs() {
-        let change = |revision, kind| WatchEvent::Change { epoch: 1, revision, key: b"k".to_vec(), kind };
-        let put = change(2, VersionKind::Put(Stored::text("v").unwrap()));
-        let [gone, expired] = [change(3, VersionKind::Remove), change(4, VersionKind::Expire)];
-        assert_eq!(written(false, |out| out.event(&put)), "put\t2\tk\t\"v\"\n");
-        assert_eq!(written(false, |out| out.event(&gone)), "remove\t3\tk\n");
-        assert_eq!(written(false, |out| out.event(&expired)), "expire\t4\tk\n");
+        let change = |revision, kind| {
+            let changes = vec![KeyEvent { key: b"k".to_vec(), kind, before: None }];
+            WatchEvent::Changes(RevisionEvents { revision, time_ms: 1, changes, origin: None })
+        };
+        let put = change(2, ChangeKind::Put(Stored::text("v").unwrap()));
+        let [gone, expired] = [change(3, ChangeKind::Remove), change(4, ChangeKind::Expire)];
+        assert_eq!(written(false, |out| out.event(&put, Some(1))), "put\t2\tk\t\"v\"\n");
+        assert_eq!(written(false, |out| out.event(&gone, Some(1))), "remove\t3\tk\n");
+        assert_eq!(written(false, |out| out.event(&expired, None)), "expire\t4\tk\n");
         let json = "{\"event\":\"put\",\"rev\":2,\"epoch\":\"0000000000000001\",\"key\":\"k\",\"value\":\"v\"}\n";
-        assert_eq!(written(true, |out| out.event(&put)), json);
-        let lost = WatchEvent::Lost { why: "x".into() };
-        assert_eq!(written(false, |out| out.event(&lost)), "");
-        assert_eq!(written(true, |out| out.event(&lost)), "{\"event\":\"lost\",\"why\":\"x\"}\n");
+        assert_eq!(written(true, |out| out.event(&put, Some(1))), json);
+        let lost = WatchEvent::Disconnected { why: "x".into() };
+        assert_eq!(written(false, |out| out.event(&lost, Some(1))), "");
+        assert_eq!(written(true, |out| out.event(&lost, Some(1))), "{\"event\":\"disconnected\",\"why\":\"x\"}\n");
     }
 
     #[test]

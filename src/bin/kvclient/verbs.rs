@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvbroker::client::{Client, ClientError, Item, Pages, RequestId, WatchEvent, exit_of};
+use kvbroker::client::{Client, ClientError, Item, Pages, RequestId, WatchEvent, WatchFrom, exit_of};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Explanation;
 use kvbroker_protocol::{
-    Answer, Condition, ErrorCode, Failure, Key, List, Operation, Operations, Outcome, Outcomes, Row, Scalar, Scan,
+    Answer, Condition, ErrorCode, Failure, Key, List, Operation, Operations, Outcome, Outcomes, RevisionEvents, Row, Scalar, Scan,
 };
 
 use crate::args::Global;
@@ -413,20 +413,22 @@ fn ping(client: &Client, out: &mut Output) -> Result<Exit, Trouble> {
 }
 
 fn watch(client: &Client, prefix: &[u8], limit: Option<u64>, out: &mut Output, global: &Global) -> Result<Exit, Trouble> {
-    remark(
-        global,
-        "watch is best effort in this version: changes may be missed while the connection is lost, or when they are read too slowly",
-    );
-    let mut watch = client.watch(prefix)?;
+    let mut watch = client.watch(prefix, WatchFrom::Now)?;
     let mut left = limit.unwrap_or(u64::MAX);
     while left > 0 {
-        let Some(event) = watch.next(None)? else { continue };
-        match &event {
-            WatchEvent::Listening { revision, .. } => remark(global, &format!("listening from revision {revision} on")),
-            WatchEvent::Lost { why } => remark(global, &format!("{why}; what changes now is missed; connecting again …")),
-            WatchEvent::Change { .. } => left -= 1,
+        let Some(mut event) = watch.next(None)? else { continue };
+        match &mut event {
+            WatchEvent::CaughtUp { revision } => remark(global, &format!("listening from revision {revision} on")),
+            WatchEvent::Disconnected { why } => {
+                remark(global, &format!("{why}; what changes now is told later; connecting again …"))
+            }
+            WatchEvent::Changes(RevisionEvents { changes, .. }) => {
+                changes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                left -= changes.len() as u64;
+            }
+            WatchEvent::SnapshotBegin { .. } | WatchEvent::SnapshotRow(_) | WatchEvent::SnapshotEnd { .. } => {}
         }
-        out.event(&event)?;
+        out.event(&event, watch.epoch())?;
     }
     Ok(Exit::Ok)
 }

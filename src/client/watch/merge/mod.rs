@@ -1,0 +1,532 @@
+//! One watch without sockets: how a stream's messages, which come by themselves and may be lost, and the broker's answers, which are
+//! asked for and complete, become one gap-free sequence.
+//!
+//! Input comes through [`Merge::linked`], [`Merge::unlinked`], [`Merge::heard`] and [`Merge::answered`]; what to do comes out of
+//! [`Merge::take`], [`Merge::ask`], [`Merge::resubscribes`] and [`Merge::end`]. The time is an argument.
+//!
+//! - A message of the stream and a page of `events` are the same thing: both are complete from one revision to another. What begins at
+//!   or before the verified revision and ends behind it is told, as far as it is new, and the verified revision moves to its end.
+//! - What begins behind the verified revision shows a hole. It is kept, within bounds, until the broker was asked for what is missing.
+//!   What finds no room is forgotten: that it was there is known, and so it is asked for.
+//! - The stream is a hint. Everything odd about it (another epoch, a step back, silence) leads to a question; only answers decide that
+//!   the history is another one, that changes are gone, or that some were undone.
+//! - One question is outstanding at most.
+//! - Revisions are told in order, whole and once, from the position where the watch begins or from a snapshot on. Only a snapshot may
+//!   set the position back, and only where that was allowed.
+//! - A snapshot counts as finished only once the broker has said that the epoch is still the one in which it was begun.
+//!
+//! Caveat: what [`Merge::take`] gives has to be taken before more is put in, or it grows.
+
+mod answers;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use kvbroker_protocol::{Failure, Key, ReplyError, RevisionEvents, Row, StreamMessage};
+
+use super::event::{WatchEnd, WatchEvent, WatchStats, WhySnapshot};
+use super::options::{WatchFrom, WatchOptions, Watched};
+
+/// How long a stream may be without any message before the broker is asked instead.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A stream says something every 30 s. Silent for longer, it is asked for and subscribed to again.
+pub const SILENCE_MAX: Duration = Duration::from_secs(45);
+
+/// Longest pause between two subscriptions to a stream that never says anything.
+const RESUBSCRIBE_MAX: Duration = Duration::from_secs(60);
+
+/// First and longest pause after a question that was not answered.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Pause after a broker has not waited where it was asked to.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause between two questions where none may wait at the broker.
+const POLL_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Most bytes of messages that one watch keeps behind a hole.
+pub const AHEAD_BYTES_MAX: usize = 2 << 20;
+
+/// Most messages that one watch keeps behind a hole.
+pub const AHEAD_MESSAGES_MAX: usize = 1_024;
+
+/// A question to the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// `events` from now on, without waiting: where the table is, and what its epoch is.
+    Now,
+    /// `events` behind a revision.
+    Events {
+        /// The revision.
+        after: u64,
+        /// The epoch in which it was counted.
+        epoch: Option<u64>,
+        /// The broker may wait for the first one.
+        wait: bool,
+    },
+    /// A page of what is there at one revision.
+    Rows {
+        /// Where the page begins.
+        cursor: Option<Key>,
+        /// The snapshot; 0: a new one.
+        snapshot: u64,
+    },
+}
+
+/// What became of a question.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answered {
+    /// Changes: everything behind the revision that was asked for, up to `through`.
+    Events {
+        /// The revisions that changed something, in order.
+        events: Vec<RevisionEvents>,
+        /// They are complete up to here.
+        through: u64,
+        /// There may be more already.
+        more: bool,
+        /// The log's epoch.
+        epoch: u64,
+    },
+    /// Rows of a snapshot.
+    Rows {
+        /// In the order of keys.
+        rows: Vec<Row>,
+        /// Where the next page begins; None: that was the last one.
+        cursor: Option<Key>,
+        /// The revision that it shows.
+        snapshot: u64,
+    },
+    /// A failure, and the table's revision if the broker told it.
+    Failed(Failure, Option<u64>),
+    /// There was no answer in time.
+    Unanswered(String),
+    /// The answer can't be understood.
+    Unreadable(ReplyError),
+    /// The client is closed.
+    Closed,
+}
+
+/// Where a watch would go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Everything up to this revision was told.
+    pub revision: u64,
+    /// The epoch of that, once it is known.
+    pub epoch: Option<u64>,
+}
+
+/// An event for whoever watches, with what is true once it was taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// None: only the position has moved.
+    pub event: Option<WatchEvent>,
+    /// None: in a snapshot.
+    pub position: Option<Position>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Phase {
+    /// It begins now, whichever revision that is.
+    Begin,
+    /// Everything up to the verified revision was told.
+    Follow,
+    /// Something does not fit: where the table is and what its epoch is decides why, and whether a snapshot comes next.
+    Assess {
+        suspicion: WhySnapshot,
+        /// What was told ends here; None: nothing was promised that would be broken.
+        after: Option<u64>,
+        oldest: Option<u64>,
+    },
+    /// Pages of a snapshot are fetched.
+    Rows { why: WhySnapshot, cursor: Option<Key>, snapshot: u64 },
+    /// All rows were told; whether the epoch is still the same is asked with the changes behind them.
+    Confirm,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// This watch has no stream.
+    Never,
+    Down,
+    Up {
+        /// The last message of this stream on this connection.
+        heard_at: Option<Instant>,
+        resubscribe_at: Instant,
+        resubscribe_after: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    after: Option<u64>,
+    /// It is one of a watch without a stream, and the pause after it if nothing is there.
+    poll: Option<Duration>,
+}
+
+/// The bookkeeping of one watch.
+#[derive(Clone, Debug)]
+pub struct Merge {
+    watched: Watched,
+    resync: bool,
+    /// A watch from now on asks at once where that is, instead of waiting for the stream to say it.
+    eager: bool,
+    phase: Phase,
+    link: Link,
+    /// Since when no stream was heard.
+    quiet_since: Instant,
+    epoch: Option<u64>,
+    verified: u64,
+    /// The highest end of a message of the stream.
+    heard: u64,
+    /// Something odd was heard, or there is more: to be asked.
+    doubt: bool,
+    ahead: VecDeque<(StreamMessage, usize)>,
+    ahead_bytes: usize,
+    asked: Option<Asked>,
+    not_before: Option<Instant>,
+    failures: u32,
+    /// The broker has no room for one more question that waits there.
+    is_crowded: bool,
+    caught_up: bool,
+    told_disconnected: bool,
+    out: VecDeque<Told>,
+    end: Option<WatchEnd>,
+    stats: WatchStats,
+}
+
+impl Merge {
+    /// A watch that begins. `eager`: where "now" is, is asked at once.
+    #[must_use]
+    pub fn new(now: Instant, options: &WatchOptions, eager: bool) -> Self {
+        let (mut epoch, mut verified) = (None, 0);
+        let phase = match options.from {
+            WatchFrom::Now => Phase::Begin,
+            WatchFrom::After { revision, epoch: counted_in } => {
+                (epoch, verified) = (counted_in, revision);
+                Phase::Follow
+            }
+            WatchFrom::Snapshot => Phase::Assess { suspicion: WhySnapshot::Asked, after: None, oldest: None },
+        };
+        Merge {
+            watched: options.watched.clone(),
+            resync: options.resyncs(),
+            eager,
+            phase,
+            link: if options.may_stream() { Link::Down } else { Link::Never },
+            quiet_since: now,
+            epoch,
+            verified,
+            heard: 0,
+            doubt: false,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            asked: None,
+            not_before: None,
+            failures: 0,
+            is_crowded: false,
+            caught_up: false,
+            told_disconnected: false,
+            out: VecDeque::new(),
+            end: None,
+            stats: WatchStats::default(),
+        }
+    }
+
+    /// The next event.
+    pub fn take(&mut self) -> Option<Told> {
+        self.out.pop_front()
+    }
+
+    /// Why nothing more will come, once everything was taken.
+    #[must_use]
+    pub fn end(&self) -> Option<&WatchEnd> {
+        self.end.as_ref().filter(|_| self.out.is_empty())
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn stats(&self) -> WatchStats {
+        WatchStats { lag: self.heard.saturating_sub(self.verified), ..self.stats }
+    }
+
+    /// The revision up to which everything is known here, told or about to be; None: in a snapshot, or before the beginning.
+    #[must_use]
+    pub fn verified(&self) -> Option<u64> {
+        self.position().map(|position| position.revision)
+    }
+
+    /// Bytes of messages that are kept behind a hole.
+    #[must_use]
+    pub fn ahead_bytes(&self) -> usize {
+        self.ahead_bytes
+    }
+
+    /// Forgets them; they will be asked for.
+    pub fn forget_ahead(&mut self) {
+        self.stats.dropped += self.ahead.len() as u64;
+        self.ahead.clear();
+        self.ahead_bytes = 0;
+    }
+
+    /// There is no stream for this watch, for example because its user may use only some keys.
+    pub fn never_linked(&mut self) {
+        self.link = Link::Never;
+    }
+
+    /// There may be one after all.
+    pub fn may_be_linked(&mut self) {
+        if self.link == Link::Never {
+            self.link = Link::Down;
+        }
+    }
+
+    /// The stream was subscribed to on a new connection.
+    pub fn linked(&mut self, now: Instant) {
+        let (resubscribe_at, resubscribe_after) = (now + PATIENCE, PATIENCE);
+        self.link = Link::Up { heard_at: None, resubscribe_at, resubscribe_after };
+    }
+
+    /// The connection is gone.
+    pub fn unlinked(&mut self, now: Instant, why: &str) {
+        if let Link::Up { heard_at: Some(_), .. } = self.link {
+            self.quiet_since = now;
+            self.disturbed(why);
+        }
+        if self.link != Link::Never {
+            self.link = Link::Down;
+        }
+    }
+
+    /// A message of the stream came, with a body of so many bytes.
+    pub fn heard(&mut self, now: Instant, message: StreamMessage, bytes: usize) {
+        self.stats.messages += 1;
+        let mut is_first = false;
+        if let Link::Up { heard_at, .. } = &mut self.link {
+            is_first = heard_at.replace(now).is_none();
+        }
+        if self.end.is_some() {
+            return;
+        }
+        match self.phase {
+            Phase::Begin if self.asked.is_none() && !self.eager => {
+                self.epoch = Some(message.epoch);
+                self.verified = message.prev;
+                self.phase = Phase::Follow;
+            }
+            // Where it begins is just being asked; whether this belongs behind that shows then.
+            Phase::Begin | Phase::Rows { .. } | Phase::Confirm | Phase::Follow => {}
+            // What history this belongs to is just being asked. The answer is complete up to then, and knows of this.
+            Phase::Assess { .. } => return,
+        }
+        if self.phase == Phase::Follow {
+            self.epoch = self.epoch.or(Some(message.epoch));
+        }
+        if self.epoch.is_some_and(|epoch| epoch != message.epoch) {
+            self.doubt = true;
+            return;
+        }
+        // Another connection's first word is where the table was left, at least.
+        self.doubt |= is_first && self.phase == Phase::Follow && message.revision < self.verified;
+        self.heard = self.heard.max(message.revision);
+        if self.phase == Phase::Follow && message.prev <= self.verified {
+            self.advance(message.revision, message.events);
+            self.drain_ahead();
+            self.settle();
+        } else {
+            self.keep_ahead(message, bytes);
+        }
+    }
+
+    /// Whether the stream is to be subscribed to again: it says nothing.
+    pub fn resubscribes(&mut self, now: Instant) -> bool {
+        let Link::Up { heard_at, resubscribe_at, resubscribe_after } = &mut self.link else { return false };
+        let is_silent = heard_at.is_none_or(|heard_at| heard_at + SILENCE_MAX <= now);
+        if !is_silent || *resubscribe_at > now {
+            return false;
+        }
+        if heard_at.take().is_some() {
+            self.doubt = true;
+            self.quiet_since = now;
+            *resubscribe_after = PATIENCE;
+        }
+        *resubscribe_after = (*resubscribe_after * 2).min(RESUBSCRIBE_MAX);
+        *resubscribe_at = now + *resubscribe_after;
+        true
+    }
+
+    /// Whether there is a question.
+    #[must_use]
+    pub fn wants_to_ask(&self, now: Instant) -> bool {
+        self.question(now, true).is_some()
+    }
+
+    /// The next question, which counts as asked. `may_wait`: one that waits at the broker may be among them.
+    pub fn ask(&mut self, now: Instant, may_wait: bool) -> Option<Ask> {
+        let may_wait = may_wait && !self.is_crowded;
+        let ask = self.question(now, may_wait)?;
+        let after = match &ask {
+            Ask::Events { after, .. } => Some(*after),
+            Ask::Now | Ask::Rows { .. } => None,
+        };
+        let is_poll = self.phase == Phase::Follow && !self.is_behind() && self.caught_up;
+        let poll = is_poll.then_some(if may_wait { POLL_PAUSE } else { POLL_PAUSE_MAX });
+        if poll.is_some() {
+            self.stats.polls += 1;
+        } else if self.phase == Phase::Follow {
+            self.stats.refills += 1;
+        }
+        self.doubt = false;
+        self.asked = Some(Asked { at: now, after, poll });
+        Some(ask)
+    }
+
+    /// The question that was handed out last could not be asked; not before then.
+    pub fn not_asked(&mut self, not_before: Instant) {
+        if let Some(asked) = self.asked.take() {
+            self.doubt |= asked.poll.is_none();
+            self.not_before = Some(not_before);
+        }
+    }
+
+    fn question(&self, now: Instant, may_wait: bool) -> Option<Ask> {
+        if self.end.is_some() || self.asked.is_some() || self.not_before.is_some_and(|not_before| not_before > now) {
+            return None;
+        }
+        let events = |wait| Some(Ask::Events { after: self.verified, epoch: self.epoch, wait });
+        match &self.phase {
+            Phase::Begin => (self.eager || self.is_on_its_own(now)).then_some(Ask::Now),
+            Phase::Assess { suspicion: WhySnapshot::Asked, .. } if !self.has_streamed() && !self.is_on_its_own(now) => None,
+            Phase::Assess { .. } => Some(Ask::Now),
+            Phase::Rows { cursor, snapshot, .. } => Some(Ask::Rows { cursor: cursor.clone(), snapshot: *snapshot }),
+            Phase::Confirm => events(false),
+            Phase::Follow if self.is_behind() => events(false),
+            Phase::Follow if self.is_on_its_own(now) => events(self.caught_up && may_wait),
+            Phase::Follow => None,
+        }
+    }
+
+    /// When to look again although nothing has come; None: never.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        if self.end.is_some() {
+            return None;
+        }
+        let resubscribe = match self.link {
+            Link::Up { heard_at, resubscribe_at, .. } => {
+                Some(heard_at.map_or(resubscribe_at, |heard_at| (heard_at + SILENCE_MAX).max(resubscribe_at)))
+            }
+            Link::Never | Link::Down => None,
+        };
+        let ask = if self.asked.is_some() {
+            None
+        } else {
+            let patience_ends = (!self.has_streamed()).then(|| self.quiet_since + PATIENCE);
+            self.not_before.or(patience_ends)
+        };
+        [resubscribe, ask].into_iter().flatten().min()
+    }
+
+    /// Something was missed, or may have been.
+    fn is_behind(&self) -> bool {
+        self.heard > self.verified || self.doubt
+    }
+
+    fn has_streamed(&self) -> bool {
+        matches!(self.link, Link::Up { heard_at: Some(_), .. })
+    }
+
+    /// No stream speaks, and none is waited for any more.
+    fn is_on_its_own(&self, now: Instant) -> bool {
+        match self.link {
+            Link::Never => true,
+            Link::Up { heard_at: Some(_), .. } => false,
+            Link::Down | Link::Up { heard_at: None, .. } => self.quiet_since + PATIENCE <= now,
+        }
+    }
+
+    fn position(&self) -> Option<Position> {
+        (self.phase == Phase::Follow).then_some(Position { revision: self.verified, epoch: self.epoch })
+    }
+
+    fn tell(&mut self, event: WatchEvent) {
+        let position = self.position();
+        self.out.push_back(Told { event: Some(event), position });
+    }
+
+    /// Everything up to `through`, from a revision that was verified already.
+    fn advance(&mut self, through: u64, events: Vec<RevisionEvents>) {
+        for mut revision in events {
+            if revision.revision <= self.verified {
+                self.stats.duplicates += 1;
+                continue;
+            }
+            self.verified = revision.revision;
+            revision.changes.retain(|change| self.watched.has(&change.key));
+            if !revision.changes.is_empty() {
+                self.stats.revisions += 1;
+                self.tell(WatchEvent::Changes(revision));
+            }
+        }
+        if through > self.verified {
+            self.verified = through;
+        }
+        let position = self.position();
+        // Whoever has taken the last event has everything up to here.
+        match self.out.back_mut() {
+            Some(last) => last.position = position,
+            None => self.out.push_back(Told { event: None, position }),
+        }
+    }
+
+    fn keep_ahead(&mut self, message: StreamMessage, bytes: usize) {
+        // A bookmark says where the stream is, and that is noted already.
+        if message.revision <= self.verified && self.phase == Phase::Follow {
+            return;
+        }
+        self.caught_up = false;
+        self.ahead_bytes += bytes;
+        self.ahead.push_back((message, bytes));
+        // The answer that is waited for is more likely to have the oldest ones.
+        while self.ahead_bytes > AHEAD_BYTES_MAX || self.ahead.len() > AHEAD_MESSAGES_MAX {
+            let Some((_, bytes)) = self.ahead.pop_front() else { break };
+            self.ahead_bytes -= bytes;
+            self.stats.dropped += 1;
+        }
+    }
+
+    fn drain_ahead(&mut self) {
+        while let Some((message, bytes)) = self.ahead.pop_front() {
+            if message.prev > self.verified {
+                self.ahead.push_front((message, bytes));
+                return;
+            }
+            self.ahead_bytes -= bytes;
+            if message.revision > self.verified {
+                self.advance(message.revision, message.events);
+            }
+        }
+    }
+
+    /// Says so if nothing is missing any more.
+    fn settle(&mut self) {
+        if self.phase == Phase::Follow && !self.is_behind() && !self.caught_up {
+            self.caught_up = true;
+            self.told_disconnected = false;
+            self.tell(WatchEvent::CaughtUp { revision: self.verified });
+        }
+    }
+
+    fn disturbed(&mut self, why: &str) {
+        self.caught_up = false;
+        if !std::mem::replace(&mut self.told_disconnected, true) {
+            self.tell(WatchEvent::Disconnected { why: why.to_owned() });
+        }
+    }
+
+    fn ends(&mut self, end: WatchEnd) {
+        self.end = Some(end);
+        self.forget_ahead();
+    }
+}
