@@ -14,8 +14,8 @@ use kvbroker_discovery::Announcer;
 use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
-    AccessCalls, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, Facts, Historian, Histories, Intake, Outbox, Parked,
-    Stopped, SystemClock, Worker, WorkerCounters,
+    AccessCalls, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, EventQueue, Facts, Historian, Histories, Intake,
+    Outbox, Parked, Stopped, SystemClock, Worker, WorkerCounters,
 };
 
 use crate::access::{AccessStatus, Gatekeeper, Subscribers, Surroundings};
@@ -95,7 +95,7 @@ impl Running {
         let publisher_bell = Arc::new(EventFd::new().map_err(&no_thread)?);
         let intake = Arc::new(Intake::new());
         let replies = Arc::new(Outbox::new(limits::RELEASE_BYTES_MAX, router_bell.clone()));
-        let events = Arc::new(Outbox::new(limits::PUBLISH_BYTES_MAX, publisher_bell.clone()));
+        let events = Arc::new(EventQueue::new(limits::PUBLISH_BYTES_MAX, publisher_bell.clone()));
         let events_wanted = Arc::new(AtomicBool::new(false));
         let publisher_stop = Arc::new(AtomicBool::new(false));
         let phase = Arc::new(Phase::default());
@@ -110,6 +110,7 @@ impl Running {
                 sockets.publisher,
                 sockets.pub_policy,
                 Connections::new(bounds, counters.pub_connections.clone()),
+                counters.publisher.unread_bytes.clone(),
             ),
             control: control.clone(),
             shut_out: sockets.shut_out,
@@ -380,6 +381,11 @@ impl Counters {
                 ("connections_open", &connections.open),
                 ("connections_cut", &connections.cut),
                 ("published", &publisher.published),
+                ("stream_messages", &publisher.stream_messages),
+                ("streams", &publisher.streams),
+                ("streams_refused", &publisher.streams_refused),
+                ("published_unread_bytes", &*publisher.unread_bytes),
+                ("pub_unread_cut", &publisher.unread_cut),
                 ("topics", &publisher.topics),
                 ("topic_bytes", &publisher.topic_bytes),
                 ("pub_connections_open", &pub_connections.open),

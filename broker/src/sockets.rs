@@ -87,6 +87,7 @@ pub(crate) fn publisher_socket(context: &SecuredContext) -> Result<ServerSocket,
     let mut socket = context.xpub(&ServerOptions {
         max_frame_bytes: (limits::KEY_BYTES_MAX + FRAME_OVERHEAD_BYTES) as i64,
         receive_hwm: SUBSCRIPTIONS_UNREAD,
+        send_hwm: limits::PUBLISHED_UNREAD_MAX as i32,
         ..ServerOptions::default()
     })?;
     socket.watch(context.context())?;

@@ -166,6 +166,18 @@ pub const HELD_BYTES_MAX: usize = INTAKE_BYTES_MAX / 4;
 pub const HELD_SMALL_BYTES: usize = 4 << 10;
 /// Most bytes of events that wait for the publisher; beyond, whole batches of events are dropped there and counted.
 pub const PUBLISH_BYTES_MAX: usize = 64 << 20;
+/// Most prefixes whose streams are kept; whoever subscribes to another one gets no bookmark, and asks `events`.
+pub const STREAMS_MAX: usize = 16_384;
+/// A stream's message with more bytes of changes than this has only one revision.
+pub const STREAM_MESSAGE_BYTES: usize = 64 << 10;
+/// Most bytes of what one revision changed under a prefix that are sent on its stream; a larger one is told as a hole.
+pub const STREAM_REVISION_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of changes that all streams together gather before they are sent, beside those of one batch.
+pub const STREAMS_GATHERED_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of published messages that libzmq holds for subscribers who read too slowly; beyond them all are cut off and come back.
+pub const PUBLISHED_UNREAD_BYTES_MAX: usize = 256 << 20;
+/// Most messages that libzmq holds for one subscriber; beyond them they are lost to it.
+pub const PUBLISHED_UNREAD_MAX: usize = 2_048;
 /// Most connections of the front end.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// A connection that has not finished its handshake by then is closed, milliseconds. libzmq's default of 30 s lets silent strangers
@@ -262,6 +274,12 @@ const _: () = {
     assert!(
         50 * SUBSCRIPTION_BYTES_MAX + 2_048 * SUBSCRIPTIONS_MAX <= 384 << 20,
         "subscriptions stay within a third of a gibibyte"
+    );
+    assert!(SUBSCRIPTIONS_PER_USER_MAX <= STREAMS_MAX, "one user's subscriptions can all be streams");
+    assert!(STREAM_MESSAGE_BYTES <= STREAM_REVISION_BYTES_MAX && STREAM_REVISION_BYTES_MAX <= STREAMS_GATHERED_BYTES_MAX);
+    assert!(
+        PUBLISHED_UNREAD_MAX * STREAM_MESSAGE_BYTES <= PUBLISHED_UNREAD_BYTES_MAX / 2,
+        "one subscriber with ordinary messages loses its own before all are cut off"
     );
     assert!(IN_FLIGHT_MAX <= HELD_CALLS_MAX / 2, "one client alone may wait with all its requests");
     assert!(CONNECTIONS_MAX * HELD_SMALL_BYTES <= INTAKE_BYTES_MAX / 4, "one small request of everybody can wait");

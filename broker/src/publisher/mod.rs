@@ -1,15 +1,19 @@
 //! The publisher: the thread that owns the XPUB.
 //!
-//! - It sends the plain feed (`k` + key) while somebody subscribes to it, and the heartbeat every second.
+//! - It keeps the streams (`s` + prefix) that somebody subscribes to: what they say and when is in [`Streams`], the rest is here. It
+//!   sends the plain feed (`k` + key) while somebody subscribes to that, and the heartbeat every second.
 //! - Each XPUB has a ZeroMQ context and a door of its own, so that a flood of subscriptions can't stall the front end, and so that it can
 //!   be closed for good and replaced: when a key must not read any more ([`PublisherControl`]), or when a user subscribes to more than
 //!   it may. That user stays shut out for a while.
-//! - Best effort: a subscriber that reads too slowly loses messages; nobody waits for it.
+//! - A subscriber that reads too slowly loses messages; nobody waits for it. What libzmq holds for all who do is counted, and beyond
+//!   [`limits::PUBLISHED_UNREAD_BYTES_MAX`] the socket is replaced: everybody comes back, and sees in the streams what is missing.
+//! - All batches that wait are taken before anything is sent: while the publisher is behind, messages tell of more revisions each.
 
 mod control;
 mod outlet;
 mod shut_out;
 mod subscriptions;
+mod unread;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -21,18 +25,27 @@ use kvbroker::transport::{
     Message, POLLIN, PollItem, ReceiveLimits, Reception, TransportError, connection as connection_of, poll, user_id,
 };
 use kvbroker::zap::identity;
-use kvbroker_protocol::{FEED_HEARTBEAT_MS, FeedMessage, VersionKind, limits};
-use kvbroker_table::{Event, EventFd, EventKind, Outbox};
+use kvbroker_protocol::{FEED_HEARTBEAT_MS, FeedMessage, limits};
+use kvbroker_table::{Event, EventBatch, EventFd, EventQueue, StreamSink, Streams};
 
 pub(crate) use control::PublisherControl;
 pub(crate) use outlet::Outlet;
 pub(crate) use shut_out::ShutOut;
-use subscriptions::{Notice, Subscriptions};
+use subscriptions::{Notice, StreamChange, Subscriptions};
 
 /// Counters of the publisher, readable by other threads.
 #[derive(Debug, Default)]
 pub(crate) struct PublisherCounters {
+    /// Messages of the plain feed, and of streams.
     pub(crate) published: AtomicU64,
+    pub(crate) stream_messages: AtomicU64,
+    /// Streams that are kept, and how often one was not for want of room.
+    pub(crate) streams: AtomicU64,
+    pub(crate) streams_refused: AtomicU64,
+    /// Bytes of messages that libzmq holds for subscribers.
+    pub(crate) unread_bytes: Arc<AtomicU64>,
+    /// How often that was too much, and everybody was cut off.
+    pub(crate) unread_cut: AtomicU64,
     /// Subscriptions, and the bytes of their topics.
     pub(crate) topics: AtomicU64,
     pub(crate) topic_bytes: AtomicU64,
@@ -51,22 +64,24 @@ pub(crate) struct Publisher {
     pub(crate) epoch: u64,
     /// The last revision before the first batch.
     pub(crate) revision: u64,
-    pub(crate) events: Arc<Outbox<(Vec<Event>, u64)>>,
+    pub(crate) events: Arc<EventQueue>,
     pub(crate) doorbell: Arc<EventFd>,
-    /// Told to the worker: somebody reads the feed.
+    /// Told to the worker: somebody reads of changes.
     pub(crate) wanted: Arc<AtomicBool>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) counters: Arc<PublisherCounters>,
 }
 
-/// A subscription's topic: one byte of kind, then at most a key.
-const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 1, max_bytes: limits::KEY_BYTES_MAX + 2 };
+/// A subscription: a byte that says which way, a topic's kind, a length, and at most a key.
+const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 1, max_bytes: limits::KEY_BYTES_MAX + 4 };
 /// Most subscription messages taken between two looks at the events, and the most of their bytes.
 const SUBSCRIPTIONS_AT_ONCE: usize = 1_024;
 const SUBSCRIPTION_BYTES_AT_ONCE: usize = limits::SUBSCRIPTION_BYTES_PER_USER_MAX;
 /// Most batches of events sent between two looks at the subscriptions and the clock.
 const BATCHES_AT_ONCE: usize = 64;
 const HEARTBEAT: Duration = Duration::from_millis(FEED_HEARTBEAT_MS);
+/// Least time between two times that everybody is cut off because messages are not read.
+const CUT_OFF_PAUSE: Duration = Duration::from_secs(1);
 /// What a subscription begins with; anything else ends one.
 const SUBSCRIBE: u8 = 1;
 
@@ -81,28 +96,30 @@ impl Publisher {
     }
 
     fn work(mut self) -> Result<(), TransportError> {
-        let mut desk = Desk::default();
+        let mut desk = Desk::new(Streams::new(self.epoch, self.revision));
         let mut next_heartbeat = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             self.doorbell.clear();
             self.tend(&mut desk)?;
             let mut more = self.take_subscriptions(&mut desk)?;
+            // Before the next batch: whoever has joined begins where the last one ended.
+            self.with_streams(&mut desk, Streams::due)?;
             for batch in 0..=BATCHES_AT_ONCE {
                 // A worker that is faster must not keep heartbeats and subscriptions waiting.
                 more |= batch == BATCHES_AT_ONCE;
-                let Some((events, revision)) = (batch < BATCHES_AT_ONCE).then(|| self.events.pop()).flatten() else { break };
-                if desk.subscriptions.feed_wanted() {
-                    self.publish(events)?;
-                }
-                self.revision = revision;
+                let Some(batch) = (batch < BATCHES_AT_ONCE).then(|| self.events.pop()).flatten() else { break };
+                self.publish(&mut desk, batch)?;
             }
+            self.with_streams(&mut desk, Streams::flush)?;
             let now = Instant::now();
             if now >= next_heartbeat {
-                self.send(&FeedMessage::Heartbeat { epoch: self.epoch, revision: self.revision })?;
+                self.send(&FeedMessage::Heartbeat { epoch: self.epoch, revision: desk.streams.revision() })?;
                 next_heartbeat = now + HEARTBEAT;
             }
+            let cut_at = self.cut_off_if_blocked(&mut desk, now);
             if !more {
-                let until = self.outlet.wake_at().map_or(next_heartbeat, |tend_at| tend_at.min(next_heartbeat));
+                let wakes = [self.outlet.wake_at(), desk.streams.next_due(), cut_at];
+                let until = wakes.into_iter().flatten().fold(next_heartbeat, Instant::min);
                 let left = until.saturating_duration_since(Instant::now());
                 let mut items = vec![PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN)];
                 if let Some(xpub) = self.outlet.socket() {
@@ -122,6 +139,7 @@ impl Publisher {
             self.outlet.close(&self.control, number);
             self.counters.reopened.fetch_add(1, Ordering::Relaxed);
             desk.subscriptions = Subscriptions::default();
+            desk.streams.end_all();
             self.tell(desk);
         }
         if let Some(port) = self.outlet.tend(Instant::now(), &self.control) {
@@ -131,26 +149,57 @@ impl Publisher {
         Ok(())
     }
 
-    fn publish(&self, events: Vec<Event>) -> Result<(), TransportError> {
-        for Event { revision, key, kind } in events {
-            let kind = match kind {
-                EventKind::Put(value) => VersionKind::Put(value),
-                EventKind::Remove => VersionKind::Remove,
-                EventKind::Expire => VersionKind::Expire,
-            };
+    fn publish(&mut self, desk: &mut Desk, batch: EventBatch) -> Result<(), TransportError> {
+        self.with_streams(desk, |streams, now, sink| streams.publish(&batch, now, sink))?;
+        if !desk.subscriptions.feed_wanted() {
+            return Ok(());
+        }
+        for Event { revision, key, kind } in batch.events.into_iter().flatten() {
             self.send(&FeedMessage::Change { epoch: self.epoch, revision, key, kind })?;
             self.counters.published.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    fn send(&self, message: &FeedMessage) -> Result<(), TransportError> {
-        let Some(xpub) = self.outlet.socket() else { return Ok(()) };
+    /// Lets the streams send what they have to say.
+    fn with_streams<F>(&mut self, desk: &mut Desk, act: F) -> Result<(), TransportError>
+    where
+        F: FnOnce(&mut Streams, Instant, &mut StreamSink<'_>),
+    {
+        let (outlet, counters, mut result) = (&mut self.outlet, &self.counters, Ok(()));
+        let mut sink = |topic: &[u8], body: Vec<u8>| {
+            counters.stream_messages.fetch_add(1, Ordering::Relaxed);
+            if result.is_ok() {
+                result = outlet.send(topic, body);
+            }
+        };
+        act(&mut desk.streams, Instant::now(), &mut sink);
+        result
+    }
+
+    fn send(&mut self, message: &FeedMessage) -> Result<(), TransportError> {
         let mut body = Vec::new();
         message.encode(&mut body);
-        // An XPUB drops for those who are full and never refuses as a whole.
-        let _ = xpub.try_send(&[&message.topic()[..], &body])?;
-        Ok(())
+        self.outlet.send(&message.topic(), body)
+    }
+
+    /// If subscribers have left too much unread, they are cut off, or will be at the time that is given: not more often than
+    /// [`CUT_OFF_PAUSE`] allows, since it concerns everybody.
+    fn cut_off_if_blocked(&self, desk: &mut Desk, now: Instant) -> Option<Instant> {
+        if !self.outlet.is_blocked() {
+            return None;
+        }
+        if let Some(next) = desk.next_cut_off.filter(|next| now < *next) {
+            return Some(next);
+        }
+        desk.next_cut_off = Some(now + CUT_OFF_PAUSE);
+        self.counters.unread_cut.fetch_add(1, Ordering::Relaxed);
+        if let Some(times) = desk.said_unread.hit() {
+            let bytes = self.outlet.unread_bytes();
+            tracing::warn!(times, bytes, "subscribers read too slowly and have used up the memory for messages: all are cut off");
+        }
+        self.control.reopen("subscribers have left too much unread");
+        Some(now)
     }
 
     /// Reads who subscribes to what; true if there may be more.
@@ -163,6 +212,7 @@ impl Publisher {
         for notice in desk.notices.drain(..) {
             desk.subscriptions.note(notice);
         }
+        self.tend_streams(desk);
         self.tell(desk);
         let Some(user) = desk.subscriptions.excess() else { return Ok(more) };
         let (topics, bytes) = desk.subscriptions.totals();
@@ -182,27 +232,59 @@ impl Publisher {
         Ok(true)
     }
 
+    /// Keeps the streams that somebody subscribes to.
+    fn tend_streams(&self, desk: &mut Desk) {
+        let now = Instant::now();
+        for change in desk.subscriptions.take_changes() {
+            match change {
+                StreamChange::Joined(prefix) => {
+                    if !desk.streams.begin(&prefix, now) {
+                        self.counters.streams_refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                StreamChange::Left(prefix) => desk.streams.end(&prefix),
+            }
+        }
+    }
+
     /// Tells the worker and `stats` what is subscribed to.
     fn tell(&self, desk: &Desk) {
         let (topics, bytes) = desk.subscriptions.totals();
-        self.wanted.store(desk.subscriptions.feed_wanted(), Ordering::Relaxed);
+        self.wanted.store(desk.subscriptions.feed_wanted() || !desk.streams.is_empty(), Ordering::Release);
+        self.counters.streams.store(desk.streams.len() as u64, Ordering::Relaxed);
         self.counters.topics.store(topics, Ordering::Relaxed);
         self.counters.topic_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
 /// What the loop keeps from turn to turn.
-#[derive(Default)]
 struct Desk {
+    streams: Streams,
     subscriptions: Subscriptions,
     notices: Vec<Notice>,
     frames: Vec<Message>,
     /// The user of the message before: nearly always the next one's as well.
     user: Option<Arc<str>>,
     said: Repeated,
+    said_unread: Repeated,
+    /// Until then nobody is cut off for what is not read.
+    next_cut_off: Option<Instant>,
 }
 
 impl Desk {
+    fn new(streams: Streams) -> Desk {
+        Desk {
+            streams,
+            subscriptions: Subscriptions::default(),
+            notices: Vec::new(),
+            frames: Vec::new(),
+            user: None,
+            said: Repeated::new(),
+            said_unread: Repeated::new(),
+            next_cut_off: None,
+        }
+    }
+
     /// Takes messages from the XPUB, uncounted; true if there may be more.
     fn receive(&mut self, outlet: &Outlet) -> Result<bool, TransportError> {
         let Some(xpub) = outlet.socket() else { return Ok(false) };

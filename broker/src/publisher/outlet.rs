@@ -4,8 +4,11 @@
 //! - The new socket takes over the unix socket's path at once, and the TCP port as soon as the old one has let go of it. After
 //!   [`PATIENCE`] it takes another port, which has to be told to others.
 //! - What can't be opened is tried again; until then nothing is published.
+//! - Nor is anything once subscribers have left too much unread, until the socket has been replaced: a chain that lost a message must
+//!   not go on as if it had not.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use kvbroker::critical;
@@ -14,6 +17,7 @@ use kvbroker::transport::{MonitorEvent, ServerSocket, TransportError};
 use kvbroker::zap::{Policy, SecuredContext};
 
 use super::control::PublisherControl;
+use super::unread::Unread;
 use crate::connections::Connections;
 use crate::sockets::{Bound, Listener, publisher_socket};
 
@@ -39,11 +43,15 @@ pub(crate) struct Outlet {
     /// When to give the TCP port up for another one.
     patience_until: Instant,
     failing: Repeated,
+    /// What libzmq holds of what was sent by this socket.
+    unread: Arc<Unread>,
+    /// That was too much, and nothing is sent any more.
+    is_blocked: bool,
 }
 
 impl Outlet {
-    /// Takes over a bound socket. `policy` is the one that it was opened with.
-    pub(crate) fn new(bound: Bound, policy: Policy, connections: Connections) -> Outlet {
+    /// Takes over a bound socket. `policy` is the one that it was opened with; `unread_bytes` counts what subscribers have not read.
+    pub(crate) fn new(bound: Bound, policy: Policy, connections: Connections, unread_bytes: Arc<AtomicU64>) -> Outlet {
         Outlet {
             socket: Some(bound.socket),
             context: Some(bound.context),
@@ -53,7 +61,32 @@ impl Outlet {
             due: None,
             patience_until: Instant::now(),
             failing: Repeated::new(),
+            unread: Unread::new(unread_bytes),
+            is_blocked: false,
         }
+    }
+
+    /// Hands a message to libzmq, if there is a socket and it is not blocked.
+    ///
+    /// # Errors
+    /// libzmq's.
+    pub(super) fn send(&mut self, topic: &[u8], body: Vec<u8>) -> Result<(), TransportError> {
+        self.is_blocked |= self.unread.is_too_much();
+        let Some(xpub) = self.socket.as_mut().filter(|_| !self.is_blocked) else { return Ok(()) };
+        let receipt = self.unread.lend(topic.len() + body.len());
+        // An XPUB drops for those who are full and never refuses as a whole.
+        let _ = xpub.try_send_with_receipt(&[topic], body.into_boxed_slice(), receipt)?;
+        Ok(())
+    }
+
+    /// Whether something was not sent because subscribers have left too much unread: only another socket goes on.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// Bytes that libzmq holds of what was sent by this socket.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.unread.bytes()
     }
 
     /// The socket; none while another one can't be opened.
@@ -67,6 +100,7 @@ impl Outlet {
             // It can only fail on a time that libzmq doesn't take.
             let _ = socket.set_linger(Duration::ZERO);
         }
+        (self.unread, self.is_blocked) = (self.unread.next(), false);
         self.listener.forget_tcp();
         self.connections.forget();
         control.close(self.context.take(), number);
@@ -181,7 +215,7 @@ mod tests {
             let bound = publisher(policy.clone(), listener, &wish).unwrap();
             let port = bound.listener.port();
             let bounds = ConnectionBounds { most: 100, most_local: 110 };
-            let outlet = Outlet::new(bound, policy, Connections::new(bounds, Arc::default()));
+            let outlet = Outlet::new(bound, policy, Connections::new(bounds, Arc::default()), Arc::default());
             let control = PublisherControl::new(Arc::new(EventFd::new().unwrap()));
             Bench { outlet, control, keys, port }
         }

@@ -5,6 +5,8 @@
 //! - A topic counts once for each connection that subscribes to it. What counts for a user is the sum over its connections.
 //! - Only messages with an authenticated sender count, and only for the connection that they came by: nobody can end what another has
 //!   subscribed to. A connection that ends takes its topics along.
+//! - The topics of streams are counted over all connections as well: [`Subscriptions::take_changes`] says for which prefixes somebody
+//!   has joined, and which nobody watches any more.
 //! - Beyond its budget a user is named by [`Subscriptions::excess`]; beyond what all may have together, the user with most bytes is.
 //!
 //! Caveat: a connection is known by its descriptor, which the next one may get. Events are therefore read between a
@@ -14,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kvbroker::transport::{MonitorEvent, MonitorEventKind};
-use kvbroker_protocol::{FEED_CHANGE_TOPIC, limits};
+use kvbroker_protocol::{FEED_CHANGE_TOPIC, limits, prefix_of_stream_topic};
 
 /// A message of the XPUB: the beginning or the end of a subscription.
 #[derive(Debug)]
@@ -27,6 +29,15 @@ pub(super) struct Notice {
     pub(super) topic: Box<[u8]>,
 }
 
+/// What happened to a prefix's stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum StreamChange {
+    /// Somebody subscribes to it, be it the first or one more.
+    Joined(Box<[u8]>),
+    /// Nobody does any more.
+    Left(Box<[u8]>),
+}
+
 /// What is subscribed to.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -36,6 +47,9 @@ pub(super) struct Subscriptions {
     all: Usage,
     /// Subscriptions that lead to the feed.
     feeds: usize,
+    /// How many connections watch each prefix's stream.
+    streams: HashMap<Box<[u8]>, usize>,
+    changes: Vec<StreamChange>,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +104,13 @@ impl Subscriptions {
         let is_feed = leads_to_feed(&topic);
         if is_begin {
             if connection.topics.contains(&topic) {
+                // Once more, in hope of a bookmark.
+                self.changes.extend(prefix_of_stream_topic(&topic).map(|prefix| StreamChange::Joined(prefix.into())));
                 return;
+            }
+            if let Some(prefix) = prefix_of_stream_topic(&topic) {
+                *self.streams.entry(prefix.into()).or_default() += 1;
+                self.changes.push(StreamChange::Joined(prefix.into()));
             }
             self.users.entry(user.clone()).or_default().add(&topic);
             self.all.add(&topic);
@@ -100,6 +120,7 @@ impl Subscriptions {
             release(&mut self.users, user, [&*topic]);
             self.all.take(&topic);
             self.feeds -= usize::from(is_feed);
+            leave(&mut self.streams, &mut self.changes, &topic);
         }
     }
 
@@ -108,6 +129,7 @@ impl Subscriptions {
         for topic in &topics {
             self.all.take(topic);
             self.feeds -= usize::from(leads_to_feed(topic));
+            leave(&mut self.streams, &mut self.changes, topic);
         }
         release(&mut self.users, &user, topics.iter().map(|topic| &**topic));
     }
@@ -125,6 +147,11 @@ impl Subscriptions {
             .cloned()
     }
 
+    /// What has happened to the streams since the last call, in order.
+    pub(super) fn take_changes(&mut self) -> Vec<StreamChange> {
+        std::mem::take(&mut self.changes)
+    }
+
     /// Whether somebody reads the plain feed.
     pub(super) fn feed_wanted(&self) -> bool {
         self.feeds > 0
@@ -138,6 +165,17 @@ impl Subscriptions {
 
 fn leads_to_feed(topic: &[u8]) -> bool {
     topic.first().is_none_or(|kind| *kind == FEED_CHANGE_TOPIC)
+}
+
+/// One connection less watches the stream with this topic, if it is one.
+fn leave(streams: &mut HashMap<Box<[u8]>, usize>, changes: &mut Vec<StreamChange>, topic: &[u8]) {
+    let Some(prefix) = prefix_of_stream_topic(topic) else { return };
+    let Some(watching) = streams.get_mut(prefix) else { return };
+    *watching -= 1;
+    if *watching == 0 {
+        streams.remove(prefix);
+        changes.push(StreamChange::Left(prefix.into()));
+    }
 }
 
 fn release<'a>(users: &mut HashMap<Arc<str>, Usage>, user: &Arc<str>, topics: impl IntoIterator<Item = &'a [u8]>) {
@@ -186,6 +224,31 @@ mod tests {
         assert!(!all.feed_wanted());
         note(&mut all, 1, "a", true, b"");
         assert!(all.feed_wanted(), "every topic is the feed's as well");
+    }
+
+    #[test]
+    fn a_stream_is_watched_until_its_last_connection_leaves_it() {
+        use StreamChange::{Joined, Left};
+        let topic = |prefix: &[u8]| kvbroker_protocol::stream_topic(prefix);
+        let (a, b) = (|| Box::from(b"a".as_slice()), || Box::from(b"b".as_slice()));
+        let mut all = connected(&[1, 2, 3]);
+        for (connection, prefix) in [(1, b"a"), (2, b"a"), (1, b"b"), (1, b"b")] {
+            note(&mut all, connection, "u", true, &topic(prefix));
+        }
+        // Neither is the topic of a stream.
+        note(&mut all, 3, "u", true, b"s");
+        note(&mut all, 3, "u", true, b"s\0\x02a");
+        assert_eq!(all.take_changes(), [Joined(a()), Joined(a()), Joined(b()), Joined(b())]);
+        assert!(!all.feed_wanted());
+        note(&mut all, 1, "u", false, &topic(b"a"));
+        note(&mut all, 1, "u", false, &topic(b"a"));
+        assert_eq!(all.take_changes(), [], "the other one watches on");
+        note(&mut all, 1, "u", false, &topic(b"b"));
+        all.connection(&event(MonitorEventKind::Disconnected, 2));
+        assert_eq!(all.take_changes(), [Left(b()), Left(a())]);
+        all.connection(&event(MonitorEventKind::Disconnected, 1));
+        all.connection(&event(MonitorEventKind::Disconnected, 3));
+        assert_eq!((all.take_changes(), all.streams.len()), (vec![], 0));
     }
 
     #[test]

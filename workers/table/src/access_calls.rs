@@ -78,8 +78,8 @@ impl ProvedAccessCall {
     /// Hands the reply over to be sent.
     pub fn answer(self, result: Result<Answer, Failure>, replies: &Outbox<Vec<ReplyOut>>) {
         let revision = self.call.revision;
-        let released = Released::new(&self.proof, revision, vec![self.call.reply(result)], Vec::new());
-        let (released, _, _) = released.into_parts();
+        let released = Released::new(&self.proof, revision, vec![self.call.reply(result)]);
+        let (released, _) = released.into_parts();
         let bytes = released.iter().map(reply_bytes).sum();
         replies.push(released, bytes);
     }

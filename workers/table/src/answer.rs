@@ -14,13 +14,13 @@ use kvbroker_core::{
 };
 use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
 use kvbroker_protocol::{
-    Access, Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, limits,
-    request_hash,
+    Access, Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, VersionKind,
+    limits, request_hash,
 };
 
 use crate::access_book::OWNER;
 use crate::call::{Call, ClientId};
-use crate::released::{Event, EventKind, ReplyOut, no_room_for_replies};
+use crate::released::{Event, ReplyOut, no_room_for_replies};
 use crate::replay::origin;
 use crate::trace::Trace;
 use crate::worker::{Saying, Worker};
@@ -176,7 +176,7 @@ impl<L: Log> Worker<L> {
         operation: Operation,
         asking: &mut Asking,
         batch: &mut BatchBuilder,
-        events: &mut Vec<Event>,
+        events: &mut Option<Vec<Event>>,
     ) -> Outcome {
         self.counters.operations.fetch_add(1, Ordering::Relaxed);
         let name = asking.take_number(&operation);
@@ -283,7 +283,7 @@ impl<L: Log> Worker<L> {
         cause: Cause,
         name: Option<SessionRef>,
         batch: &mut BatchBuilder,
-        events: &mut Vec<Event>,
+        events: &mut Option<Vec<Event>>,
     ) {
         if changes.is_empty() {
             return;
@@ -291,7 +291,6 @@ impl<L: Log> Worker<L> {
         let revision = self.state.revision() + u64::from(cause.takes_revision());
         batch.group(revision, cause, name);
         self.history.begin_group(&self.state, revision, origin(cause, batch.stamp_ms(), name));
-        let wanted = self.events_wanted.load(Ordering::Relaxed);
         let mut record_key = Vec::new();
         for change in changes {
             record_key.clear();
@@ -300,7 +299,7 @@ impl<L: Log> Worker<L> {
                 Some(value) => batch.put(&record_key, value),
                 None => batch.delete(&record_key),
             }
-            if wanted {
+            if let Some(events) = events {
                 events.extend(event_of(&change, cause, revision));
             }
             if change.space == Space::Table && !self.parked.is_empty() {
@@ -335,9 +334,9 @@ impl<L: Log> Worker<L> {
 
 fn event_of(change: &Change, cause: Cause, revision: u64) -> Option<Event> {
     let kind = match (change.space, &change.value) {
-        (Space::Table, Some(record)) => EventKind::Put(Stored::from_bytes(split_table_record(record)?.stored.to_vec())?),
-        (Space::Table, None) if cause == Cause::Expiry => EventKind::Expire,
-        (Space::Table, None) => EventKind::Remove,
+        (Space::Table, Some(record)) => VersionKind::Put(Stored::from_bytes(split_table_record(record)?.stored.to_vec())?),
+        (Space::Table, None) if cause == Cause::Expiry => VersionKind::Expire,
+        (Space::Table, None) => VersionKind::Remove,
         (Space::Session | Space::Window | Space::Floor, _) => return None,
     };
     Some(Event { revision, key: change.key.clone(), kind })

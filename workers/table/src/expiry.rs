@@ -24,7 +24,7 @@ const _: () = assert!(
 
 impl<L: Log> Worker<L> {
     /// Puts the removal of what is due into the batch, and into the state.
-    pub(crate) fn expire_due(&mut self, time_ms: u64, batch: &mut BatchBuilder, events: &mut Vec<Event>) {
+    pub(crate) fn expire_due(&mut self, time_ms: u64, batch: &mut BatchBuilder, events: &mut Option<Vec<Event>>) {
         let due = self.state.due(time_ms, limits::EXPIRIES_PER_BATCH_MAX);
         if due.is_empty() {
             return;

@@ -214,7 +214,7 @@ impl Historian {
         let speaking = self.speaker.begin();
         let user = Arc::clone(call.call.user());
         let result = call.call.permitted(speaking.of(&user)).and(result);
-        let (replies, _, _) = call.released(result).into_parts();
+        let (replies, _) = call.released(result).into_parts();
         let bytes = replies.iter().map(reply_bytes).sum();
         self.replies.push(replies, bytes);
         self.calls.answered(&user);

@@ -122,7 +122,7 @@ pub(crate) struct Proved {
 impl Proved {
     pub(crate) fn released(self, result: Result<Answer, Failure>) -> Released {
         let revision = self.call.revision;
-        Released::new(&self.proof, revision, vec![self.call.reply(result)], Vec::new())
+        Released::new(&self.proof, revision, vec![self.call.reply(result)])
     }
 }
 

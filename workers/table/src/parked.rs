@@ -7,8 +7,7 @@
 //! - A call that a client sends again under the same id takes the place of the one that waits.
 //! - Bounded in calls for each client, and in calls and bytes for each user other than the owner and for all together. Beyond a bound
 //!   nothing waits: `busy`.
-//! - Finding those who wait for a key costs one look for each length of prefix that anybody waits for, of which there are at most
-//!   [`INDEXED_BYTES`] and one, however many wait.
+//! - Those who wait for a key are found by a [`PrefixIndex`]: what that costs does not depend on how many wait for others.
 //!
 //! Caveat: nobody tells of a connection that has ended. What it left behind is answered into the void when its time is up, a minute
 //! later at most, and takes its place in the bounds until then.
@@ -20,12 +19,11 @@ use kvbroker_protocol::{Access, ErrorCode, Events, Failure, Operation, Operation
 
 use crate::access_book::{AccessBook, OWNER};
 use crate::call::{Call, ClientId};
+use crate::prefix_index::PrefixIndex;
 
-/// Waiters are found by so many bytes of their prefixes at most; the rest is compared.
-const INDEXED_BYTES: usize = 64;
 /// Rough bytes of a waiter beside its call, and of each place where it is found beside the prefix.
 const WAITER_BYTES: usize = size_of::<Waiter>() + 256;
-const PLACE_BYTES: usize = 64;
+const PLACE_BYTES: usize = 192;
 
 /// The order in which they were parked.
 type Ticket = u64;
@@ -51,10 +49,8 @@ struct Share {
 #[derive(Debug, Default)]
 pub struct Parked {
     waiters: BTreeMap<Ticket, Waiter>,
-    /// By the prefixes of which a key must have one to be theirs, cut to [`INDEXED_BYTES`].
-    by_prefix: HashMap<Box<[u8]>, BTreeSet<Ticket>>,
-    /// How many of these there are of each length.
-    lengths: BTreeMap<usize, usize>,
+    /// By the prefixes of which a key must have one to be theirs.
+    by_prefix: PrefixIndex<Ticket>,
     by_time: BTreeSet<(u64, Ticket)>,
     by_id: HashMap<(ClientId, u64), Ticket>,
     clients: HashMap<ClientId, usize>,
@@ -89,12 +85,7 @@ impl Waiter {
 
     /// Where it is found; each once.
     fn places(&self) -> BTreeSet<&[u8]> {
-        let own = self.access.scope.below(self.prefix());
-        own.map(|prefix| prefix.get(..INDEXED_BYTES).unwrap_or(prefix)).collect()
-    }
-
-    fn waits_for(&self, key: &[u8]) -> bool {
-        key.starts_with(self.prefix()) && self.access.scope.contains(key)
+        self.access.scope.below(self.prefix()).collect()
     }
 }
 
@@ -162,11 +153,7 @@ impl Parked {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
         for place in waiter.places() {
-            let tickets = self.by_prefix.entry(place.into()).or_default();
-            if tickets.is_empty() {
-                *self.lengths.entry(place.len()).or_default() += 1;
-            }
-            tickets.insert(ticket);
+            self.by_prefix.insert(place, ticket);
         }
         self.by_time.insert((waiter.until_us, ticket));
         if let Some(id) = waiter.call.request.header.id {
@@ -183,12 +170,7 @@ impl Parked {
     fn take_out(&mut self, ticket: Ticket) -> Option<Waiter> {
         let waiter = self.waiters.remove(&ticket)?;
         for place in waiter.places() {
-            let Some(tickets) = self.by_prefix.get_mut(place) else { continue };
-            tickets.remove(&ticket);
-            if tickets.is_empty() {
-                self.by_prefix.remove(place);
-                less(&mut self.lengths, place.len());
-            }
+            self.by_prefix.remove(place, ticket);
         }
         let Call { client, user, request, .. } = &waiter.call;
         self.by_time.remove(&(waiter.until_us, ticket));
@@ -214,11 +196,7 @@ impl Parked {
 
     /// Wakes those who wait for this key, which the revision has changed.
     pub(crate) fn changed(&mut self, key: &[u8], revision: u64) {
-        let mut found = Vec::new();
-        for length in self.lengths.keys().take_while(|length| **length <= key.len()) {
-            let tickets = self.by_prefix.get(&key[..*length]).into_iter().flatten();
-            found.extend(tickets.filter(|ticket| self.waiters.get(ticket).is_some_and(|waiter| waiter.waits_for(key))));
-        }
+        let found: Vec<Ticket> = self.by_prefix.find(key).collect();
         for ticket in found {
             // All before it has been seen.
             self.wake(ticket, Some(revision.saturating_sub(1)));
@@ -272,15 +250,6 @@ impl Parked {
     pub(crate) fn give_up(&mut self) -> impl Iterator<Item = Call> + use<> {
         let Parked { waiters, woken, .. } = std::mem::take(self);
         woken.into_iter().map(|(call, _)| call).chain(waiters.into_values().map(|waiter| waiter.call))
-    }
-}
-
-fn less(counts: &mut BTreeMap<usize, usize>, of: usize) {
-    if let Some(count) = counts.get_mut(&of) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&of);
-        }
     }
 }
 

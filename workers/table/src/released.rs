@@ -1,7 +1,7 @@
 //! Replies and events that may leave the broker.
 
 use kvbroker_log::Persisted;
-use kvbroker_protocol::{Failure, Key, Outcome, Outcomes, Reply, Stored, limits};
+use kvbroker_protocol::{Failure, Key, Outcome, Outcomes, Reply, VersionKind, limits};
 
 use crate::call::{Call, ClientId, Envelope};
 use crate::credit::{Account, Charge};
@@ -62,17 +62,6 @@ pub(crate) fn no_room_for_replies() -> Failure {
     Failure::busy(message, limits::RETRY_AFTER_MS)
 }
 
-/// What happened to a key.
-#[derive(Clone, Debug, PartialEq)]
-pub enum EventKind {
-    /// It has a new value.
-    Put(Stored),
-    /// It was removed.
-    Remove,
-    /// It was removed because its deadline had come.
-    Expire,
-}
-
 /// One change of the table, to be published.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -81,7 +70,21 @@ pub struct Event {
     /// The key.
     pub key: Key,
     /// What happened.
-    pub kind: EventKind,
+    pub kind: VersionKind,
+}
+
+/// The changes of one batch, to be published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventBatch {
+    /// The last revision before it.
+    pub base: u64,
+    /// Its last revision; the same if it changed nothing.
+    pub revision: u64,
+    /// The stamp of all of its revisions, milliseconds since 1970-01-01 UTC.
+    pub time_ms: u64,
+    /// In the order of their revisions, and of their keys in each; None: not told, since nobody wanted them when the batch began, or
+    /// there was no room for them.
+    pub events: Option<Vec<Event>>,
 }
 
 /// Replies and events of one batch with the proof that everything they tell is durable as promised.
@@ -90,23 +93,31 @@ pub struct Event {
 /// revision that they saw.
 #[derive(Debug)]
 pub struct Released {
-    revision: u64,
     replies: Vec<ReplyOut>,
-    events: Vec<Event>,
+    events: Option<EventBatch>,
 }
 
 impl Released {
-    /// Releases what a batch says, given the log's proof.
+    /// Releases what is answered at a revision, given the log's proof.
     ///
     /// # Panics
     /// If the proof covers less than `revision`: a fault in the worker that must not reach a client.
-    pub fn new(proof: &Persisted, revision: u64, replies: Vec<ReplyOut>, events: Vec<Event>) -> Released {
+    pub fn new(proof: &Persisted, revision: u64, replies: Vec<ReplyOut>) -> Released {
         assert!(proof.revision() >= revision, "the log's proof ends at {}, the batch at {revision}", proof.revision());
-        Released { revision, replies, events }
+        Released { replies, events: None }
     }
 
-    /// The replies, and the events with the last revision.
-    pub fn into_parts(self) -> (Vec<ReplyOut>, Vec<Event>, u64) {
-        (self.replies, self.events, self.revision)
+    /// Releases what a batch says.
+    ///
+    /// # Panics
+    /// As [`Released::new`].
+    pub fn of_batch(proof: &Persisted, replies: Vec<ReplyOut>, events: EventBatch) -> Released {
+        let released = Released::new(proof, events.revision, replies);
+        Released { events: Some(events), ..released }
+    }
+
+    /// The replies, and the events.
+    pub fn into_parts(self) -> (Vec<ReplyOut>, Option<EventBatch>) {
+        (self.replies, self.events)
     }
 }

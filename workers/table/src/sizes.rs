@@ -4,13 +4,11 @@ use kvbroker_protocol::{
     Answer, EventBefore, Fate, GrantInfo, HelloAnswer, Key, KeyEvent, Outcome, RevisionEvents, StatValue, Version, VersionKind,
 };
 
-use crate::released::{Event, EventKind, ReplyOut};
+use crate::released::{Event, ReplyOut};
 
 /// Rough bytes of a reply, and of each of its outcomes, beside their values: for the bound of the release queue.
 const REPLY_OVERHEAD_BYTES: usize = 256;
 const OUTCOME_OVERHEAD_BYTES: usize = 80;
-/// Rough bytes of a batch's events beside the events: without them a queue that nobody empties would grow with batches of none.
-pub(crate) const EVENTS_OVERHEAD_BYTES: usize = 64;
 
 /// Rough bytes that a reply takes in memory until it is sent.
 pub(crate) fn reply_bytes(out: &ReplyOut) -> usize {
@@ -88,8 +86,8 @@ fn stat_bytes(value: &StatValue) -> usize {
 
 pub(crate) fn event_bytes(event: &Event) -> usize {
     let value = match &event.kind {
-        EventKind::Put(value) => value.as_bytes().len(),
-        EventKind::Remove | EventKind::Expire => 0,
+        VersionKind::Put(value) => value.as_bytes().len(),
+        VersionKind::Remove | VersionKind::Expire => 0,
     };
     event.key.len() + value + 64
 }

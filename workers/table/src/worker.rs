@@ -16,13 +16,13 @@ use crate::call::Call;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::credit::Charge;
+use crate::event_queue::EventQueue;
 use crate::facts::Facts;
 use crate::histories::{Histories, HistoryCall};
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
 use crate::parked::Parked;
-use crate::released::{Event, Released, ReplyOut};
-use crate::sizes::{EVENTS_OVERHEAD_BYTES, event_bytes};
+use crate::released::{Event, EventBatch, Released, ReplyOut};
 use crate::stamper::Stamper;
 use crate::{events, versions, work};
 
@@ -77,8 +77,8 @@ pub struct Worker<L> {
     pub intake: Arc<Intake>,
     /// Where replies go.
     pub replies: Arc<Outbox<Vec<ReplyOut>>>,
-    /// Where events go: with the last revision of each batch.
-    pub events: Arc<Outbox<(Vec<Event>, u64)>>,
+    /// Where events go.
+    pub events: Arc<EventQueue>,
     /// False while nobody subscribes: events are then not built.
     pub events_wanted: Arc<AtomicBool>,
     /// Batches of events dropped because the publisher was behind.
@@ -146,7 +146,10 @@ pub(crate) struct Saying {
     pub(crate) replies: Vec<ReplyOut>,
     /// Rough bytes of the replies in memory.
     pub(crate) reply_bytes: usize,
-    pub(crate) events: Vec<Event>,
+    /// The last revision before it.
+    base: u64,
+    /// None: nobody wants them.
+    pub(crate) events: Option<Vec<Event>>,
     /// For the log's reader.
     histories: Vec<HistoryCall>,
     /// For the gatekeeper.
@@ -244,7 +247,7 @@ impl<L: Log> Worker<L> {
         let parked = self.parked.give_up().map(|call| ReplyOut::refusal(call, events::stopping()));
         let held: Vec<ReplyOut> = held.chain(parked).collect();
         if !held.is_empty() {
-            self.release(Released::new(&self.log.persisted(), self.state.revision(), held, Vec::new()), 0);
+            self.release(Released::new(&self.log.persisted(), self.state.revision(), held), 0);
         }
         let stamp_ms = self.stamp_ms();
         self.log.close(stamp_ms)?;
@@ -263,12 +266,13 @@ impl<L: Log> Worker<L> {
     fn turn(&mut self, agenda: &mut Agenda, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
         let time_ms = self.stamp_ms();
         batch.begin(time_ms);
-        let mut saying = Saying::default();
+        let mut saying = self.begin_saying();
         let mut appended = false;
         self.expire_due(time_ms, batch, &mut saying.events);
         if batch.bytes() >= limits::BATCH_BYTES_MAX {
-            appended |= self.persist(std::mem::take(&mut saying), batch)?;
+            appended |= self.persist(saying, batch)?;
             batch.begin(time_ms);
+            saying = self.begin_saying();
         }
         saying.refusal = self.refusal()?;
         while let Some(call) = agenda.take() {
@@ -325,6 +329,12 @@ impl<L: Log> Worker<L> {
         Ok(self.persist(saying, batch)? || appended)
     }
 
+    /// What begins with the next change. Whether its events are wanted is asked once: a batch tells all of them, or says that it tells none.
+    fn begin_saying(&self) -> Saying {
+        let events = self.events_wanted.load(Ordering::Acquire).then(Vec::new);
+        Saying { base: self.state.revision(), events, ..Saying::default() }
+    }
+
     /// What mutations are refused with now: the log may be only so far ahead of its checkpoint.
     fn refusal(&mut self) -> Result<Option<Failure>, Stopped> {
         let behind = self.checkpoints.behind();
@@ -341,23 +351,23 @@ impl<L: Log> Worker<L> {
     /// Makes the batch durable and releases what it says; without changes the log's present proof is enough. True if there were some.
     fn persist(&mut self, mut saying: Saying, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
         let appends = !batch.is_empty();
+        let time_ms = batch.stamp_ms();
         let proof: Persisted = if appends { self.log.append(batch)? } else { self.log.persisted() };
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         saying.replies.extend(self.histories.take_in(saying.histories, proof));
         saying.replies.extend(self.access_calls.take_in(saying.access_calls, proof));
-        self.release(Released::new(&proof, self.state.revision(), saying.replies, saying.events), saying.reply_bytes);
+        let Saying { base, events, .. } = saying;
+        let events = EventBatch { base, revision: self.state.revision(), time_ms, events };
+        self.release(Released::of_batch(&proof, saying.replies, events), saying.reply_bytes);
         Ok(appends)
     }
 
     fn release(&self, released: Released, reply_bytes: usize) {
-        let (replies, events, revision) = released.into_parts();
+        let (replies, events) = released.into_parts();
         if !replies.is_empty() {
             self.replies.push(replies, reply_bytes);
         }
-        // Also without events: the heartbeat tells the last published revision.
-        let tells = !events.is_empty();
-        let event_bytes = EVENTS_OVERHEAD_BYTES + events.iter().map(event_bytes).sum::<usize>();
-        if !self.events.try_push((events, revision), event_bytes) && tells {
+        if events.is_some_and(|events| !self.events.push(events)) {
             self.events_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

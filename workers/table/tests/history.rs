@@ -14,8 +14,8 @@ use kvbroker_protocol::{
     VersionKind, limits,
 };
 use kvbroker_table::{
-    AccessBook, Account, Behind, Call, Checkpoints, Clock, Envelope, Facts, Historian, Histories, Intake, NoDoorbell, Outbox,
-    Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, replay_into,
+    AccessBook, Account, Behind, Call, Checkpoints, Clock, Envelope, EventQueue, Facts, Historian, Histories, Intake, NoDoorbell,
+    Outbox, Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, replay_into,
 };
 
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -63,7 +63,7 @@ impl Life {
             access_calls: Arc::default(),
             intake: intake.clone(),
             replies: replies.clone(),
-            events: Arc::new(Outbox::new(1, Arc::new(NoDoorbell))),
+            events: Arc::new(EventQueue::new(1, Arc::new(NoDoorbell))),
             events_wanted: Arc::default(),
             events_dropped: Arc::default(),
             counters: Arc::default(),

@@ -12,8 +12,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{
-    AccessBook, Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, Event, Facts, Intake, NoDoorbell, Outbox, Parked,
-    ReplyOut, SimClock, Stamper, Stopped, Worker, WorkerCounters,
+    AccessBook, Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, EventBatch, EventQueue, Facts, Intake, NoDoorbell,
+    Outbox, Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, WorkerCounters,
 };
 
 pub const WALL_MS: u64 = 1_700_000_000_000;
@@ -36,7 +36,7 @@ pub struct Seen {
     pub leaves_all: bool,
     /// Everything that has left the worker, in order.
     pub replies: Vec<ReplyOut>,
-    pub events: Vec<(Vec<Event>, u64)>,
+    pub events: Vec<EventBatch>,
 }
 
 #[derive(Default)]
@@ -75,11 +75,11 @@ impl Shared {
 pub struct WatchedLog {
     shared: Arc<Shared>,
     replies: Arc<Outbox<Vec<ReplyOut>>>,
-    events: Arc<Outbox<(Vec<Event>, u64)>>,
+    events: Arc<EventQueue>,
 }
 
 /// Takes out what has left the worker, and checks that it tells nothing beyond what the log has.
-pub fn collect_said(seen: &mut Seen, replies: &Outbox<Vec<ReplyOut>>, events: &Outbox<(Vec<Event>, u64)>) {
+pub fn collect_said(seen: &mut Seen, replies: &Outbox<Vec<ReplyOut>>, events: &EventQueue) {
     let durable = seen.log.persisted().revision();
     while let Some(batch) = replies.pop() {
         for out in &batch {
@@ -88,10 +88,11 @@ pub fn collect_said(seen: &mut Seen, replies: &Outbox<Vec<ReplyOut>>, events: &O
         }
         seen.replies.extend(batch);
     }
-    while let Some((batch, revision)) = events.pop() {
-        assert!(revision <= durable, "events tell of revision {revision}, the log has {durable}");
-        assert!(batch.iter().all(|event| event.revision <= revision));
-        seen.events.push((batch, revision));
+    while let Some(batch) = events.pop() {
+        assert!(batch.revision <= durable, "events tell of revision {}, the log has {durable}", batch.revision);
+        let mut events = batch.events.iter().flatten();
+        assert!(events.all(|event| (batch.base + 1..=batch.revision).contains(&event.revision)));
+        seen.events.push(batch);
     }
 }
 
@@ -158,7 +159,7 @@ pub struct Bench {
     pub shared: Arc<Shared>,
     pub intake: Arc<Intake>,
     pub replies: Arc<Outbox<Vec<ReplyOut>>>,
-    pub events: Arc<Outbox<(Vec<Event>, u64)>>,
+    pub events: Arc<EventQueue>,
     pub events_wanted: Arc<AtomicBool>,
     pub events_dropped: Arc<AtomicU64>,
     pub counters: Arc<WorkerCounters>,
@@ -188,7 +189,7 @@ impl Bench {
             shared: Arc::default(),
             intake: Arc::default(),
             replies: Arc::new(Outbox::new(reply_bytes, Arc::new(NoDoorbell))),
-            events: Arc::new(Outbox::new(event_bytes, Arc::new(NoDoorbell))),
+            events: Arc::new(EventQueue::new(event_bytes, Arc::new(NoDoorbell))),
             events_wanted: Arc::new(AtomicBool::new(true)),
             events_dropped: Arc::default(),
             counters: Arc::default(),

@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 
 use kvbroker_core::{Change, Space};
 use kvbroker_log::{Cause, Log, LogError};
-use kvbroker_protocol::{Answer, Deadline, ErrorCode, Header, Operation, Operations, SessionId, StatValue, Stored, limits};
-use kvbroker_table::{EventKind, Stopped};
+use kvbroker_protocol::{
+    Answer, Deadline, ErrorCode, Header, Operation, Operations, SessionId, StatValue, Stored, VersionKind, limits,
+};
+use kvbroker_table::Stopped;
 
 use crate::bench::{Bench, WALL_MS, get, is_value, key, put};
 use crate::code;
@@ -79,9 +81,9 @@ fn what_is_due_goes_before_the_requests_in_order_and_so_many_at_a_time() {
     assert_eq!(logged, expected.chain([last]).collect::<Vec<_>>());
     let seen = bench.shared.seen();
     assert_eq!(seen.appends.len(), 1, "one sync for all of it");
-    let told: Vec<_> = seen.events.iter().flat_map(|(events, _)| events).collect();
-    assert!(told[..most].iter().zip(&order).all(|(event, key)| event.key == *key && event.kind == EventKind::Expire));
-    assert!(matches!(told[most].kind, EventKind::Put(_)));
+    let told: Vec<_> = seen.events.iter().flat_map(|batch| batch.events.iter().flatten()).collect();
+    assert!(told[..most].iter().zip(&order).all(|(event, key)| event.key == *key && event.kind == VersionKind::Expire));
+    assert!(matches!(told[most].kind, VersionKind::Put(_)));
 }
 
 #[test]

@@ -22,9 +22,9 @@ use kvbroker_core::{ChangeError, History, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
     Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Role, Scalar, Scan, Scope,
-    SessionId, StatValue, Stored, limits,
+    SessionId, StatValue, Stored, VersionKind, limits,
 };
-use kvbroker_table::{EventKind, Stopped, replay_into};
+use kvbroker_table::{EventBatch, Stopped, replay_into};
 
 fn code(outcome: &Outcome) -> Option<ErrorCode> {
     outcome.result.as_ref().err().map(|failure| failure.code)
@@ -65,7 +65,7 @@ fn nothing_leaves_before_it_is_durable_and_replies_keep_their_order() {
         assert_eq!(out.envelope.routing_id, out.reply.id.unwrap().to_be_bytes());
         assert_eq!((out.client, out.request_bytes), (1, 100));
     }
-    assert_eq!(seen.events.iter().map(|(_, revision)| *revision).max(), Some(state.revision()));
+    assert_eq!(seen.events.iter().map(|batch| batch.revision).max(), Some(state.revision()));
     assert!(seen.log.is_closed());
     drop(seen);
     assert!(bench.recovered() == state, "a recovery from the log leads to another state");
@@ -128,8 +128,7 @@ fn reads_need_no_append() {
     assert_eq!(code(&bench.outcomes(removed)[0]), Some(ErrorCode::NotFound));
     let seen = bench.shared.seen();
     assert_eq!((seen.appends.len(), seen.log.stats().batches), (0, 0));
-    // Also without events it is told how far it went.
-    assert_eq!(seen.events, [(vec![], 0)]);
+    assert_eq!(seen.events, [], "nobody is told of nothing");
 }
 
 #[test]
@@ -277,9 +276,10 @@ fn a_condition_that_fails_takes_a_number_and_makes_no_revision() {
     assert_eq!(bench.groups(), [(1, number(1)), (2, number(2)), (2, number(3)), (2, number(4)), (3, number(5))]);
     let seen = bench.shared.seen();
     assert!(seen.replies.iter().all(|out| out.reply.retry_safe == Some(true)));
-    let told: Vec<_> = seen.events.iter().flat_map(|(events, _)| events).map(|event| event.kind.clone()).collect();
+    let told: Vec<_> =
+        seen.events.iter().flat_map(|batch| batch.events.iter().flatten()).map(|event| event.kind.clone()).collect();
     let values = [Stored::integer(5), Stored::text("1").unwrap(), Stored::integer(-2)];
-    assert_eq!(told, values.map(EventKind::Put), "watchers see the sum");
+    assert_eq!(told, values.map(VersionKind::Put), "watchers see the sum");
 }
 
 #[test]
@@ -409,56 +409,36 @@ fn events_tell_every_change_in_order_and_only_when_somebody_listens() {
     bench.one(del("none"));
     bench.ask(Header::default(), Operations::Many(vec![put("b", "2"), del("a")]));
     bench.run_to_end().unwrap();
-    let (events, revision) = bench.shared.seen().events[0].clone();
-    let told: Vec<_> = events.iter().map(|event| (event.revision, event.key.clone(), event.kind.clone())).collect();
-    let value = |text| EventKind::Put(Stored::text(text).unwrap());
-    assert_eq!(told, [(1, key("a"), value("1")), (2, key("b"), value("2")), (3, key("a"), EventKind::Remove)]);
-    assert_eq!(revision, 3);
+    let EventBatch { base, revision, time_ms, events } = bench.shared.seen().events[0].clone();
+    let told: Vec<_> = events.iter().flatten().map(|event| (event.revision, event.key.clone(), event.kind.clone())).collect();
+    let value = |text| VersionKind::Put(Stored::text(text).unwrap());
+    assert_eq!(told, [(1, key("a"), value("1")), (2, key("b"), value("2")), (3, key("a"), VersionKind::Remove)]);
+    assert_eq!((base, revision, time_ms), (0, 3, bench.shared.seen().appends[0].0));
 
     let mut alone = Bench::new();
     alone.events_wanted.store(false, Ordering::Relaxed);
     alone.one(put("a", "1"));
     alone.run_to_end().unwrap();
-    assert_eq!(alone.shared.seen().events, [(vec![], 1)], "how far it went is told all the same");
+    let untold = alone.shared.seen().events.pop().unwrap();
+    assert_eq!((untold.base, untold.revision, untold.events), (0, 1, None), "how far it went is told all the same");
     assert_eq!(alone.events_dropped.load(Ordering::Relaxed), 0);
 }
 
 #[test]
 fn a_publisher_that_is_behind_loses_whole_batches_and_they_are_counted() {
-    // Room for the first batch, which has no events, and for one with one.
-    let mut bench = Bench::with_room(limits::RELEASE_BYTES_MAX, 200);
+    // Room for one batch with an event.
+    let mut bench = Bench::with_room(limits::RELEASE_BYTES_MAX, 100);
     bench.shared.seen().leaves_all = true;
-    for _ in 0..3 {
-        repeat(limits::BATCH_CALLS_MAX, || bench.one(Operation::Ping));
+    for _ in 0..4 {
         bench.one(put("a", "1"));
+        repeat(limits::BATCH_CALLS_MAX, || bench.one(Operation::Ping));
     }
     bench.run_to_end().unwrap();
     let seen = bench.shared.seen();
-    let told: Vec<usize> = seen.events.iter().map(|(events, _)| events.len()).collect();
-    assert_eq!(told, [0, 1]);
-    assert_eq!(bench.events_dropped.load(Ordering::Relaxed), 2);
-    assert_eq!(seen.replies.len(), 3 * limits::BATCH_CALLS_MAX + 3, "replies are never dropped");
-}
-
-#[test]
-fn batches_without_events_do_not_pile_up_before_a_publisher_that_is_gone() {
-    // They counted as no bytes at all, so the bound of the queue never held.
-    let mut bench = Bench::with_room(limits::RELEASE_BYTES_MAX, 1_000);
-    let worker = bench.start();
-    for _ in 0..200 {
-        let id = bench.one(Operation::Ping);
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        // Only the replies are taken: the publisher takes nothing.
-        while !bench.replies.pop().is_some_and(|batch| batch.iter().any(|out| out.reply.id == Some(id))) {
-            assert!(std::time::Instant::now() < deadline);
-            std::thread::yield_now();
-        }
-    }
-    bench.intake.close();
-    worker.join().unwrap().unwrap();
-    let waiting = std::iter::from_fn(|| bench.events.pop()).count();
-    assert!((1..=1_000 / 64 + 1).contains(&waiting), "{waiting} batches wait");
-    assert_eq!(bench.events_dropped.load(Ordering::Relaxed), 0, "nothing was lost that anybody wants");
+    let told: Vec<_> = seen.events.iter().map(|batch| (batch.base, batch.revision, batch.events.is_some())).collect();
+    assert_eq!(told, [(0, 1, true), (1, 4, false)], "what was lost is said to be");
+    assert_eq!(bench.events_dropped.load(Ordering::Relaxed), 3);
+    assert_eq!(seen.replies.len(), 4 * limits::BATCH_CALLS_MAX + 4, "replies are never dropped");
 }
 
 #[test]

@@ -1,0 +1,134 @@
+//! The queue of changes from the worker to the publisher: bounded, and never silent about what it lost.
+//!
+//! - A batch whose events do not fit is put in without them: what the publisher takes out always goes on where the batch before it ended,
+//!   and says where it tells nothing.
+//! - Batches without events that follow each other become one. So there is at most one more of them than of those with events, and a
+//!   queue that nobody empties does not grow.
+//! - The worker never waits here.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::outbox::Doorbell;
+use crate::released::EventBatch;
+use crate::sizes::event_bytes;
+
+/// Rough bytes of a batch beside its events, and of one without events that may follow it.
+const BATCH_BYTES: usize = 2 * (size_of::<EventBatch>() + size_of::<usize>());
+
+#[derive(Default)]
+struct Inner {
+    batches: VecDeque<(EventBatch, usize)>,
+    bytes: usize,
+}
+
+/// The queue.
+pub struct EventQueue {
+    inner: Mutex<Inner>,
+    bytes_max: usize,
+    doorbell: Arc<dyn Doorbell>,
+}
+
+impl EventQueue {
+    /// An empty queue of at most `bytes_max` bytes (one batch always fits).
+    pub fn new(bytes_max: usize, doorbell: Arc<dyn Doorbell>) -> EventQueue {
+        EventQueue { inner: Mutex::default(), bytes_max, doorbell }
+    }
+
+    /// A panic can't leave the queue half changed: poison means nothing here.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a batch in; false if its events were dropped for want of room. A batch that changed nothing is not put in at all.
+    pub fn push(&self, mut batch: EventBatch) -> bool {
+        if batch.base == batch.revision {
+            return true;
+        }
+        let bytes = batch.events.as_ref().map_or(0, |events| BATCH_BYTES + events.iter().map(event_bytes).sum::<usize>());
+        let mut inner = self.lock();
+        let was_empty = inner.batches.is_empty();
+        let fits = was_empty || batch.events.is_none() || inner.bytes + bytes <= self.bytes_max;
+        if !fits {
+            batch.events = None;
+        }
+        match inner.batches.back_mut() {
+            Some((last, _)) if last.events.is_none() && batch.events.is_none() && last.revision == batch.base => {
+                (last.revision, last.time_ms) = (batch.revision, batch.time_ms);
+            }
+            _ => {
+                let bytes = if fits { bytes } else { 0 };
+                inner.bytes += bytes;
+                inner.batches.push_back((batch, bytes));
+            }
+        }
+        drop(inner);
+        if was_empty {
+            self.doorbell.ring();
+        }
+        fits
+    }
+
+    /// Takes the next batch.
+    pub fn pop(&self) -> Option<EventBatch> {
+        let mut inner = self.lock();
+        let (batch, bytes) = inner.batches.pop_front()?;
+        inner.bytes -= bytes;
+        Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kvbroker_protocol::VersionKind;
+
+    use super::*;
+    use crate::released::Event;
+
+    #[derive(Default)]
+    struct Rings(AtomicUsize);
+    impl Doorbell for Rings {
+        fn ring(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn batch(base: u64, revision: u64, key_bytes: Option<usize>) -> EventBatch {
+        let event = |bytes| Event { revision, key: vec![b'k'; bytes], kind: VersionKind::Remove };
+        EventBatch { base, revision, time_ms: 7, events: key_bytes.map(|bytes| vec![event(bytes)]) }
+    }
+
+    fn told(queue: &EventQueue) -> Vec<(u64, u64, bool)> {
+        std::iter::from_fn(|| queue.pop()).map(|batch| (batch.base, batch.revision, batch.events.is_some())).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_leaves_a_mark_and_marks_become_one() {
+        let rings = Arc::new(Rings::default());
+        let queue = EventQueue::new(1_000, rings.clone());
+        assert!(queue.push(batch(0, 1, Some(5_000))), "one always fits");
+        assert!(!queue.push(batch(1, 3, Some(1))));
+        assert!(!queue.push(batch(3, 4, Some(1))));
+        assert!(queue.push(batch(4, 5, None)), "nothing of it was lost here");
+        assert_eq!(told(&queue), [(0, 1, true), (1, 5, false)]);
+        assert!(queue.push(batch(5, 6, None)) && queue.push(batch(6, 7, Some(1))) && queue.push(batch(7, 8, None)));
+        assert_eq!(told(&queue), [(5, 6, false), (6, 7, true), (7, 8, false)]);
+        assert_eq!(rings.0.load(Ordering::Relaxed), 2, "once until it is emptied");
+        assert_eq!(queue.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_queue_that_nobody_empties_stays_small() {
+        let queue = EventQueue::new(10_000, Arc::new(Rings::default()));
+        for revision in 0..100_000 {
+            queue.push(batch(revision, revision + 1, (revision % 2 == 0).then_some(1)));
+            queue.push(batch(revision + 1, revision + 1, Some(1)));
+        }
+        let told = told(&queue);
+        assert!(told.len() < 200, "{} wait", told.len());
+        assert!(told.windows(2).all(|pair| pair[0].1 == pair[1].0), "each goes on where the one before it ended");
+        assert_eq!(told.last().map(|last| last.1), Some(100_000));
+    }
+}

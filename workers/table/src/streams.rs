@@ -1,0 +1,346 @@
+//! The streams of the publisher: for each prefix that somebody watches, the chain of messages that tell all of its changes.
+//!
+//! - Each message says from which revision (exclusive) to which it is complete. It begins where the one before it on the stream ended;
+//!   what was not told makes it begin later, and that is how whoever reads it sees what is missing.
+//! - Nothing is told that [`Streams::publish`] has not been given, and all of it is told, or a later message begins behind it.
+//! - Changes are gathered until [`Streams::flush`]: one message may tell of many revisions, but never of a part of one.
+//! - Where changes were lost ([`EventBatch::events`] is `None`) every stream is told so within [`SWEEP_PAUSE`], also those on which nothing
+//!   else happens: nobody could know otherwise that there is something to ask for.
+//! - A stream on which nothing happens repeats where it is: after [`BOOKMARK_FIRST`], then with pauses twice as long each time, up to
+//!   [`BOOKMARK_LAST`].
+//! - No socket, no clock, no thread: messages leave through the function that is given, times are given.
+//! - Bounded: [`limits::STREAMS_MAX`] streams, and [`limits::STREAMS_GATHERED_BYTES_MAX`] bytes gathered beside those of one batch.
+//!
+//! A change costs one look into the index of prefixes, is encoded once if any stream has it, and is copied for each of those. What no
+//! stream has costs nothing more.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use kvbroker_protocol::{encode_stream_change, encode_stream_message, encode_stream_revision, limits, stream_topic};
+
+use crate::prefix_index::PrefixIndex;
+use crate::released::{Event, EventBatch};
+
+/// When a stream says for the first time that nothing has happened since its last message,
+pub const BOOKMARK_FIRST: Duration = Duration::from_secs(1);
+/// and the longest pause until it says so again.
+pub const BOOKMARK_LAST: Duration = Duration::from_secs(30);
+/// Between two bookmarks for those who join a stream that others watch: each of them goes to all.
+const JOIN_PAUSE: Duration = Duration::from_millis(20);
+/// Between two tours of all streams to say that changes were lost.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// Most bookmarks that one call sends.
+const BOOKMARKS_AT_ONCE: usize = 1_024;
+/// Bytes of a message beside its revisions: its names, two numbers, the epoch.
+const MESSAGE_BYTES: usize = 80;
+/// Buffers that are larger than this are not kept for the next time.
+const KEPT_BYTES: usize = 64 << 10;
+
+type StreamId = u64;
+
+/// All streams of one publisher.
+#[derive(Debug)]
+pub struct Streams {
+    epoch: u64,
+    /// Everything up to here was given.
+    revision: u64,
+    /// Not everything up to here was told: no message begins before it.
+    floor: u64,
+    index: PrefixIndex<StreamId>,
+    ids: HashMap<Box<[u8]>, StreamId>,
+    streams: HashMap<StreamId, Stream>,
+    last_id: StreamId,
+    by_time: BTreeSet<(Instant, StreamId)>,
+    /// Streams that have gathered something, and how much all have.
+    gathering: Vec<StreamId>,
+    gathered_bytes: usize,
+    sweep: Sweep,
+    /// The changes of one revision that some stream has, encoded; and those streams.
+    changes: Vec<u8>,
+    touched: Vec<StreamId>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    topic: Box<[u8]>,
+    /// The last revision of its last message.
+    last: u64,
+    /// Revisions that were not sent yet, encoded, and how many.
+    revisions: Vec<u8>,
+    count: usize,
+    /// Its part of [`Streams::changes`]: its changes follow each other there, as the keys under a prefix do.
+    part: Part,
+    /// When its last message was sent.
+    sent_at: Instant,
+    /// From then on, until the next bookmark.
+    pause: Duration,
+    /// When it is looked at.
+    due: Instant,
+    /// Somebody has joined since the last message.
+    is_awaited: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    from: usize,
+    to: usize,
+    count: usize,
+}
+
+/// A tour of the streams to tell all of them how far the floor is.
+#[derive(Debug, Default)]
+struct Sweep {
+    /// When the next one begins, if one is needed.
+    due: Option<Instant>,
+    last: Option<Instant>,
+    /// Whom it has not come to.
+    left: Vec<StreamId>,
+}
+
+/// Where messages go: topic and body.
+pub type StreamSink<'a> = dyn FnMut(&[u8], Vec<u8>) + 'a;
+
+impl Streams {
+    /// None yet, at a revision that nobody needs to be told of.
+    pub fn new(epoch: u64, revision: u64) -> Streams {
+        Streams {
+            epoch,
+            revision,
+            floor: 0,
+            index: PrefixIndex::default(),
+            ids: HashMap::new(),
+            streams: HashMap::new(),
+            last_id: 0,
+            by_time: BTreeSet::new(),
+            gathering: Vec::new(),
+            gathered_bytes: 0,
+            sweep: Sweep::default(),
+            changes: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// The last revision that was given; [`Streams::flush`] makes it one that was told.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// Somebody has joined: a bookmark is due for it, at once if the stream is new. False if there are too many streams already.
+    pub fn begin(&mut self, prefix: &[u8], now: Instant) -> bool {
+        if let Some(id) = self.ids.get(prefix).copied() {
+            let Some(stream) = self.streams.get_mut(&id) else { return false };
+            if std::mem::replace(&mut stream.is_awaited, true) {
+                return true;
+            }
+            let due = now.max(stream.sent_at + JOIN_PAUSE);
+            reschedule(&mut self.by_time, id, stream, due);
+            return true;
+        }
+        if self.streams.len() >= limits::STREAMS_MAX || prefix.len() > limits::KEY_BYTES_MAX {
+            return false;
+        }
+        self.last_id += 1;
+        let id = self.last_id;
+        let stream = Stream {
+            topic: stream_topic(prefix).into(),
+            last: self.revision,
+            revisions: Vec::new(),
+            count: 0,
+            part: Part::default(),
+            sent_at: now,
+            pause: BOOKMARK_FIRST,
+            due: now,
+            is_awaited: true,
+        };
+        self.index.insert(prefix, id);
+        self.ids.insert(prefix.into(), id);
+        self.by_time.insert((now, id));
+        self.streams.insert(id, stream);
+        true
+    }
+
+    /// Nobody watches this prefix any more.
+    pub fn end(&mut self, prefix: &[u8]) {
+        let Some(id) = self.ids.remove(prefix) else { return };
+        self.index.remove(prefix, id);
+        if let Some(stream) = self.streams.remove(&id) {
+            self.by_time.remove(&(stream.due, id));
+            self.gathered_bytes -= stream.revisions.len();
+        }
+    }
+
+    /// Nobody watches anything any more: everybody was cut off.
+    pub fn end_all(&mut self) {
+        *self = Streams { floor: self.floor, last_id: self.last_id, ..Streams::new(self.epoch, self.revision) };
+    }
+
+    /// Takes in what one batch changed. Messages that are full leave at once, the others with [`Streams::flush`].
+    pub fn publish(&mut self, batch: &EventBatch, now: Instant, sink: &mut StreamSink<'_>) {
+        if batch.revision <= self.revision {
+            return;
+        }
+        let Some(events) = batch.events.as_ref().filter(|_| batch.base == self.revision) else {
+            self.skip_to(batch.revision, now, sink);
+            return;
+        };
+        if !self.streams.is_empty() {
+            for changes in events.chunk_by(|one, other| one.revision == other.revision) {
+                self.gather(changes, batch.time_ms, now, sink);
+            }
+        }
+        self.revision = batch.revision;
+    }
+
+    /// What happened up to this revision is not known here.
+    fn skip_to(&mut self, revision: u64, now: Instant, sink: &mut StreamSink<'_>) {
+        self.flush(now, sink);
+        (self.floor, self.revision) = (revision, revision);
+        if !self.streams.is_empty() && self.sweep.due.is_none() {
+            self.sweep.due = Some(self.sweep.last.map_or(now, |last| now.max(last + SWEEP_PAUSE)));
+        }
+    }
+
+    /// Gathers the changes of one revision, which are in the order of their keys.
+    fn gather(&mut self, events: &[Event], time_ms: u64, now: Instant, sink: &mut StreamSink<'_>) {
+        let Some(revision) = events.first().map(|event| event.revision) else { return };
+        for event in events {
+            let from = self.changes.len();
+            for id in self.index.find(&event.key) {
+                let Some(stream) = self.streams.get_mut(&id) else { continue };
+                if self.changes.len() == from {
+                    encode_stream_change(&event.key, &event.kind, &mut self.changes);
+                }
+                if stream.part.count == 0 {
+                    stream.part.from = from;
+                    self.touched.push(id);
+                }
+                stream.part.to = self.changes.len();
+                stream.part.count += 1;
+            }
+        }
+        for id in std::mem::take(&mut self.touched) {
+            self.take_part(id, revision, time_ms, now, sink);
+        }
+        self.changes.clear();
+        self.changes.shrink_to(KEPT_BYTES);
+        if self.gathered_bytes > limits::STREAMS_GATHERED_BYTES_MAX {
+            self.revision = revision;
+            self.flush(now, sink);
+        }
+    }
+
+    /// Gives a stream its part of a revision.
+    fn take_part(&mut self, id: StreamId, revision: u64, time_ms: u64, now: Instant, sink: &mut StreamSink<'_>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Part { from, to, count } = std::mem::take(&mut stream.part);
+        if stream.count > 0 && stream.revisions.len() + (to - from) > limits::STREAM_MESSAGE_BYTES {
+            self.send(id, revision - 1, now, sink);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if to - from > limits::STREAM_REVISION_BYTES_MAX {
+            // Behind it: it has to be asked for.
+            stream.last = revision;
+            self.send(id, revision, now, sink);
+            return;
+        }
+        if stream.count == 0 {
+            self.gathering.push(id);
+        }
+        let before = stream.revisions.len();
+        encode_stream_revision(revision, time_ms, count, &self.changes[from..to], &mut stream.revisions);
+        stream.count += 1;
+        self.gathered_bytes += stream.revisions.len() - before;
+    }
+
+    /// Sends what was gathered.
+    pub fn flush(&mut self, now: Instant, sink: &mut StreamSink<'_>) {
+        for id in std::mem::take(&mut self.gathering) {
+            if self.streams.get(&id).is_some_and(|stream| stream.count > 0) {
+                self.send(id, self.revision, now, sink);
+            }
+        }
+    }
+
+    /// Sends what a stream has gathered, or a bookmark; complete up to `revision`.
+    fn send(&mut self, id: StreamId, revision: u64, now: Instant, sink: &mut StreamSink<'_>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let mut body = Vec::with_capacity(stream.revisions.len() + MESSAGE_BYTES);
+        let prev = stream.last.max(self.floor);
+        encode_stream_message(self.epoch, prev, revision, stream.count, &stream.revisions, &mut body);
+        self.gathered_bytes -= stream.revisions.len();
+        // Not kept: thousands of streams have nothing to say most of the time.
+        (stream.revisions, stream.count) = (Vec::new(), 0);
+        (stream.last, stream.sent_at, stream.pause, stream.is_awaited) = (revision, now, BOOKMARK_FIRST, false);
+        if stream.due > now + BOOKMARK_FIRST {
+            reschedule(&mut self.by_time, id, stream, now + BOOKMARK_FIRST);
+        }
+        sink(&stream.topic, body);
+    }
+
+    /// Sends the bookmarks that are due. To be called when nothing is gathered.
+    pub fn due(&mut self, now: Instant, sink: &mut StreamSink<'_>) {
+        self.flush(now, sink);
+        let mut left = BOOKMARKS_AT_ONCE;
+        while let Some((_, id)) = self.by_time.first().copied().filter(|(due, _)| *due <= now && left > 0) {
+            left -= 1;
+            let Some(stream) = self.streams.get_mut(&id) else { return };
+            let silent_until = stream.sent_at + stream.pause;
+            if !stream.is_awaited && silent_until > now {
+                // Something was sent since this was planned.
+                reschedule(&mut self.by_time, id, stream, silent_until);
+                continue;
+            }
+            let pause = if stream.is_awaited { BOOKMARK_FIRST } else { (2 * stream.pause).min(BOOKMARK_LAST) };
+            self.send(id, self.revision, now, sink);
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.pause = pause;
+                reschedule(&mut self.by_time, id, stream, now + pause);
+            }
+        }
+        self.sweep(now, left, sink);
+    }
+
+    /// Goes on with the tour that tells all streams of a hole.
+    fn sweep(&mut self, now: Instant, most: usize, sink: &mut StreamSink<'_>) {
+        if self.sweep.left.is_empty() && self.sweep.due.is_some_and(|due| due <= now) {
+            let left = self.streams.keys().copied().collect();
+            self.sweep = Sweep { due: None, last: Some(now), left };
+        }
+        for _ in 0..most {
+            let Some(id) = self.sweep.left.pop() else { break };
+            if self.streams.get(&id).is_some_and(|stream| stream.last < self.floor) {
+                self.send(id, self.revision, now, sink);
+            }
+        }
+    }
+
+    /// When [`Streams::due`] has something to do.
+    pub fn next_due(&self) -> Option<Instant> {
+        let bookmark = self.by_time.first().map(|(due, _)| *due);
+        let sweep = if self.sweep.left.is_empty() { self.sweep.due } else { self.sweep.last };
+        bookmark.into_iter().chain(sweep).min()
+    }
+}
+
+fn reschedule(by_time: &mut BTreeSet<(Instant, StreamId)>, id: StreamId, stream: &mut Stream, due: Instant) {
+    if stream.due != due {
+        by_time.remove(&(stream.due, id));
+        by_time.insert((due, id));
+        stream.due = due;
+    }
+}
+
+#[cfg(test)]
+#[path = "streams_tests.rs"]
+mod tests;
