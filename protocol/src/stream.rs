@@ -8,10 +8,11 @@
 //! - Fields that a reader does not know are passed over: later brokers may say more.
 
 use crate::error::Failure;
-use crate::events::{ChangeKind, RevisionEvents, epoch_from_text, epoch_text, read_events};
+use crate::events::{KeyEvent, RevisionEvents, epoch_from_text, epoch_text, read_events};
 use crate::limits::{DEPTH_MAX, KEY_BYTES_MAX};
 use crate::msgpack::{self, Cursor, Malformed, Token, write};
-use crate::value::Key;
+use crate::reply::VersionKind;
+use crate::value::{Key, Stored};
 
 /// First byte of the topics of streams; the prefix's length in 16 bits, big-endian, and the prefix follow.
 pub const STREAM_TOPIC: u8 = b's';
@@ -52,11 +53,18 @@ pub fn prefix_of_stream_topic(topic: &[u8]) -> Option<&[u8]> {
 }
 
 /// Appends one change of a revision, `[key, "put", value]`, `[key, "remove"]` or `[key, "expire"]`: a part for [`encode_stream_revision`].
-pub fn encode_stream_change(key: &[u8], kind: &ChangeKind, out: &mut Vec<u8>) {
-    let value = kind.value();
+pub fn encode_stream_change(key: &[u8], kind: &VersionKind, out: &mut Vec<u8>) {
+    let value = match kind {
+        VersionKind::Put(value) => Some(value),
+        VersionKind::Remove | VersionKind::Expire => None,
+    };
+    encode_change(key, kind.name(), value, out);
+}
+
+fn encode_change(key: &[u8], name: &str, value: Option<&Stored>, out: &mut Vec<u8>) {
     write::array(out, if value.is_some() { 3 } else { 2 });
     write::key(out, key);
-    write::text(out, kind.name());
+    write::text(out, name);
     if let Some(value) = value {
         value.write_msgpack(out);
     }
@@ -99,7 +107,9 @@ impl StreamMessage {
         let (mut revisions, mut changes) = (Vec::new(), Vec::new());
         for events in &self.events {
             changes.clear();
-            events.changes.iter().for_each(|change| encode_stream_change(&change.key, &change.kind, &mut changes));
+            for KeyEvent { key, kind, .. } in &events.changes {
+                encode_change(key, kind.name(), kind.value(), &mut changes);
+            }
             encode_stream_revision(events.revision, events.time_ms, events.changes.len(), &changes, &mut revisions);
         }
         encode_stream_message(self.epoch, self.prev, self.revision, self.events.len(), &revisions, out);
@@ -192,8 +202,7 @@ fn check(prefix: &[u8], message: &StreamMessage) -> Result<(), Failure> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::events::KeyEvent;
-    use crate::value::Stored;
+    use crate::events::ChangeKind;
 
     fn events(revision: u64, changes: Vec<(&[u8], ChangeKind)>) -> RevisionEvents {
         let changes = changes.into_iter().map(|(key, kind)| KeyEvent { key: key.to_vec(), kind, before: None }).collect();

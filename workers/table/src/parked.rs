@@ -21,6 +21,8 @@ use crate::access_book::{AccessBook, OWNER};
 use crate::call::{Call, ClientId};
 use crate::prefix_index::PrefixIndex;
 
+/// Waiters are found by so many bytes of their prefixes at most; the rest is compared, so that long prefixes are not held twice.
+const INDEXED_BYTES: usize = 256;
 /// Rough bytes of a waiter beside its call, and of each place where it is found beside the prefix.
 const WAITER_BYTES: usize = size_of::<Waiter>() + 256;
 const PLACE_BYTES: usize = 192;
@@ -49,7 +51,7 @@ struct Share {
 #[derive(Debug, Default)]
 pub struct Parked {
     waiters: BTreeMap<Ticket, Waiter>,
-    /// By the prefixes of which a key must have one to be theirs.
+    /// By the prefixes of which a key must have one to be theirs, cut to [`INDEXED_BYTES`].
     by_prefix: PrefixIndex<Ticket>,
     by_time: BTreeSet<(u64, Ticket)>,
     by_id: HashMap<(ClientId, u64), Ticket>,
@@ -85,7 +87,12 @@ impl Waiter {
 
     /// Where it is found; each once.
     fn places(&self) -> BTreeSet<&[u8]> {
-        self.access.scope.below(self.prefix()).collect()
+        let own = self.access.scope.below(self.prefix());
+        own.map(|prefix| prefix.get(..INDEXED_BYTES).unwrap_or(prefix)).collect()
+    }
+
+    fn waits_for(&self, key: &[u8]) -> bool {
+        key.starts_with(self.prefix()) && self.access.scope.contains(key)
     }
 }
 
@@ -196,7 +203,9 @@ impl Parked {
 
     /// Wakes those who wait for this key, which the revision has changed.
     pub(crate) fn changed(&mut self, key: &[u8], revision: u64) {
-        let found: Vec<Ticket> = self.by_prefix.find(key).collect();
+        let found = self.by_prefix.find(key);
+        let found: Vec<Ticket> =
+            found.filter(|ticket| self.waiters.get(ticket).is_some_and(|waiter| waiter.waits_for(key))).collect();
         for ticket in found {
             // All before it has been seen.
             self.wake(ticket, Some(revision.saturating_sub(1)));

@@ -68,11 +68,11 @@ impl Bench {
 
 #[test]
 fn a_change_wakes_those_who_wait_for_it_and_no_others() {
-    let long = vec![b'x'; 200];
+    let long = vec![b'x'; 3 * INDEXED_BYTES];
     let longer = [&long[..], b"y"].concat();
     let prefixes: [&[u8]; 6] = [b"", b"a", b"a/b", b"b", &long, &longer];
     let accesses = [Access::owner(), reader(&["a/", "x"]), reader(&["a/b/c", "b"]), reader(&["q"])];
-    let keys: [&[u8]; 9] = [b"", b"a", b"a/b", b"a/b/c", b"b", b"q/1", &long, &longer, &long[..64]];
+    let keys: [&[u8]; 9] = [b"", b"a", b"a/b", b"a/b/c", b"b", b"q/1", &long, &longer, &long[..INDEXED_BYTES]];
     for key in keys {
         let mut bench = Bench::new();
         let mut expected = Vec::new();

@@ -23,7 +23,7 @@ impl Bench {
     fn with<T>(&mut self, act: impl FnOnce(&mut Streams, Instant, &mut StreamSink<'_>) -> T) -> T {
         let sent = &mut self.sent;
         let mut sink = |topic: &[u8], body: Vec<u8>| sent.push(StreamMessage::decode(topic, &body).unwrap().unwrap());
-        act(&mut self.streams, self.now, sink)
+        act(&mut self.streams, self.now, &mut sink)
     }
 
     fn begin(&mut self, prefix: &[u8]) {
