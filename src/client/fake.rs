@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use kvbroker_protocol::{
-    Answer, BrokerId, FeedMessage, Form, HelloAnswer, Operation, Operations, Outcome, Outcomes, Reply, Request, SessionId,
-    decode_request, encode_reply, reported_limits,
+    Answer, BrokerId, Form, HelloAnswer, Operation, Operations, Outcome, Outcomes, Reply, Request, SessionId, decode_request,
+    encode_reply, reported_limits,
 };
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ pub(crate) fn ok(answer: Answer) -> Act {
 pub(crate) struct FakeBroker {
     pub(crate) requests: Arc<Mutex<Vec<Request>>>,
     pub(crate) address: Option<SocketAddr>,
-    publish: Sender<FeedMessage>,
+    publish: Sender<[Vec<u8>; 2]>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -141,14 +141,12 @@ impl FakeBroker {
         };
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let (publish, to_publish) = channel::<FeedMessage>();
+        let (publish, to_publish) = channel::<[Vec<u8>; 2]>();
         let (seen, stopped) = (Arc::clone(&requests), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                for message in to_publish.try_iter() {
-                    let mut body = Vec::new();
-                    message.encode(&mut body);
-                    publisher.send_multipart([message.topic(), body], 0).unwrap();
+                for frames in to_publish.try_iter() {
+                    publisher.send_multipart(frames, 0).unwrap();
                 }
                 if router.poll(zmq::POLLIN, 5).unwrap() == 0 {
                     continue;
@@ -177,8 +175,8 @@ impl FakeBroker {
         FakeBroker { requests, address, publish, stop, thread: Some(thread) }
     }
 
-    pub(crate) fn publish(&self, message: FeedMessage) {
-        self.publish.send(message).unwrap();
+    pub(crate) fn publish(&self, topic: Vec<u8>, body: Vec<u8>) {
+        self.publish.send([topic, body]).unwrap();
     }
 }
 

@@ -1,7 +1,8 @@
 //! The handle: what programs hold, clone and share.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use super::progress::Progress;
 use super::session::{Asked, GaveUp, RequestId};
 use super::slot::{Ended, Slot, Token};
 use crate::lookup::{Explanation, Looked, Lookup, LookupError};
-use crate::transport::Context;
+use crate::transport::{ClientSocket, Context};
 
 /// First and longest pause between two lookups of [`ConnectOptions::wait_for_broker`].
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -289,6 +290,37 @@ impl Client {
             Ended::Told(Err(gave_up)) => Err(ClientError::gave_up(gave_up, self.project(), timeout_text(timeout))),
             Ended::Closed => Err(ClientError::Closed),
         }
+    }
+
+    /// Whether the publisher of the broker that said this has streams for this client. They carry every key, so that who may
+    /// use only some has none.
+    pub(super) fn may_hear(&self, hello: &HelloAnswer) -> bool {
+        let needs_port = matches!(self.route(), Some(Route::Network { .. } | Route::Unprotected { .. }));
+        hello.prefixes.is_empty() && (!needs_port || hello.pub_port != 0)
+    }
+
+    /// A subscriber's socket, on its way to the publisher of the broker that has just said this. None: it can't be said where that is
+    /// while the broker is looked up.
+    ///
+    /// # Errors
+    /// No socket, or no key of our own.
+    pub(super) fn subscriber(&self, hello: &HelloAnswer) -> Result<Option<ClientSocket>, ClientError> {
+        let shared = &self.handle.shared;
+        let Some(route) = shared.route() else { return Ok(None) };
+        let lookup = match shared.lookup.try_lock() {
+            Ok(lookup) => lookup,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        let mut socket = shared.context.subscriber(route.security(lookup.own_pair())?)?;
+        socket.watch(&shared.context)?;
+        match &route {
+            Route::Local { publisher, .. } => socket.connect_ipc(publisher)?,
+            Route::Network { address, .. } | Route::Unprotected { address } => {
+                socket.connect_tcp(SocketAddr::new(address.ip(), hello.pub_port))?;
+            }
+        }
+        Ok(Some(socket))
     }
 }
 

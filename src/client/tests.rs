@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{
-    Access, Answer, BrokerId, ChangeKind, Condition, Deadline, ErrorCode, Failure, Fate, Found, GrantInfo, KeyEvent, Operation,
-    Operations, Outcome, Outcomes, RevisionEvents, Role, Row, Scalar, Scan, SessionId, Stored, UserKey, Version, VersionKind,
+    Access, Answer, BrokerId, ChangeKind, Condition, Deadline, ErrorCode, Failure, Fate, FeedMessage, Found, GrantInfo, KeyEvent,
+    Operation, Operations, Outcome, Outcomes, RevisionEvents, Role, Row, Scalar, Scan, SessionId, Stored, StreamMessage, UserKey,
+    Version, VersionKind, stream_topic,
 };
 
-use super::fake::{Act, Place, ok};
+use super::fake::{Act, FakeBroker, Place, ok};
 use super::*;
 use crate::catalog::CatalogList;
 use crate::exit::Exit;
@@ -453,6 +454,87 @@ fn a_watch_tells_every_change_once_over_a_restart() {
     assert!(Iterator::next(&mut watch).is_none());
     assert_eq!(watch.resume(), Some(WatchFrom::After { revision: 11, epoch: watch.epoch() }));
     drop(broker);
+}
+
+#[test]
+fn a_hub_hears_streams_and_asks_for_what_is_missing() {
+    let place = Place::new();
+    let revision = Arc::new(AtomicU64::new(7));
+    let broker = place.broker(1, tells(&revision));
+    let beat = |broker: &FakeBroker| {
+        let heartbeat = FeedMessage::Heartbeat { epoch: 1, revision: 7 };
+        let mut body = Vec::new();
+        heartbeat.encode(&mut body);
+        broker.publish(heartbeat.topic(), body);
+    };
+    let send = |broker: &FakeBroker, prefix: &str, prev, revision, events| {
+        let mut body = Vec::new();
+        StreamMessage { epoch: 1, prev, revision, events }.encode(&mut body);
+        broker.publish(stream_topic(prefix.as_bytes()), body);
+    };
+    let told = |revision: u64, key: &str| {
+        let changes = vec![KeyEvent { key: key.into(), kind: ChangeKind::Expire, before: None }];
+        RevisionEvents { revision, time_ms: 1, changes, origin: None }
+    };
+    let client = connect(&place);
+    let mut hub = client.hub().unwrap();
+    let [a, again, b] = ["a/", "a/", "b/"].map(|prefix| hub.watch(prefix, WatchFrom::After { revision: 7, epoch: Some(1) }));
+    let soon = || Some(Instant::now() + Duration::from_millis(20));
+    let mut events = Vec::new();
+    let is_caught_up = |events: &[(WatchId, WatchEvent)], id: WatchId| {
+        events.iter().any(|(of, event)| *of == id && matches!(event, WatchEvent::CaughtUp { .. }))
+    };
+    // What was sent before the subscription has arrived is heard by nobody.
+    eventually("the streams are heard", || {
+        beat(&broker);
+        send(&broker, "a/", 7, 7, vec![]);
+        send(&broker, "b/", 7, 7, vec![]);
+        events.extend(hub.next(soon()).map(|(id, event)| (id, event.unwrap())));
+        let messages = [a, again, b].map(|id| hub.stats(id).unwrap().messages);
+        ([a, again, b].iter().all(|id| is_caught_up(&events, *id)) && messages.iter().all(|messages| *messages > 0)).then_some(())
+    });
+    // The stream of `b/` tells it, and that of `a/` has a hole.
+    revision.store(10, Ordering::Relaxed);
+    send(&broker, "b/", 7, 9, vec![told(8, "b/8"), told(9, "b/9")]);
+    send(&broker, "a/", 9, 10, vec![told(10, "a/10")]);
+    let mut revisions = std::collections::BTreeMap::<WatchId, Vec<u64>>::new();
+    eventually("what was missing", || {
+        beat(&broker);
+        if let Some((id, event)) = hub.next(soon())
+            && let WatchEvent::Changes(RevisionEvents { revision, .. }) = event.unwrap()
+        {
+            revisions.entry(id).or_default().push(revision);
+        }
+        (revisions.values().map(Vec::len).sum::<usize>() == 8).then_some(())
+    });
+    assert_eq!(revisions, [(a, vec![8, 9, 10]), (again, vec![8, 9, 10]), (b, vec![8, 9])].into());
+    assert!(hub.stats(a).unwrap().refills > 0);
+    assert_eq!([a, again].map(|id| hub.revision(id)), [Some(10); 2]);
+    // Without the publisher all are told of it, but who is gone is told nothing.
+    assert!(hub.unwatch(again) && !hub.unwatch(again));
+    drop(broker);
+    let mut disconnected = std::collections::BTreeSet::new();
+    eventually("the loss", || {
+        if let Some((id, Ok(WatchEvent::Disconnected { .. }))) = hub.next(soon()) {
+            disconnected.insert(id);
+        }
+        (disconnected.len() == 2).then_some(())
+    });
+    let broker = place.broker(1, tells(&revision));
+    let mut back = std::collections::BTreeSet::new();
+    eventually("the return", || {
+        beat(&broker);
+        send(&broker, "a/", 10, 10, vec![]);
+        send(&broker, "b/", 9, 10, vec![]);
+        if let Some((id, Ok(WatchEvent::CaughtUp { .. }))) = hub.next(soon()) {
+            back.insert(id);
+        }
+        (back.len() == 2).then_some(())
+    });
+    assert_eq!(back, [a, b].into());
+    client.close();
+    assert!([(); 2].map(|()| hub.next(None)).iter().all(|event| matches!(event, Some((_, Err(ClientError::Closed))))));
+    assert!(hub.is_empty() && hub.next(None).is_none());
 }
 
 #[test]

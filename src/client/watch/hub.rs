@@ -6,14 +6,18 @@
 //! - So many questions are outstanding and no more; so many of them wait at the broker and no more.
 //! - What was put in is taken out before more is: one page or message of a watch is held at a time, beside what it keeps behind a hole.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{Answer, Events, Operation, Outcome, Scan};
+use kvbroker_protocol::limits::KEY_BYTES_MAX;
+use kvbroker_protocol::{
+    Answer, ChangeKind, EventBefore, Events, Failure, KeyEvent, Operation, Outcome, Scan, StreamMessage, stream_topic,
+};
 
 use super::event::{WatchEnd, WatchEvent, WatchStats};
+use super::link::{Came, Link};
 use super::merge::{Answered, Ask, Merge, Position, Told};
 use super::options::{WatchFrom, WatchOptions, Watched};
 use crate::client::bell::Bell;
@@ -21,7 +25,7 @@ use crate::client::error::ClientError;
 use crate::client::handle::Client;
 use crate::client::slot::{Ended, Slot};
 use crate::client::table::unexpected;
-use crate::transport::poll;
+use crate::transport::{ClientSocket, poll};
 
 /// Most questions that are outstanding and answered at once. An answer has some MiB at most.
 const ASKED_MAX: usize = 32;
@@ -41,8 +45,14 @@ const CROWDED: Duration = Duration::from_millis(10);
 /// With events ready to be taken, the sockets are still looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Unless so many are ready.
-const READY_MAX: usize = 10_000;
+/// Unless so many bytes of events are ready.
+const READY_BYTES: usize = 8 << 20;
+
+/// Most bytes of messages that all watches together keep behind holes.
+const AHEAD_BYTES: usize = 64 << 20;
+
+/// What an event takes beside its keys and values, about.
+const EVENT_BYTES: usize = 128;
 
 /// Names a watch of a [`Hub`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +61,8 @@ pub struct WatchId(u64);
 struct Entry {
     options: WatchOptions,
     merge: Merge,
+    /// Its stream's, if it may have one.
+    topic: Option<Vec<u8>>,
     /// What is true of what was taken.
     position: Option<Position>,
     due: Option<Instant>,
@@ -76,6 +88,14 @@ pub struct Hub {
     entries: BTreeMap<WatchId, Entry>,
     next_id: u64,
     ready: VecDeque<(WatchId, Ready)>,
+    /// About how many bytes were put into `ready` since it was empty.
+    ready_bytes: usize,
+    link: Link,
+    /// Who hears which stream.
+    streams: HashMap<Vec<u8>, Vec<WatchId>>,
+    /// There are no streams for this client, as far as is known.
+    is_unheard: bool,
+    ahead_bytes: usize,
     /// Who wants to ask, in turn.
     askers: VecDeque<WatchId>,
     due: BTreeSet<(Instant, WatchId)>,
@@ -103,6 +123,11 @@ impl Client {
             entries: BTreeMap::new(),
             next_id: 0,
             ready: VecDeque::new(),
+            ready_bytes: 0,
+            link: Link::new(self.clone()),
+            streams: HashMap::new(),
+            is_unheard: false,
+            ahead_bytes: 0,
             askers: VecDeque::new(),
             due: BTreeSet::new(),
             flights: Vec::new(),
@@ -127,10 +152,35 @@ impl Hub {
         self.next_id += 1;
         let now = Instant::now();
         let mut merge = Merge::new(now, &options, eager);
-        merge.never_linked();
-        self.entries.insert(id, Entry { options, merge, position: None, due: None, waits_to_ask: false });
+        let bytes = options.watched.prefix().len();
+        if bytes > KEY_BYTES_MAX {
+            merge.refused(Failure::limit(format!("a prefix has at most {KEY_BYTES_MAX} bytes, not {bytes}")));
+        }
+        let topic = (options.may_stream() && bytes <= KEY_BYTES_MAX).then(|| stream_topic(options.watched.prefix()));
+        if let Some(topic) = &topic {
+            if self.is_unheard {
+                merge.never_linked();
+            }
+            self.listen(now, id, topic.clone(), &mut merge);
+        }
+        self.entries.insert(id, Entry { options, merge, topic, position: None, due: None, waits_to_ask: false });
         self.pump(now, id);
         id
+    }
+
+    /// Lets a watch hear its stream as soon as that can be heard.
+    fn listen(&mut self, now: Instant, id: WatchId, topic: Vec<u8>, merge: &mut Merge) {
+        self.link.turn_on(now);
+        let others = self.streams.entry(topic).or_insert_with_key(|topic| {
+            if let Some(socket) = self.link.socket() {
+                subscribe(socket, topic);
+            }
+            Vec::new()
+        });
+        if self.link.socket().is_some() {
+            if others.is_empty() { merge.linked(now) } else { merge.joined(now) }
+        }
+        others.push(id);
     }
 
     /// Ends a watch; nothing more is told of it. False: there is none of this name, or it has ended.
@@ -138,6 +188,21 @@ impl Hub {
         let Some(entry) = self.entries.remove(&id) else { return false };
         if let Some(due) = entry.due {
             self.due.remove(&(due, id));
+        }
+        self.ahead_bytes -= entry.merge.ahead_bytes();
+        if let Some(topic) = entry.topic
+            && let Some(hearers) = self.streams.get_mut(&topic)
+        {
+            hearers.retain(|hearer| *hearer != id);
+            if hearers.is_empty() {
+                self.streams.remove(&topic);
+                if let Some(socket) = self.link.socket() {
+                    unsubscribe(socket, &topic);
+                }
+            }
+        }
+        if self.streams.is_empty() {
+            self.link.turn_off();
         }
         true
     }
@@ -178,7 +243,7 @@ impl Hub {
 
     pub(super) fn next_or_end(&mut self, until: Option<Instant>) -> Option<(WatchId, Result<WatchEvent, WatchEnd>)> {
         loop {
-            if self.ready.len() < READY_MAX && self.looked_at.elapsed() >= LOOK {
+            if self.ready_bytes < READY_BYTES && self.looked_at.elapsed() >= LOOK {
                 self.look();
             }
             while let Some((id, ready)) = self.ready.pop_front() {
@@ -197,6 +262,7 @@ impl Hub {
                     }
                 }
             }
+            self.ready_bytes = 0;
             if self.entries.is_empty() {
                 return None;
             }
@@ -237,6 +303,7 @@ impl Hub {
         }
         self.bell.hush();
         self.collect(now);
+        self.hear(now);
         while let Some((due, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.remove(&(due, id));
             if let Some(entry) = self.entries.get_mut(&id) {
@@ -248,17 +315,82 @@ impl Hub {
     }
 
     fn collect(&mut self, now: Instant) {
-        let (ended, flights) =
-            std::mem::take(&mut self.flights).into_iter().partition(|flight: &Flight| flight.slot.is_complete());
-        self.flights = flights;
-        for Flight { id, slot, timeout, .. } in ended {
+        let mut at = 0;
+        while self.ready_bytes < READY_BYTES
+            && let Some(flight) = self.flights.get(at)
+        {
+            if !flight.slot.is_complete() {
+                at += 1;
+                continue;
+            }
+            let Flight { id, slot, timeout, .. } = self.flights.swap_remove(at);
             let end = slot.wait().pop().unwrap_or(Ended::Closed);
             let answered = answered(self.client.outcome(end, Some(timeout)));
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.merge.answered(now, answered);
-                self.pump(now, id);
+            self.update(now, id, |merge| merge.answered(now, answered));
+        }
+    }
+
+    /// Takes what the publisher has sent, and what became of the connection to it.
+    fn hear(&mut self, now: Instant) {
+        while self.ready_bytes < READY_BYTES
+            && let Some(came) = self.link.next(now, &self.bell)
+        {
+            match came {
+                Came::Message { topic, body } => self.message(now, &topic, &body),
+                Came::Up => {
+                    self.is_unheard = false;
+                    if let Some(socket) = self.link.socket() {
+                        self.streams.keys().for_each(|topic| subscribe(socket, topic));
+                    }
+                    self.update_hearers(now, |merge| {
+                        merge.may_be_linked();
+                        merge.linked(now);
+                    });
+                }
+                Came::Lost(why) => self.update_hearers(now, |merge| merge.unlinked(now, &why)),
+                Came::Nothing => {
+                    self.is_unheard = true;
+                    self.update_hearers(now, Merge::never_linked);
+                }
+                Came::Refused(failure) => self.update_hearers(now, |merge| merge.refused(failure.clone())),
             }
         }
+    }
+
+    fn message(&mut self, now: Instant, topic: &[u8], body: &[u8]) {
+        // What is not wanted any more may still come.
+        let Some(hearers) = self.streams.get(topic).cloned() else { return };
+        let message = match StreamMessage::decode(topic, body) {
+            Ok(Some((_, message))) => message,
+            Ok(None) => return,
+            Err(failure) => {
+                tracing::warn!(target: "kvbroker::watch", "{failure}");
+                return hearers.into_iter().for_each(|id| self.update(now, id, Merge::garbled));
+            }
+        };
+        if let [only] = hearers.as_slice() {
+            return self.update(now, *only, |merge| merge.heard(now, message, body.len()));
+        }
+        for id in hearers {
+            self.update(now, id, |merge| merge.heard(now, message.clone(), body.len()));
+        }
+    }
+
+    fn update_hearers(&mut self, now: Instant, update: impl Fn(&mut Merge)) {
+        let hearers: Vec<WatchId> = self.streams.values().flatten().copied().collect();
+        hearers.into_iter().for_each(|id| self.update(now, id, &update));
+    }
+
+    /// Puts something into a merge, and takes out what comes of it.
+    fn update(&mut self, now: Instant, id: WatchId, update: impl FnOnce(&mut Merge)) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        self.ahead_bytes -= entry.merge.ahead_bytes();
+        update(&mut entry.merge);
+        if self.ahead_bytes + entry.merge.ahead_bytes() > AHEAD_BYTES {
+            entry.merge.forget_ahead();
+        }
+        self.ahead_bytes += entry.merge.ahead_bytes();
+        self.pump(now, id);
     }
 
     fn ask(&mut self, now: Instant) {
@@ -280,7 +412,7 @@ impl Hub {
             } else {
                 may_ask -= 1;
             }
-            self.schedule(id);
+            self.schedule(now, id);
         }
     }
 
@@ -288,23 +420,31 @@ impl Hub {
     fn pump(&mut self, now: Instant, id: WatchId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         while let Some(told) = entry.merge.take() {
+            self.ready_bytes += told.event.as_ref().map_or(0, bytes_of);
             self.ready.push_back((id, Ready::Told(told)));
         }
         if let Some(end) = entry.merge.end() {
             self.ready.push_back((id, Ready::End(end.clone())));
             return;
         }
+        if let Some(socket) = self.link.socket()
+            && let Some(topic) = &entry.topic
+            && entry.merge.resubscribes(now)
+        {
+            unsubscribe(socket, topic);
+            subscribe(socket, topic);
+        }
         if !entry.waits_to_ask && entry.merge.wants_to_ask(now) {
             entry.waits_to_ask = true;
             self.askers.push_back(id);
         }
-        self.schedule(id);
+        self.schedule(now, id);
     }
 
-    fn schedule(&mut self, id: WatchId) {
+    fn schedule(&mut self, now: Instant, id: WatchId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         // Who waits to ask has nothing else to wait for.
-        let due = entry.merge.due().filter(|_| !entry.waits_to_ask);
+        let due = entry.merge.due(now).filter(|_| !entry.waits_to_ask);
         if due != entry.due {
             if let Some(before) = std::mem::replace(&mut entry.due, due) {
                 self.due.remove(&(before, id));
@@ -315,13 +455,47 @@ impl Hub {
 
     fn sleep(&mut self, now: Instant, until: Option<Instant>) {
         let due = self.due.first().map(|(due, _)| *due);
-        let wake = [due, until].into_iter().flatten().min();
+        let wake = [due, self.link.due(), until].into_iter().flatten().min();
         let mut items = vec![self.bell.poll_item()];
+        items.extend(self.link.poll_items());
         if let Err(error) = poll(&mut items, wake.map(|wake| wake.saturating_duration_since(now))) {
             // The context can't have ended while it is shared; don't spin on what is left.
             tracing::warn!(target: "kvbroker::watch", %error, "can't wait for messages");
             std::thread::sleep(CROWDED);
         }
+    }
+}
+
+fn subscribe(socket: &ClientSocket, topic: &[u8]) {
+    if let Err(error) = socket.subscribe(topic) {
+        // The watch goes on without its stream.
+        tracing::warn!(target: "kvbroker::watch", %error, "a stream can't be subscribed to");
+    }
+}
+
+fn unsubscribe(socket: &ClientSocket, topic: &[u8]) {
+    if let Err(error) = socket.unsubscribe(topic) {
+        tracing::warn!(target: "kvbroker::watch", %error, "a subscription can't be taken back");
+    }
+}
+
+/// About how much memory an event takes.
+fn bytes_of(event: &WatchEvent) -> usize {
+    let of_change = |change: &KeyEvent| {
+        let value = match &change.kind {
+            ChangeKind::Put(value) => value.as_bytes().len(),
+            _ => 0,
+        };
+        let before = match &change.before {
+            Some(EventBefore::Value { value, .. }) => value.as_bytes().len(),
+            _ => 0,
+        };
+        EVENT_BYTES + change.key.len() + value + before
+    };
+    match event {
+        WatchEvent::Changes(revision) => EVENT_BYTES + revision.changes.iter().map(of_change).sum::<usize>(),
+        WatchEvent::SnapshotRow(row) => EVENT_BYTES + row.key.len() + row.value.as_bytes().len(),
+        _ => EVENT_BYTES,
     }
 }
 

@@ -18,6 +18,9 @@
 //! Caveat: what [`Merge::take`] gives has to be taken before more is put in, or it grows.
 
 mod answers;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -288,6 +291,27 @@ impl Merge {
         self.link = Link::Up { heard_at: None, resubscribe_at, resubscribe_after };
     }
 
+    /// The same stream is heard already, by another watch: it will not say where it is on account of this one.
+    pub fn joined(&mut self, now: Instant) {
+        self.linked(now);
+        if let Link::Up { heard_at, .. } = &mut self.link {
+            *heard_at = Some(now);
+        }
+        self.eager = true;
+        self.doubt = true;
+    }
+
+    /// A message of the stream came that can't be read.
+    pub fn garbled(&mut self) {
+        self.stats.messages += 1;
+        self.doubt = true;
+    }
+
+    /// The broker does not want this client any more.
+    pub fn refused(&mut self, failure: Failure) {
+        self.ends(WatchEnd::Failed(failure));
+    }
+
     /// The connection is gone.
     pub fn unlinked(&mut self, now: Instant, why: &str) {
         if let Link::Up { heard_at: Some(_), .. } = self.link {
@@ -409,7 +433,7 @@ impl Merge {
 
     /// When to look again although nothing has come; None: never.
     #[must_use]
-    pub fn due(&self) -> Option<Instant> {
+    pub fn due(&self, now: Instant) -> Option<Instant> {
         if self.end.is_some() {
             return None;
         }
@@ -419,13 +443,10 @@ impl Merge {
             }
             Link::Never | Link::Down => None,
         };
-        let ask = if self.asked.is_some() {
-            None
-        } else {
-            let patience_ends = (!self.has_streamed()).then(|| self.quiet_since + PATIENCE);
-            self.not_before.or(patience_ends)
-        };
-        [resubscribe, ask].into_iter().flatten().min()
+        let patience_ends = (!self.has_streamed()).then(|| self.quiet_since + PATIENCE);
+        let ask = [self.not_before, patience_ends].into_iter().filter(|_| self.asked.is_none());
+        // What is past was seen when it came.
+        ask.chain([resubscribe]).flatten().filter(|at| *at > now).min()
     }
 
     /// Something was missed, or may have been.

@@ -1,0 +1,237 @@
+//! A hub's connection to the publisher.
+//!
+//! - Where the publisher is, the broker is asked each time, over the client's own connection: whatever that survives, this does.
+//! - The publisher sends a heartbeat every second. Without one for three seconds the connection is given up.
+//! - Nothing here waits, not even for a lookup that is under way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvbroker_protocol::{Answer, ErrorCode, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, Failure, FeedMessage, HelloAnswer, Operation};
+
+use crate::client::bell::Bell;
+use crate::client::error::ClientError;
+use crate::client::handle::Client;
+use crate::client::slot::{Ended, Slot};
+use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, POLLIN, PollItem, ReceiveLimits, Reception};
+
+/// Topic and body.
+const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 2, max_bytes: CLIENT_FRAME_BYTES };
+
+/// Silence after which a connection is given up.
+const SILENCE: Duration = Duration::from_millis(FEED_SILENCE_MS);
+
+/// How long the broker may take to say where the publisher is.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Pause while somebody else needs what is needed to connect.
+const BUSY: Duration = Duration::from_millis(20);
+
+/// First and longest pause between attempts that came to nothing.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+
+/// Who hears nothing because he has only some keys may get others.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What has come.
+pub(super) enum Came {
+    /// A connection is being made; whatever is wanted has to be subscribed to.
+    Up,
+    /// The connection is gone.
+    Lost(String),
+    /// There are no streams for this client.
+    Nothing,
+    /// The broker does not want this client at all.
+    Refused(Failure),
+    /// A message that is no heartbeat.
+    Message { topic: Message, body: Message },
+}
+
+enum State {
+    /// Nobody wants it.
+    Off,
+    Down {
+        retry_at: Instant,
+    },
+    Asking(Arc<Slot>),
+    /// It is known where the publisher is.
+    Found {
+        hello: Box<HelloAnswer>,
+        retry_at: Instant,
+    },
+    Up {
+        socket: ClientSocket,
+        heard_at: Instant,
+        has_spoken: bool,
+    },
+}
+
+/// The connection, or what is done to get one.
+pub(super) struct Link {
+    client: Client,
+    state: State,
+    pause: Duration,
+    frames: Vec<Message>,
+}
+
+impl Link {
+    pub(super) fn new(client: Client) -> Link {
+        Link { client, state: State::Off, pause: Duration::ZERO, frames: Vec::new() }
+    }
+
+    /// A stream is wanted.
+    pub(super) fn turn_on(&mut self, now: Instant) {
+        if matches!(self.state, State::Off) {
+            self.state = State::Down { retry_at: now };
+        }
+    }
+
+    /// None is.
+    pub(super) fn turn_off(&mut self) {
+        self.state = State::Off;
+        self.pause = Duration::ZERO;
+    }
+
+    /// The socket, where there is one.
+    pub(super) fn socket(&self) -> Option<&ClientSocket> {
+        match &self.state {
+            State::Up { socket, .. } => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// When to look again although nothing has come.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match &self.state {
+            State::Off | State::Asking(_) => None,
+            State::Down { retry_at } | State::Found { retry_at, .. } => Some(*retry_at),
+            State::Up { heard_at, .. } => Some(*heard_at + SILENCE),
+        }
+    }
+
+    pub(super) fn poll_items(&self) -> impl Iterator<Item = PollItem<'_>> {
+        let socket = self.socket();
+        socket.into_iter().flat_map(|socket| [Some(socket.poll_item(POLLIN)), socket.event_poll_item()].into_iter().flatten())
+    }
+
+    /// The next thing that has come, or that became of an attempt; None: nothing more at the moment.
+    pub(super) fn next(&mut self, now: Instant, bell: &Arc<Bell>) -> Option<Came> {
+        loop {
+            match &mut self.state {
+                State::Off => return None,
+                State::Down { retry_at } | State::Found { retry_at, .. } if *retry_at > now => return None,
+                State::Down { retry_at } => {
+                    let hello = Operation::Hello { project: Some(self.client.project().to_owned()) };
+                    match self.client.submit_ringing(&hello, ANSWER, bell) {
+                        Some(slot) => self.state = State::Asking(slot),
+                        None => *retry_at = now + BUSY,
+                    }
+                }
+                State::Asking(slot) => {
+                    if !slot.is_complete() {
+                        return None;
+                    }
+                    let end = slot.wait().pop().unwrap_or(Ended::Closed);
+                    if let Some(came) = self.told(now, self.client.outcome(end, Some(ANSWER)).map(|outcome| outcome.result)) {
+                        return Some(came);
+                    }
+                }
+                State::Found { hello, retry_at } => match self.client.subscriber(hello) {
+                    Ok(Some(socket)) => {
+                        if let Err(error) = socket.subscribe(FEED_HEARTBEAT_TOPIC) {
+                            return Some(self.lose(now, error.to_string()));
+                        }
+                        self.state = State::Up { socket, heard_at: now, has_spoken: false };
+                        return Some(Came::Up);
+                    }
+                    Ok(None) => *retry_at = now + BUSY,
+                    Err(error) => {
+                        tracing::debug!(target: "kvbroker::watch", %error, "no connection to the publisher");
+                        self.wait_longer(now);
+                    }
+                },
+                State::Up { .. } => return self.receive(now),
+            }
+        }
+    }
+
+    /// What the broker has said, or why it has not.
+    fn told(&mut self, now: Instant, told: Result<Result<Answer, Failure>, ClientError>) -> Option<Came> {
+        match told {
+            Ok(Ok(Answer::Hello(hello))) if self.client.may_hear(&hello) => {
+                self.state = State::Found { hello, retry_at: now };
+                None
+            }
+            Ok(Ok(_)) => {
+                self.state = State::Down { retry_at: now + ASK_AGAIN };
+                Some(Came::Nothing)
+            }
+            Ok(Err(failure)) if matches!(failure.code, ErrorCode::Refused | ErrorCode::WrongProject) => {
+                self.wait_longer(now);
+                Some(Came::Refused(failure))
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.wait_longer(now);
+                None
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Instant) -> Option<Came> {
+        let State::Up { socket, heard_at, has_spoken } = &mut self.state else { return None };
+        loop {
+            let received = match socket.try_receive(RECEIVE, &mut self.frames) {
+                Ok(received) => received,
+                Err(error) => return Some(self.lose(now, error.to_string())),
+            };
+            match received {
+                Reception::TooMuch { .. } => continue,
+                Reception::Nothing => break,
+                Reception::Whole => {}
+            }
+            let (Some(body), Some(topic)) = (self.frames.pop(), self.frames.pop()) else { continue };
+            if *topic != *FEED_HEARTBEAT_TOPIC {
+                return Some(Came::Message { topic, body });
+            }
+            match FeedMessage::decode(&topic, &body) {
+                Ok(_) => {
+                    // Other messages alone don't count: a publisher whose clock has stopped is not well.
+                    *heard_at = now;
+                    *has_spoken = true;
+                    self.pause = Duration::ZERO;
+                }
+                Err(failure) => tracing::warn!(target: "kvbroker::watch", "{failure}"),
+            }
+        }
+        loop {
+            match socket.try_next_event() {
+                Ok(Some(event)) if event.kind.ends_connection() => {
+                    return Some(self.lose(now, "the connection to the broker's publisher ended".into()));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => return Some(self.lose(now, error.to_string())),
+            }
+        }
+        if *heard_at + SILENCE <= now {
+            return Some(self.lose(now, format!("no heartbeat of the broker's publisher for {} s", SILENCE.as_secs())));
+        }
+        None
+    }
+
+    fn lose(&mut self, now: Instant, why: String) -> Came {
+        if matches!(self.state, State::Up { has_spoken: true, .. }) {
+            self.state = State::Down { retry_at: now };
+        } else {
+            // A publisher that turns us away would do so again at once.
+            self.wait_longer(now);
+        }
+        Came::Lost(why)
+    }
+
+    fn wait_longer(&mut self, now: Instant) {
+        let (first, longest) = PAUSE;
+        self.pause = (self.pause * 2).clamp(first, longest);
+        self.state = State::Down { retry_at: now + self.pause };
+    }
+}
