@@ -14,8 +14,8 @@ use kvbroker_discovery::Announcer;
 use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
-    AccessCalls, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, EventQueue, Facts, Historian, Histories, Intake,
-    Outbox, Parked, Stopped, SystemClock, Worker, WorkerCounters,
+    AccessCalls, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, EventQueue, Facts, Followers, Historian, Histories,
+    Intake, Outbox, Parked, Stopped, SystemClock, Worker, WorkerCounters,
 };
 
 use crate::access::{AccessStatus, Gatekeeper, Subscribers, Surroundings};
@@ -161,6 +161,7 @@ impl Running {
             state: opened.state,
             history: opened.history,
             parked: Parked::default(),
+            followers: Followers::default(),
             snapshots: Snapshots::default(),
             histories: histories.clone(),
             checkpoints: checkpoints.clone(),

@@ -94,12 +94,22 @@ pub const HISTORY_VERSIONS_DEFAULT: usize = 100;
 pub const HISTORY_PASS_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of the table's latest changes, with what they replaced, that are kept in memory. The log has the rest.
 pub const HISTORY_MEMORY_BYTES_MAX: usize = 64 << 20;
-/// Most `history` requests that wait for the log's reader.
+/// Most requests that wait for the log's reader: for a `history`, and for `events` behind a revision that is not in memory any more.
 pub const HISTORY_CALLS_MAX: usize = 256;
 /// Most of them of a user other than the owner.
 pub const HISTORY_CALLS_PER_USER_MAX: usize = HISTORY_CALLS_MAX / 4;
 /// Most changes of the table that one answer to `events` looks at, those of other keys included; a revision is always looked at whole.
 pub const EVENTS_CHANGES_MAX: usize = 4_000;
+/// Most bytes of keys and values that one answer to `events` has where it comes from the log; one revision always fits.
+pub const EVENTS_LOG_PAGE_BYTES_MAX: usize = 512 << 10;
+/// Most bytes of the log that are read for one answer to `events`, behind the place where its page begins.
+pub const EVENTS_LOG_READ_BYTES_MAX: u64 = 16 << 20;
+/// Most places of the log that its reader remembers, for pages that begin where others ended. About 100 bytes each.
+pub const EVENTS_LOG_PLACES_MAX: usize = 4_096;
+/// Most clients that `stats` knows of as followers: those that asked for `events` last.
+pub const FOLLOWERS_MAX: usize = 64;
+/// Most bytes of the text in which it tells of them; who asked longest ago is left out.
+pub const FOLLOWERS_TEXT_BYTES_MAX: usize = 3 << 10;
 /// Longest wait of `events` for a change, milliseconds.
 pub const EVENTS_WAIT_MS_MAX: u64 = 60_000;
 /// Most requests of one client that wait for a change.
@@ -296,6 +306,13 @@ const _: () = {
         "an answer to `who` fits into a message"
     );
     assert!(HISTORY_CALLS_PER_USER_MAX > 0 && 2 * HISTORY_CALLS_PER_USER_MAX <= HISTORY_CALLS_MAX, "as of snapshots");
+    assert!(
+        HISTORY_CALLS_MAX * EVENTS_LOG_PAGE_BYTES_MAX <= REPLIES_BYTES_MAX / 2
+            && HISTORY_CALLS_PER_USER_MAX * EVENTS_LOG_PAGE_BYTES_MAX <= USER_REPLIES_BYTES_MAX / 2,
+        "the room that all who catch up may wait for leaves as much to others"
+    );
+    assert!(FOLLOWERS_TEXT_BYTES_MAX <= SMALL_REPLY_BYTES / 4, "the answer to `stats` stays a small reply");
+    assert!(EVENTS_LOG_PAGE_BYTES_MAX <= PAGE_BYTES_MAX && EVENTS_LOG_READ_BYTES_MAX >= VALUE_BYTES_MAX as u64);
     assert!(HISTORY_VERSIONS_DEFAULT <= HISTORY_VERSIONS_MAX);
     assert!(EVENTS_CHANGES_MAX <= EXAMINED_KEYS_MAX, "events look at no more than a scan");
     assert!(PARKED_PER_CLIENT_MAX < IN_FLIGHT_MAX, "who waits for changes can still ask for something else");

@@ -12,8 +12,8 @@ use kvbroker::catalog::CatalogList;
 use kvbroker::client::{Client, ConnectOptions};
 use kvbroker::keys::KeyPair;
 use kvbroker::paths::Dirs;
-use kvbroker_protocol::{ChangeKind, ErrorCode, Stored, limits};
-use kvbroker_tests::{Broker, Cli, PATIENCE, RawClient, finish, json, wait_until};
+use kvbroker_protocol::{ChangeKind, ErrorCode, RevisionEvents, Stored, limits};
+use kvbroker_tests::{Broker, BrokerOptions, Cli, PATIENCE, RawClient, finish, json, wait_until};
 use serde_json::{Value, json};
 
 /// Longer than any test: whatever ends such a wait, it is not the time.
@@ -280,20 +280,87 @@ fn kvclient_prints_what_has_changed_and_waits_for_the_next() {
     broker.stop();
 }
 
+/// A value that is told from others.
+fn large(number: u64) -> Stored {
+    Stored::text(&format!("{number}{}", "v".repeat(1 << 20))).unwrap()
+}
+
+fn writes_more_than_memory_holds(client: &Client) -> u64 {
+    let count = (limits::HISTORY_MEMORY_BYTES_MAX as u64 >> 20) * 3 / 2;
+    for number in 1..=count {
+        client.put("large", large(number)).unwrap();
+        client.put(format!("small/{number}"), Stored::integer(i128::from(number))).unwrap();
+    }
+    2 * count
+}
+
+/// The revisions behind this one, of all pages, and how many these were.
+fn all_behind(client: &Client, prefix: &str, mut after: u64) -> (Vec<RevisionEvents>, usize) {
+    let (mut all, mut pages) = (Vec::new(), 0);
+    loop {
+        let page = client.events(prefix, Some(after), None, Duration::ZERO).unwrap();
+        assert!(page.through > after || !page.more);
+        all.extend(page.events);
+        (after, pages) = (page.through, pages + 1);
+        if !page.more {
+            return (all, pages);
+        }
+    }
+}
+
 #[test]
-fn what_memory_has_no_more_is_said_to_be_gone() {
+fn what_memory_has_no_more_the_log_tells() {
     let mut broker = Broker::plain();
     let client = client(&broker);
-    let value = Stored::text(&"v".repeat(1 << 20)).unwrap();
-    for _ in 0..(2 * limits::HISTORY_MEMORY_BYTES_MAX) >> 20 {
-        client.put("large", value.clone()).unwrap();
-    }
+    let last = writes_more_than_memory_holds(&client);
+    assert!(broker.stat("history_oldest") > 10, "memory does not reach back to the beginning");
+    let expected = |revision: u64| match revision.div_ceil(2) {
+        number if revision % 2 == 1 => (b"large".to_vec(), large(number)),
+        number => (format!("small/{number}").into_bytes(), Stored::integer(i128::from(number))),
+    };
+    let check = |all: &[RevisionEvents], from: u64, step: usize| {
+        let revisions: Vec<u64> = all.iter().map(|event| event.revision).collect();
+        assert_eq!(revisions, (from..=last).step_by(step).collect::<Vec<_>>());
+        for event in all {
+            let (key, value) = expected(event.revision);
+            assert_eq!((event.changes.len(), &event.changes[0].key), (1, &key));
+            assert!(event.changes[0].kind == ChangeKind::Put(value), "the value of revision {}", event.revision);
+        }
+    };
+    let (all, pages) = all_behind(&client, "", 0);
+    check(&all, 1, 1);
+    assert!(pages > 40, "a page is bounded: {pages}");
+    let from_log = broker.stat("events_from_log");
+    assert!(from_log > 10 && broker.stat("events_from_memory") > 1, "{from_log}");
+    check(&all_behind(&client, "small/", 0).0, 2, 2);
+    // A wait that begins so far back is answered at once, and goes on in the worker.
+    let page = client.events("small/", Some(1), Some(3), LONG).unwrap();
+    assert_eq!((page.events.len(), page.through, page.more), (3, 6, true));
+    let page = client.events("nothing/", Some(0), None, LONG).unwrap();
+    assert!(page.events.is_empty() && page.more, "it has come to {}", page.through);
+    // After a start memory is what the log behind the checkpoint fills it with; what is told is the same.
+    broker.kill9();
+    broker.restart();
+    check(&all_behind(&client, "", 0).0, 1, 1);
+    broker.stop();
+}
+
+#[test]
+fn what_the_log_has_no_more_either_is_said_to_be_gone() {
+    let args = ["--segment-size", "4MiB", "--checkpoint-after", "4MiB", "--history-size", "0", "--history-age", "0s"];
+    let mut broker = Broker::start(BrokerOptions::default().args(args));
+    let client = client(&broker);
+    let last = writes_more_than_memory_holds(&client);
+    wait_until(PATIENCE, "the log is trimmed", || (broker.stat("history_log_oldest") > 10).then_some(()));
     let error = client.events("", Some(1), None, LONG).unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::Compacted));
     let kvbroker::client::ClientError::Failed(failure) = error else { panic!("{error}") };
     let oldest = failure.oldest.unwrap();
-    assert!(oldest > 1);
-    let page = client.events("", Some(oldest - 1), Some(1), LONG).unwrap();
-    assert_eq!((page.events.len(), page.events[0].revision), (1, oldest), "from there on all of it is there");
+    assert!(oldest > 1 && oldest <= broker.stat("history_oldest").min(broker.stat("history_log_oldest")), "{oldest}");
+    assert!(broker.stat("events_compacted") >= 1);
+    // Whatever is told as the oldest was known then; what is known now may begin later.
+    let now = broker.stat("history_oldest").min(broker.stat("history_log_oldest"));
+    let (all, _) = all_behind(&client, "", now - 1);
+    assert_eq!(all.iter().map(|event| event.revision).collect::<Vec<_>>(), (now..=last).collect::<Vec<_>>());
     broker.stop();
 }

@@ -142,7 +142,8 @@ impl<W: Write> Output<W> {
         for (name, value) in stats {
             let value = match value {
                 StatValue::Number(number) => number.to_string(),
-                StatValue::Text(text) => printable(text),
+                // Some are several lines, which stand below each other.
+                StatValue::Text(text) => text.lines().map(printable).collect::<Vec<_>>().join(&format!("\n{:width$}", "")),
             };
             self.line(&format!("{:<width$}{value}", printable(name)))?;
         }

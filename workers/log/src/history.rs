@@ -6,6 +6,8 @@
 //! - The oldest segments may be removed at any time. A segment that isn't there was removed exactly if no older one is there either, but
 //!   a newer one: they go oldest first. That is [`ReadEnd::Gone`], or `None`; a hole anywhere else is damage. A segment that is open
 //!   can be read to its end, removed or not.
+//! - Where a reader stands can be kept as a [`LogPlace`], and gone on from later: a few bytes, no open file. Whoever reads the log page by
+//!   page reads each batch about once.
 //!
 //! Caveat: bookkeeping groups are passed over; they make no events.
 
@@ -29,6 +31,8 @@ pub enum ReadEnd {
     Through,
     /// The visitor broke.
     Broken,
+    /// As many bytes were read as were to be; there is more.
+    Paused,
     /// The segment that goes on here was removed: it is older than what is kept.
     Gone,
 }
@@ -41,6 +45,23 @@ pub struct LogReader {
     offset: u64,
     chain: Chain,
     after: u64,
+    read_bytes: u64,
+}
+
+/// The start of a batch in the log, where a reader can go on. Good in the life of the log in which it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPlace {
+    segment: u64,
+    salt: u64,
+    offset: u64,
+    chain: Chain,
+}
+
+impl LogPlace {
+    /// The last revision before it: whoever reads behind this revision, or a later one, can begin here.
+    pub fn revision(&self) -> u64 {
+        self.chain.last_revision
+    }
 }
 
 impl LogReader {
@@ -76,10 +97,48 @@ impl LogReader {
                     header,
                     file,
                     after: revision,
+                    read_bytes: 0,
                 }));
             }
         }
         Ok(None)
+    }
+
+    /// A reader that starts behind `revision`, at a place before it. `None` if that is of no use: the segment was removed, or a later
+    /// one begins before the revision.
+    ///
+    /// # Errors
+    /// When the segment can't be read.
+    pub fn at(storage: Arc<dyn Storage>, place: &LogPlace, revision: u64) -> Result<Option<Self>, LogError> {
+        let is_beyond = match find(&*storage, place.segment + 1)? {
+            Found::Segment(_, next) => next.base_revision <= revision,
+            Found::Removed => true,
+            Found::Missing => false,
+        };
+        if is_beyond || place.revision() > revision {
+            return Ok(None);
+        }
+        let Found::Segment(file, header) = find(&*storage, place.segment)? else { return Ok(None) };
+        if header.salt != place.salt {
+            return Ok(None);
+        }
+        Ok(Some(Self { storage, header, file, offset: place.offset, chain: place.chain, after: revision, read_bytes: 0 }))
+    }
+
+    /// Where the batch begins that it goes on in.
+    pub fn place(&self) -> LogPlace {
+        LogPlace { segment: self.header.number, salt: self.header.salt, offset: self.offset, chain: self.chain }
+    }
+
+    /// How much it has read, in whole batches, bytes.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
+    }
+
+    /// An error that says where it stands.
+    pub fn damaged(&self, what: String) -> LogError {
+        let file = self.storage.path(&segment_name(self.header.number));
+        LogError::Damaged { file, offset: self.offset, what }
     }
 
     /// The last revision that was given to a visitor, or where the reader started.
@@ -96,9 +155,27 @@ impl LogReader {
         through: &Persisted,
         visitor: &mut dyn FnMut(GroupRef<'_>) -> ControlFlow<()>,
     ) -> Result<ReadEnd, LogError> {
+        self.read_some(through, u64::MAX, visitor)
+    }
+
+    /// As [`LogReader::read`], but pauses behind the batch with which it has read `bytes` of the log: visited or not, groups or
+    /// bookkeeping.
+    ///
+    /// # Errors
+    /// As [`LogReader::read`].
+    pub fn read_some(
+        &mut self,
+        through: &Persisted,
+        bytes: u64,
+        visitor: &mut dyn FnMut(GroupRef<'_>) -> ControlFlow<()>,
+    ) -> Result<ReadEnd, LogError> {
+        let mut left = bytes;
         while self.after < through.revision() {
-            if self.read_segment(through.revision(), visitor)?.is_break() {
+            if self.read_segment(through.revision(), &mut left, visitor)?.is_break() {
                 return Ok(ReadEnd::Broken);
+            }
+            if self.after < through.revision() && left == 0 {
+                return Ok(ReadEnd::Paused);
             }
             if self.after < through.revision() && !self.next_segment()? {
                 return Ok(ReadEnd::Gone);
@@ -107,15 +184,16 @@ impl LogReader {
         Ok(ReadEnd::Through)
     }
 
-    /// Reads until `through`, the end of the segment or the visitor's break.
+    /// Reads until `through`, the end of the segment, the last of the bytes that are left or the visitor's break.
     fn read_segment(
         &mut self,
         through: u64,
+        left: &mut u64,
         visitor: &mut dyn FnMut(GroupRef<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, LogError> {
         let path = self.storage.path(&segment_name(self.header.number));
         let mut reader = BatchReader::new(&*self.file, self.header.salt, self.offset, self.chain);
-        while self.after < through {
+        while self.after < through && *left > 0 {
             let batch = match reader.next().map_err(|source| LogError::io("read", path.clone(), source))? {
                 Ok(batch) => batch,
                 // The end of a segment looks like this; whether it is the end, the next segment says.
@@ -137,6 +215,8 @@ impl LogReader {
                     return Ok(ControlFlow::Break(()));
                 }
             }
+            *left = left.saturating_sub(reader.offset() - self.offset);
+            self.read_bytes += reader.offset() - self.offset;
             self.offset = reader.offset();
             self.chain = reader.chain();
         }
@@ -146,22 +226,16 @@ impl LogReader {
     /// Goes on in the next segment; false if it was removed.
     fn next_segment(&mut self) -> Result<bool, LogError> {
         let number = self.header.number + 1;
-        let damaged = |storage: &dyn Storage, what: String| LogError::Damaged {
-            file: storage.path(&segment_name(self.header.number)),
-            offset: self.offset,
-            what,
-        };
         let (file, header) = match find(&*self.storage, number)? {
             Found::Segment(file, header) => (file, header),
             Found::Removed => return Ok(false),
             Found::Missing => {
                 let what = format!("the log ends with revision {}, but later ones were acknowledged", self.after);
-                return Err(damaged(&*self.storage, what));
+                return Err(self.damaged(what));
             }
         };
         if header.first_sequence != self.chain.next_sequence || header.previous_crc != self.chain.previous_crc {
-            let what = format!("the next segment doesn't continue at batch {}", self.chain.next_sequence);
-            return Err(damaged(&*self.storage, what));
+            return Err(self.damaged(format!("the next segment doesn't continue at batch {}", self.chain.next_sequence)));
         }
         self.chain = start_of(&header);
         self.offset = SEGMENT_HEADER_BYTES as u64;

@@ -60,7 +60,7 @@ pub use error::LogError;
 pub use file_log::{FileLog, LogOptions};
 pub use filesystem::{FileSystem, Medium};
 pub use format::{FORMAT_VERSION, MAX_BATCH_BYTES, OLDEST_FORMAT_VERSION};
-pub use history::{LogReader, ReadEnd};
+pub use history::{LogPlace, LogReader, ReadEnd};
 pub use lock::{DirLock, LockError, LockHolder, LockOutcome};
 pub use log::{Log, LogStats, PersistLevel, Persisted, SyncMode};
 pub use memory::MemoryLog;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvbroker_log::{
     BatchBuilder, Cause, DiskStorage, EpochReason, FileLog, GroupRef, Log, LogError, LogOptions, LogReader, PersistLevel,
-    RecordRef, RecoveryReport, SessionRef, Storage, SyncMode,
+    ReadEnd, RecordRef, RecoveryReport, SessionRef, Storage, SyncMode,
 };
 
 /// A group as the visitor saw it: revision, cause, session, stamp, records (a delete has no value).
@@ -207,6 +207,56 @@ fn a_reader_follows_the_log_in_service_and_stops_at_the_proof() {
     let mut again = LogReader::after(storage(), 0).unwrap().unwrap();
     let error = again.read(&log.persisted(), &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_reader_pauses_and_goes_on_from_a_place_that_was_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = LogOptions::new(SyncMode::Always);
+    options.segment_bytes = 8 << 10;
+    let (mut log, ..) = open_with(directory.path(), options).unwrap();
+    for revision in 1..=60 {
+        put(&mut log, revision, &[1; 500]).unwrap();
+    }
+    let storage = || Arc::new(DiskStorage::open(directory.path()).unwrap());
+    let mut reader = LogReader::after(storage(), 0).unwrap().unwrap();
+    let (mut seen, mut places, mut read) = (Vec::new(), vec![reader.place()], 0);
+    loop {
+        // Each time a new one: nothing but the place is kept.
+        let place = *places.last().unwrap();
+        reader = LogReader::at(storage(), &place, seen.last().copied().unwrap_or(0)).unwrap().unwrap();
+        let end = reader.read_some(&log.persisted(), 2_000, &mut |group| {
+            seen.push(group.revision);
+            ControlFlow::Continue(())
+        });
+        read += reader.read_bytes();
+        places.push(reader.place());
+        match end.unwrap() {
+            ReadEnd::Paused => assert_eq!(reader.place().revision(), *seen.last().unwrap()),
+            ReadEnd::Through => break,
+            other => panic!("{other:?}"),
+        }
+        // The end of a segment is of no use to who reads behind it; the next one's start is.
+        if LogReader::at(storage(), &reader.place(), reader.revision()).unwrap().is_none() {
+            let next = LogReader::after(storage(), reader.revision()).unwrap().unwrap();
+            assert_eq!(next.place().revision(), reader.revision());
+            *places.last_mut().unwrap() = next.place();
+        }
+    }
+    assert_eq!(seen, (1..=60).collect::<Vec<_>>());
+    assert!(places.len() > 10 && read < 60 * 700, "{} pieces, {read} bytes", places.len());
+    // In the middle of a piece: from the batch on.
+    let mut middle = LogReader::at(storage(), &places[2], places[2].revision() + 1).unwrap().unwrap();
+    let end = middle.read(&log.persisted(), &mut |group| {
+        assert_eq!(group.revision, places[2].revision() + 2);
+        ControlFlow::Break(())
+    });
+    assert_eq!(end.unwrap(), ReadEnd::Broken);
+    // Not before it, not where a later segment is nearer, and not once the segment is gone.
+    assert!(LogReader::at(storage(), &places[2], places[2].revision() - 1).unwrap().is_none());
+    assert!(LogReader::at(storage(), &places[2], 59).unwrap().is_none());
+    std::fs::remove_file(directory.path().join("table.txn.00000001")).unwrap();
+    assert!(LogReader::at(storage(), &places[1], places[1].revision()).unwrap().is_none());
 }
 
 #[test]

@@ -205,7 +205,7 @@ impl<L: Log> Worker<L> {
                 let session = SessionId::new(asking.time_ms, (self.entropy)());
                 self.only_said(self.observed(self.facts.hello(project, session, &asking.user, &asking.access)))
             }
-            Operation::Stats => self.only_said(self.observed(Ok(self.stats()))),
+            Operation::Stats => self.only_said(self.observed(Ok(self.stats(&asking.user, &asking.access)))),
             Operation::Result { session, seq, settle } => {
                 let bounds = settle.then_some(&self.session_bounds);
                 result_of(&self.state, owner, session, seq, stamp, bounds)
@@ -309,7 +309,7 @@ impl<L: Log> Worker<L> {
         }
     }
 
-    fn stats(&self) -> Answer {
+    fn stats(&self, user: &str, access: &Access) -> Answer {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = [
             ("operations", load(&self.counters.operations)),
@@ -323,12 +323,17 @@ impl<L: Log> Worker<L> {
             ("events_dropped", load(&self.events_dropped)),
             ("history_calls", self.histories.len() as u64),
             ("events_waiting", self.parked.len() as u64),
+            ("events_from_memory", self.followers.answers_from_memory()),
+            ("events_from_log", load(&self.histories.events_pages)),
+            ("events_compacted", self.followers.compacted() + load(&self.histories.events_compacted)),
+            ("events_log_read_bytes", load(&self.histories.events_read_bytes)),
             ("history_bytes", self.history.bytes() as u64),
             ("history_oldest", self.history.oldest_revision(&self.state)),
             ("snapshots", self.snapshots.open() as u64),
             ("snapshot_bytes", self.snapshots.bytes() as u64),
         ];
-        self.facts.stats(&self.state, &counters, self.log.stats())
+        let followers = self.followers.describe(user, access, self.state.revision(), self.clock.now().boot_us);
+        self.facts.stats(&self.state, &counters, &followers, self.log.stats())
     }
 }
 

@@ -1,5 +1,7 @@
-//! `events`: answered from memory, or parked until there is something to say.
+//! `events`: answered from memory, or parked until there is something to say, or left to the log's reader.
 //!
+//! - What begins before the changes in memory goes to the log's reader with all of the call. One that has waited begins where it was woken,
+//!   and is answered here.
 //! - What a user may hear is looked up when the call is decided, each time anew: a call that was parked is decided again when it is woken.
 //! - An answer is about revisions that the turn's proof covers, like that to any other read.
 //! - A wait ends in one of: changes, an empty answer when its time is up, `refused` when the user may not ask any more, `shutting_down`.
@@ -15,6 +17,8 @@ use crate::agenda::Agenda;
 use crate::answer::not_admitted;
 use crate::call::Call;
 use crate::credit::Charge;
+use crate::followers::FollowerNews;
+use crate::histories::EventsCall;
 use crate::parked::asked;
 use crate::released::ReplyOut;
 use crate::trace::Trace;
@@ -24,6 +28,8 @@ use crate::worker::{Saying, Worker};
 /// What a small reply has beside keys and values.
 const SMALL_REPLY_REST_BYTES: usize = 1 << 10;
 const _: () = assert!(SMALL_REPLY_REST_BYTES < limits::SMALL_REPLY_BYTES);
+/// Bytes of keys and values in a small page.
+pub(crate) const SMALL_PAGE_BYTES: usize = limits::SMALL_REPLY_BYTES - SMALL_REPLY_REST_BYTES;
 
 /// True if this is a call for changes.
 pub(crate) fn is_one(call: &Call) -> bool {
@@ -36,6 +42,8 @@ enum Heard {
     Answer(Result<Answer, Failure>),
     /// It has seen all up to this revision, and may wait.
     NothingYet(Access, u64),
+    /// What is behind this revision is not in memory any more, but in the log.
+    FarBehind(u64),
 }
 
 impl<L: Log> Worker<L> {
@@ -45,8 +53,16 @@ impl<L: Log> Worker<L> {
             .then(|| call.request.operations.as_slice().first().map(|operation| Trace::start(call.client, None, operation)))
             .flatten();
         let (heard, examined) = self.look_for_events(&call);
+        self.note_follower(&call, &heard);
         let (call, result) = match heard {
             Heard::Answer(result) => (call, result),
+            Heard::FarBehind(after) => {
+                self.counters.operations.fetch_add(1, Ordering::Relaxed);
+                agenda.spend(work::around(&[], 0));
+                let memory_oldest = self.history.oldest_revision(&self.state);
+                let call = EventsCall::of(call, self.state.revision(), after, memory_oldest, self.facts.epoch);
+                return saying.far_behind.extend(call);
+            }
             Heard::NothingYet(access, through) => match self.park(call, access, through) {
                 Ok(superseded) => {
                     agenda.spend(work::examined(examined) + work::around(&[], 0));
@@ -81,15 +97,22 @@ impl<L: Log> Worker<L> {
             return refused(Failure::invalid("this broker does not take `detail` and `where` of `events` yet"));
         }
         if epoch.is_some_and(|epoch| epoch != self.facts.epoch) {
-            return refused(self.history.of_another_epoch(&self.state));
+            return refused(of_another_epoch(self.oldest_known()));
+        }
+        let after = after.unwrap_or(self.state.revision());
+        if after.saturating_add(1) < self.history.oldest_revision(&self.state) {
+            if after.saturating_add(1) >= self.log.oldest_revision() {
+                return (Heard::FarBehind(after), 0);
+            }
+            return refused(compacted(after, self.oldest_known()));
         }
         let is_tight = call.account.is_tight();
         let wanted = EventsWanted {
             prefix,
             scope: &access.scope,
-            after: after.unwrap_or(self.state.revision()),
+            after,
             revisions_max: limit.unwrap_or(usize::MAX),
-            bytes_max: if is_tight { limits::SMALL_REPLY_BYTES - SMALL_REPLY_REST_BYTES } else { limits::PAGE_BYTES_MAX },
+            bytes_max: if is_tight { SMALL_PAGE_BYTES } else { limits::PAGE_BYTES_MAX },
         };
         let page = match self.history.events(&self.state, &wanted) {
             Ok(page) => page,
@@ -103,6 +126,28 @@ impl<L: Log> Worker<L> {
             Heard::Answer(Ok(Answer::Events { events: page.events, through: page.through, more, epoch: self.facts.epoch })),
             page.examined,
         )
+    }
+
+    /// The oldest revision of which the broker still knows what it changed, in memory or in the log.
+    fn oldest_known(&self) -> u64 {
+        self.history.oldest_revision(&self.state).min(self.log.oldest_revision())
+    }
+
+    fn note_follower(&mut self, call: &Call, heard: &Heard) {
+        let Some(Events { prefix, after, .. }) = asked(call) else { return };
+        let news = match heard {
+            Heard::Answer(Ok(Answer::Events { events, through, .. })) if events.is_empty() => {
+                FollowerNews::Nothing { through: *through, waits: false }
+            }
+            Heard::Answer(Ok(Answer::Events { through, .. })) => FollowerNews::Memory { through: *through },
+            Heard::NothingYet(_, through) => FollowerNews::Nothing { through: *through, waits: true },
+            Heard::FarBehind(after) => FollowerNews::Log { after: *after },
+            Heard::Answer(Err(failure)) if failure.code == ErrorCode::Compacted => {
+                FollowerNews::Compacted { after: after.unwrap_or_default() }
+            }
+            Heard::Answer(_) => return,
+        };
+        self.followers.note(call, prefix, news, self.clock.now().boot_us);
     }
 
     /// Parks a call; gives what is to be said instead of the one whose place it takes.
@@ -129,6 +174,22 @@ impl<L: Log> Worker<L> {
             Some(until_us) => longest.min(Duration::from_micros(until_us.saturating_sub(self.clock.now().boot_us))),
         }
     }
+}
+
+/// What is answered where the changes behind a revision are not known any more.
+pub(crate) fn compacted(after: u64, oldest: u64) -> Failure {
+    let message = format!(
+        "the changes behind revision {after} are not all known to the broker any more, which knows those from revision {oldest} on: \
+         read the keys as they are, and go on behind the revision of that"
+    );
+    Failure::compacted(message, oldest)
+}
+
+/// What is answered to whoever counted its revisions in another epoch: they say nothing of this table's.
+fn of_another_epoch(oldest: u64) -> Failure {
+    let message = "this `after` was counted in another `epoch`, of which this table knows nothing: read the keys as they are, and go on \
+         behind the revision of that, in the epoch that hello tells";
+    Failure::compacted(message, oldest)
 }
 
 /// What a parked call is told when the broker stops.

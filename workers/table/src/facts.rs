@@ -68,7 +68,7 @@ impl Facts {
     }
 
     /// The answer to stats: settings, the table, the worker's own counters, the log, and the other parts.
-    pub(crate) fn stats(&self, state: &State, counters: &[(&str, u64)], log: LogStats) -> Answer {
+    pub(crate) fn stats(&self, state: &State, counters: &[(&str, u64)], followers: &str, log: LogStats) -> Answer {
         let text = |name: &str, value: &str| (name.to_owned(), StatValue::Text(value.to_owned()));
         let number = |name: &str, value: u64| (name.to_owned(), StatValue::Number(value));
         let mut stats = vec![
@@ -87,6 +87,7 @@ impl Facts {
             number("remembered_reply_bytes", state.remembered_bytes() as u64),
         ];
         stats.extend(counters.iter().map(|(name, value)| number(name, *value)));
+        stats.push(text("followers", followers));
         stats.extend([
             number("log_bytes", log.bytes),
             number("log_segments", log.segments),

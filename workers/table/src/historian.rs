@@ -1,6 +1,8 @@
-//! The log's reader: answers `history` from the log, on a thread of its own.
+//! The log's reader: answers `history` from the log, on a thread of its own; and `events`, see `catch_up.rs`.
 //!
 //! - The worker only fixes how far it reads. However much log there is, no other request waits for it.
+//! - Between the segments of a pass for histories the calls for changes have their turn: those take a piece of the log, a history may
+//!   take all of it.
 //! - The log is read segment by segment, the newest first, each forward. Who has what was asked for is answered at once; so the
 //!   history of a key that changes often costs one segment and not the whole log.
 //! - The calls that wait share one pass. What a pass collects is bounded in bytes: over it the calls that came last are put back for
@@ -21,7 +23,9 @@ use kvbroker_log::{Cause, GroupRef, LogError, LogReader, Persisted, ReadEnd, Rec
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Stored, Version, VersionKind, limits};
 
 use crate::access_book::Speaker;
-use crate::histories::{Histories, Proved};
+use crate::asker::{Asks, Proved};
+use crate::events::stopping;
+use crate::histories::{Histories, HistoryCall, Taken};
 use crate::outbox::Outbox;
 use crate::released::ReplyOut;
 use crate::sizes::{reply_bytes, version_bytes};
@@ -40,7 +44,7 @@ pub struct Historian {
 
 /// One call, and what was found for it so far.
 struct Search {
-    call: Proved,
+    call: Proved<HistoryCall>,
     /// Of the segments that were read to their end, the newest first.
     found: Vec<Version>,
     /// Of the segment that is being read, the oldest first.
@@ -52,7 +56,7 @@ struct Search {
 }
 
 impl Search {
-    fn new(call: Proved) -> Search {
+    fn new(call: Proved<HistoryCall>) -> Search {
         Search { call, found: Vec::new(), part: VecDeque::new(), bytes: 0, more: false }
     }
 
@@ -103,29 +107,27 @@ impl Historian {
     /// Waits for calls and answers them with one pass; false once the queue is closed. A simulation takes these steps itself, while
     /// there are calls.
     pub fn step(&self) -> bool {
-        let (calls, is_open) = self.calls.collect();
+        let Taken { histories, events, is_open } = self.calls.collect();
+        // Once the queue is closed this only says so.
+        self.serve(events);
         if is_open {
-            self.pass(calls);
+            self.pass(histories);
         } else {
-            calls.into_iter().for_each(|call| self.answer(call, Err(stopping())));
+            histories.into_iter().for_each(|call| self.answer(call, Err(stopping())));
         }
         is_open
     }
 
     /// Reads the log once for these calls.
-    fn pass(&self, calls: Vec<Proved>) {
+    fn pass(&self, calls: Vec<Proved<HistoryCall>>) {
+        if calls.is_empty() {
+            return;
+        }
         let mut searches: Vec<Search> = calls.into_iter().map(Search::new).collect();
         let failure = match self.search(&mut searches) {
             Ok(()) => return,
             Err(Ended::Stopping) => stopping(),
-            Err(Ended::Failed(error)) => {
-                let why = error.fact();
-                tracing::error!(
-                    "the log could not be read back for a history: {why} (The broker goes on: the table is in memory.)"
-                );
-                let message = "the broker could not read its log back; its own messages say what is wrong with it";
-                Failure::new(ErrorCode::Internal, message)
-            }
+            Err(Ended::Failed(error)) => unreadable("a history", &error),
         };
         for search in searches {
             self.answer(search.call, Err(failure.clone()));
@@ -152,6 +154,7 @@ impl Historian {
                 self.answer_found(search, oldest);
             }
             end = start;
+            self.serve(self.calls.take_events());
         }
         for search in searches.drain(..) {
             self.answer_found(search, oldest);
@@ -209,11 +212,16 @@ impl Historian {
         self.answer(search.call, Ok(answer));
     }
 
-    fn answer(&self, call: Proved, result: Result<Answer, Failure>) {
+    fn answer(&self, call: Proved<HistoryCall>, result: Result<Answer, Failure>) {
         // Until the reply is handed over: whoever is taken out of the book waits for that.
         let speaking = self.speaker.begin();
-        let user = Arc::clone(call.call.user());
-        let result = call.call.permitted(speaking.of(&user)).and(result);
+        let result = call.call.permitted(speaking.of(call.call.asker().user())).and(result);
+        self.hand_over(call, result);
+    }
+
+    /// Hands a reply over. What it says is what the user may hear in this turn of the speaker.
+    pub(crate) fn hand_over<C: Asks>(&self, call: Proved<C>, result: Result<Answer, Failure>) {
+        let user = Arc::clone(call.call.asker().user());
         let (replies, _) = call.released(result).into_parts();
         let bytes = replies.iter().map(reply_bytes).sum();
         self.replies.push(replies, bytes);
@@ -221,8 +229,12 @@ impl Historian {
     }
 }
 
-fn stopping() -> Failure {
-    Failure::new(ErrorCode::ShuttingDown, "the broker is stopping; ask again when it has been started again")
+/// Says in the log what could not be read, and to the client that it could not.
+pub(crate) fn unreadable(what: &str, error: &LogError) -> Failure {
+    let why = error.fact();
+    tracing::error!("the log could not be read back for {what}: {why} (The broker goes on: the table is in memory.)");
+    let message = "the broker could not read its log back; its own messages say what is wrong with it";
+    Failure::new(ErrorCode::Internal, message)
 }
 
 /// Of the searches behind the first, the last that holds anything: the first always gets its answer, however much others ask for.

@@ -2,7 +2,7 @@
 
 use kvbroker_core::{Change, ChangeError, History, Origin, State};
 use kvbroker_log::{Cause, GroupRef, RecordRef, SessionRef};
-use kvbroker_protocol::SessionId;
+use kvbroker_protocol::{EventCause, EventOrigin, SessionId};
 
 /// Applies one group of the log to the state, and takes it into the history of the table: what recovery does with each.
 ///
@@ -29,4 +29,15 @@ pub(crate) fn origin(cause: Cause, stamp_ms: u64, session: Option<SessionRef>) -
         Cause::Bookkeeping => return None,
     };
     Some(Origin { cause, stamp_ms, name: session.map(|session| (SessionId(session.id), session.sequence)) })
+}
+
+/// Where a group comes from, as clients are told. Whose the session is the log does not say: only who may read every key is told its name.
+pub(crate) fn event_origin(group: &GroupRef<'_>, is_name_told: bool) -> EventOrigin {
+    let cause = match group.cause {
+        Cause::Request => EventCause::Request,
+        Cause::Expiry => EventCause::Expiry,
+        Cause::Internal | Cause::Bookkeeping => EventCause::Internal,
+    };
+    let name = group.session.filter(|_| is_name_told).map(|session| (SessionId(session.id), session.sequence));
+    EventOrigin { cause, name }
 }

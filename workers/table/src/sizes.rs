@@ -58,7 +58,7 @@ fn answer_bytes(answer: &Answer) -> usize {
 }
 
 /// Rough bytes of what one revision changed.
-fn revision_bytes(revision: &RevisionEvents) -> usize {
+pub(crate) fn revision_bytes(revision: &RevisionEvents) -> usize {
     let new = |change: &KeyEvent| change.kind.value().map_or(0, |value| value.as_bytes().len());
     let old = |change: &KeyEvent| match &change.before {
         Some(EventBefore::Value { value, .. }) => value.as_bytes().len(),

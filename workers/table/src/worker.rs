@@ -18,7 +18,8 @@ use crate::clock::Clock;
 use crate::credit::Charge;
 use crate::event_queue::EventQueue;
 use crate::facts::Facts;
-use crate::histories::{Histories, HistoryCall};
+use crate::followers::Followers;
+use crate::histories::{EventsCall, Histories, HistoryCall};
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
 use crate::parked::Parked;
@@ -59,6 +60,8 @@ pub struct Worker<L> {
     pub snapshots: Snapshots,
     /// Calls that wait for changes.
     pub parked: Parked,
+    /// Who asked for changes lately.
+    pub followers: Followers,
     /// Calls for the log's reader.
     pub histories: Arc<Histories>,
     /// What is shared with the checkpointer.
@@ -152,6 +155,7 @@ pub(crate) struct Saying {
     pub(crate) events: Option<Vec<Event>>,
     /// For the log's reader.
     histories: Vec<HistoryCall>,
+    pub(crate) far_behind: Vec<EventsCall>,
     /// For the gatekeeper.
     access_calls: Vec<AccessCall>,
     /// What the last call cost the table.
@@ -354,7 +358,7 @@ impl<L: Log> Worker<L> {
         let time_ms = batch.stamp_ms();
         let proof: Persisted = if appends { self.log.append(batch)? } else { self.log.persisted() };
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
-        saying.replies.extend(self.histories.take_in(saying.histories, proof));
+        saying.replies.extend(self.histories.take_in(saying.histories, saying.far_behind, proof));
         saying.replies.extend(self.access_calls.take_in(saying.access_calls, proof));
         let Saying { base, events, .. } = saying;
         let events = EventBatch { base, revision: self.state.revision(), time_ms, events };

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "history/catch_up.rs"]
+mod catch_up;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,8 +17,8 @@ use kvbroker_protocol::{
     VersionKind, limits,
 };
 use kvbroker_table::{
-    AccessBook, Account, Behind, Call, Checkpoints, Clock, Envelope, EventQueue, Facts, Historian, Histories, Intake, NoDoorbell,
-    Outbox, Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, replay_into,
+    AccessBook, Account, Behind, Call, Checkpoints, Clock, Envelope, EventQueue, Facts, Followers, Historian, Histories, Intake,
+    NoDoorbell, Outbox, Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, replay_into,
 };
 
 const WALL_MS: u64 = 1_700_000_000_000;
@@ -54,6 +57,7 @@ impl Life {
             history,
             snapshots: Snapshots::default(),
             parked: Parked::default(),
+            followers: Followers::default(),
             histories: histories.clone(),
             checkpoints: Arc::new(Checkpoints::none(intake.clone(), Behind::default)),
             log,

@@ -90,13 +90,6 @@ impl History {
         Ok(page)
     }
 
-    /// What is answered to whoever counted its revisions in another epoch: they say nothing of this table's.
-    pub fn of_another_epoch(&self, state: &State) -> Failure {
-        let message = "this `after` was counted in another `epoch`, of which this table knows nothing: read the keys as they are, and go on \
-             behind the revision of that, in the epoch that hello tells";
-        Failure::compacted(message, self.oldest_revision(state))
-    }
-
     fn compacted(&self, state: &State, after: u64) -> Failure {
         let oldest = self.oldest_revision(state);
         let message = format!(

@@ -12,8 +12,8 @@ use kvbroker_protocol::{
     Answer, BrokerId, Form, Header, Key, Operation, Operations, Outcome, Request, SessionId, StatValue, Stored, limits,
 };
 use kvbroker_table::{
-    AccessBook, Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, EventBatch, EventQueue, Facts, Intake, NoDoorbell,
-    Outbox, Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, WorkerCounters,
+    AccessBook, Account, Behind, Call, Checkpoints, ClientId, Clock, Envelope, EventBatch, EventQueue, Facts, Followers, Intake,
+    NoDoorbell, Outbox, Parked, ReplyOut, SimClock, Stamper, Stopped, Worker, WorkerCounters,
 };
 
 pub const WALL_MS: u64 = 1_700_000_000_000;
@@ -22,6 +22,8 @@ pub const WALL_MS: u64 = 1_700_000_000_000;
 #[derive(Default)]
 pub struct Seen {
     pub log: MemoryLog,
+    /// What it has no more.
+    pub trimmed_through: u64,
     /// Stamp and last revision of each append that succeeded.
     pub appends: Vec<(u64, u64)>,
     pub marks: usize,
@@ -146,7 +148,8 @@ impl Log for WatchedLog {
     }
 
     fn oldest_revision(&self) -> u64 {
-        self.shared.seen().log.oldest_revision()
+        let seen = self.shared.seen();
+        seen.log.oldest_revision().max(seen.trimmed_through + 1)
     }
 
     fn stats(&self) -> LogStats {
@@ -222,6 +225,7 @@ impl Bench {
             history,
             snapshots: Snapshots::default(),
             parked: Parked::default(),
+            followers: Followers::default(),
             histories: Arc::default(),
             checkpoints: Arc::new(Checkpoints::none(self.intake.clone(), move || *behind.lock().unwrap())),
             log: WatchedLog { shared: self.shared.clone(), replies: self.replies.clone(), events: self.events.clone() },

@@ -206,8 +206,19 @@ fn asking_again_under_the_same_id_is_one_wait_and_one_answer() {
 }
 
 #[test]
-fn what_memory_has_not_is_said_to_be_gone() {
+fn what_neither_memory_nor_the_log_has_is_said_to_be_gone() {
     let mut bench = Bench { history_bytes_max: 10_000, ..Bench::new() };
+    // Less than memory, which goes further back then; and more.
+    for (trimmed_through, is_memory) in [(200, true), (20, false)] {
+        bench.shared.seen().trimmed_through = trimmed_through;
+        let oldest = asked_for_all(&mut bench);
+        assert!(oldest > 1 && (oldest == trimmed_through + 1) != is_memory && oldest < 200, "{oldest}");
+        bench = Bench { history_bytes_max: 10_000, ..Bench::new() };
+    }
+}
+
+/// The oldest revision that is told where not all are known.
+fn asked_for_all(bench: &mut Bench) -> u64 {
     for at in 0..200 {
         bench.one(put(&format!("k{at}"), &"v".repeat(at)));
     }
@@ -218,6 +229,63 @@ fn what_memory_has_not_is_said_to_be_gone() {
         bench.outcomes(gone)[0].clone()
     };
     let failure = answer.result.unwrap_err();
-    let oldest = failure.oldest.unwrap();
-    assert!(failure.code == ErrorCode::Compacted && oldest > 1 && oldest < 200, "{failure:?}");
+    assert_eq!(failure.code, ErrorCode::Compacted);
+    failure.oldest.unwrap()
+}
+
+fn followers(bench: &mut Bench, user: &'static str) -> Vec<String> {
+    let before = std::mem::replace(&mut bench.user, user);
+    let stats = bench.one(Operation::Stats);
+    bench.user = before;
+    bench.until_answered(stats);
+    let Ok(Answer::Stats(stats)) = &bench.outcomes(stats)[0].result else { panic!() };
+    let Some((_, StatValue::Text(text))) = stats.iter().find(|(name, _)| name == "followers") else { panic!("{stats:?}") };
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn stats_tell_who_follows_and_how_far_behind_it_is() {
+    let mut bench = Bench::new();
+    bench.access.replace([("ann".into(), Access::new(Role::Read, vec![]).unwrap())].into());
+    let worker = bench.start();
+    assert_eq!(followers(&mut bench, "owner"), Vec::<String>::new());
+    for key in ["a/1", "b", "a/2"] {
+        let change = bench.one(put(key, "1"));
+        bench.until_answered(change);
+    }
+    for after in [0, 1] {
+        let asked = bench.one(events("a/", Some(after), 0));
+        bench.until_answered(asked);
+    }
+    let asked = bench.one(Operation::Events(Events { prefix: key("a/"), after: Some(0), limit: Some(1), ..Events::default() }));
+    bench.until_answered(asked);
+    let own = r#"user=owner prefix="a/" through=1 behind=2 from_memory=3 from_log=0 compacted=0 asked_s=0"#;
+    assert_eq!(followers(&mut bench, "owner"), [own]);
+    assert_eq!(followers(&mut bench, "ann"), Vec::<String>::new(), "of others only an admin is told");
+    // Who waits is not behind.
+    bench.user = "ann";
+    bench.client += 1;
+    let waits = bench.one(events(&"a/".repeat(20), None, 60_000));
+    bench.user = "owner";
+    until_waiting(&mut bench, 1);
+    let change = bench.one(put("b", "2"));
+    bench.until_answered(change);
+    let anns = format!(r#"user=ann prefix="{}"… through=3 behind=0 from_memory=0 from_log=0 compacted=0 waits"#, "a/".repeat(16));
+    assert_eq!(followers(&mut bench, "ann"), [anns.as_str()]);
+    assert_eq!(followers(&mut bench, "owner").len(), 2);
+    let change = bench.one(put(&"a/".repeat(20), "1"));
+    bench.until_answered(change);
+    bench.until_answered(waits);
+    assert!(followers(&mut bench, "ann")[0].contains("from_memory=1 "));
+    // So many and no more.
+    for _ in 0..2 * limits::FOLLOWERS_MAX {
+        bench.client += 1;
+        let asked = bench.one(events("a/", Some(0), 0));
+        bench.until_answered(asked);
+    }
+    let all = followers(&mut bench, "owner");
+    let bytes: usize = all.iter().map(|line| line.len() + 1).sum();
+    assert!(all.len() > 10 && all.len() < limits::FOLLOWERS_MAX && bytes <= limits::FOLLOWERS_TEXT_BYTES_MAX + 1, "{bytes}");
+    assert_eq!(followers(&mut bench, "ann"), Vec::<String>::new(), "forgotten for those who asked since");
+    end(&bench, worker);
 }
