@@ -122,6 +122,18 @@ impl SmallDisk {
         self.0.path().join("data")
     }
 
+    /// Fills it up until no more than so many bytes are free.
+    fn leave_room_for(&self, bytes: u64) {
+        let mut ballast = File::create(self.0.path().join("ballast")).unwrap();
+        let free = || {
+            let disk = rustix::fs::statvfs(self.0.path()).unwrap();
+            disk.f_bavail * disk.f_frsize
+        };
+        while free() > bytes {
+            ballast.write_all(&[1; 4096]).unwrap();
+        }
+    }
+
     fn grow(&self) {
         run("mount", &["-o", "remount,size=64m"], self.0.path()).unwrap();
     }
@@ -151,40 +163,49 @@ fn a_file_system_without_room() {
 /// Keys that are written again and again, so that the checkpoint stays small and the log grows.
 const KEYS: usize = 24;
 
-/// How writing the same keys in turn ended.
-struct Written {
+/// Writes the same keys in turn, one write at a time.
+struct Writer {
+    client: RawClient,
+    end: zmq::Socket,
+    written: usize,
     /// Of each key the last write that was acknowledged.
     acknowledged: BTreeMap<String, u64>,
-    /// False if the broker has ended.
-    is_running: bool,
 }
 
-/// Writes the same keys in turn, one write at a time, until the broker ends or `enough` says so, which is asked now and then.
-fn write_until(broker: &mut Broker, mut enough: impl FnMut(&Broker) -> bool) -> Written {
-    let client = broker.dealer();
-    let end = client.watch_for_the_end();
-    let mut acknowledged = BTreeMap::new();
-    for number in 0..100_000_usize {
+impl Writer {
+    fn new(broker: &Broker) -> Writer {
+        let client = broker.dealer();
+        let end = client.watch_for_the_end();
+        Writer { client, end, written: 0, acknowledged: BTreeMap::new() }
+    }
+
+    /// Writes once. None: the broker has ended; else whether the write was acknowledged.
+    fn write(&mut self) -> Option<bool> {
+        let number = self.written;
+        self.written += 1;
         let (key, value) = (format!("k{}", number % KEYS), format!("{number:0>width$}", width = VALUE_BYTES));
-        client.send(&[json!({"id": number, "op": "put", "key": key, "value": value}).to_string()]);
-        let reply = wait_until(PATIENCE, "an answer or the end", || match client.try_receive(TICK) {
+        self.client.send(&[json!({"id": number, "op": "put", "key": key, "value": value}).to_string()]);
+        let reply = wait_until(PATIENCE, "an answer or the end", || match self.client.try_receive(TICK) {
             Some(frames) => Some(Some(kvbroker_tests::json(&frames[0]))),
-            None => (end.poll(zmq::POLLIN, 0).unwrap() == 1).then_some(None),
-        });
-        match reply {
-            Some(reply) if reply["status"] == "ok" => {
-                acknowledged.insert(key, number as u64);
-            }
-            // The log is as long as it may get without a checkpoint.
-            Some(reply) if reply["error"]["code"] == "busy" => {}
-            Some(reply) => assert_eq!(reply["status"], "unknown", "{reply}"),
-            None => return Written { acknowledged, is_running: false },
+            None => (self.end.poll(zmq::POLLIN, 0).unwrap() == 1).then_some(None),
+        })?;
+        let is_done = reply["status"] == "ok";
+        if is_done {
+            self.acknowledged.insert(key, number as u64);
+        } else {
+            assert_eq!(reply["status"], "unknown", "{reply}");
         }
-        if number.is_multiple_of(8) && enough(broker) {
-            return Written { acknowledged, is_running: true };
+        Some(is_done)
+    }
+
+    /// Writes until the log has so many segments.
+    fn write_segments(&mut self, data: &Path, segments: usize) {
+        let last = data.join(format!("table.txn.{segments:08}"));
+        while !last.exists() {
+            assert_eq!(self.write(), Some(true), "a write before there are {segments} segments");
+            assert!(self.written < 10_000, "{} never came to be", last.display());
         }
     }
-    panic!("the disk never got full");
 }
 
 const TICK: Duration = Duration::from_millis(20);
@@ -211,48 +232,55 @@ fn a_file_system_gets_full_where_a_segment_ends_and_the_next_begins() {
     assert!(std::fs::metadata(&segment).unwrap().len() >= 256 << 10);
     let mut ballast = File::create(data.join("ballast")).unwrap();
     while ballast.write(&[1; 4096]).is_ok() {}
-    let written = write_until(&mut broker, |_| false);
-    assert!(!written.is_running);
+    let mut writer = Writer::new(&broker);
+    while writer.write().is_some() {
+        assert!(writer.written < 1_000, "the disk never got full");
+    }
     let status = broker.wait_for_exit(PATIENCE);
     assert_eq!(status.code(), Some(DISK_FULL), "{status}; stderr:\n{}", broker.stderr());
     let told = broker.stderr();
     let why = told.lines().find(|line| line.starts_with("kvbroker: ")).unwrap_or_default();
     assert!(why.contains("table.txn.tmp"), "it got full elsewhere than between two segments: {why}");
-    assert!(written.acknowledged.len() > 5, "only {} writes fitted", written.acknowledged.len());
+    assert!(writer.acknowledged.len() > 5, "only {} writes fitted", writer.acknowledged.len());
     std::fs::remove_file(data.join("ballast")).unwrap();
     broker.restart();
-    check_written(&broker, &written.acknowledged);
+    check_written(&broker, &writer.acknowledged);
     broker.stop();
 }
 
 #[test]
 fn a_file_system_gets_full_in_a_checkpoint_and_the_broker_serves_on() {
-    // How much room there is decides what comes first, and so does time: some size leaves room for the log and none for the checkpoint.
-    for step in 0..40_u64 {
-        let Some(disk) = SmallDisk::mount((2 << 20) + step * 44 * 1024) else { return };
-        let data = disk.path();
-        let flags = ["--segment-size", "256KiB", "--checkpoint-after", "512KiB", "--history-size", "0"];
-        let mut broker = Broker::start(BrokerOptions::default().args(["--data".as_ref(), data.as_os_str()]).args(flags));
-        let written = write_until(&mut broker, |broker| broker.stat("checkpoint_failures") > 0);
-        disk.grow();
-        if !written.is_running {
-            broker.wait_for_exit(PATIENCE);
-            continue;
-        }
-        assert!(broker.stderr().contains("no checkpoint could be made: no space left"), "{}", broker.stderr());
-        // With room again, the next one succeeds while the broker runs.
-        let made = broker.stat("checkpoints");
-        wait_until(PATIENCE, "a checkpoint once there is room", || (broker.stat("checkpoints") > made).then_some(()));
-        check_written(&broker, &written.acknowledged);
-        assert_eq!(broker.dealer().ask_json(&json!({"op": "put", "key": "afterwards", "value": 1}))["status"], "ok");
-        broker.kill9();
-        broker.restart();
-        check_written(&broker, &written.acknowledged);
-        assert!(broker.stdout().contains("checkpoint"), "it was started from one:\n{}", broker.stdout());
-        broker.stop();
-        return;
+    const SEGMENT_BYTES: u64 = 256 << 10;
+    let Some(disk) = SmallDisk::mount(8 << 20) else { return };
+    let data = disk.path();
+    // Two sealed segments are no reason for a checkpoint, three are, however well they are filled.
+    let flags = ["--segment-size", "256KiB", "--checkpoint-after", "600KiB", "--history-size", "0"];
+    let mut broker = Broker::start(BrokerOptions::default().args(["--data".as_ref(), data.as_os_str()]).args(flags));
+    let mut writer = Writer::new(&broker);
+    writer.write_segments(&data, 3);
+    assert!(writer.acknowledged.len() == KEYS, "{} of {KEYS} keys are written", writer.acknowledged.len());
+    // Room for one more segment, and by far not for a checkpoint, which has all keys.
+    disk.leave_room_for(SEGMENT_BYTES + SEGMENT_BYTES / 2);
+    assert!((KEYS * VALUE_BYTES) as u64 > SEGMENT_BYTES + SEGMENT_BYTES / 2);
+    writer.write_segments(&data, 4);
+    wait_until(PATIENCE, "a checkpoint to fail", || (broker.stat("checkpoint_failures") > 0).then_some(()));
+    assert_eq!(broker.stat("checkpoints"), 0);
+    // The log's writer is a thread of its own: what happened may be told a little later.
+    let told = || broker.stderr().contains("no checkpoint could be made: no space left");
+    wait_until(PATIENCE, "it says why", || told().then_some(()));
+    for _ in 0..5 {
+        assert_eq!(writer.write(), Some(true), "the segment has its room");
     }
-    panic!("no checkpoint met a full disk");
+    // With room again, the next one succeeds while the broker runs, and nobody has to write for it.
+    disk.grow();
+    wait_until(PATIENCE, "a checkpoint once there is room", || (broker.stat("checkpoints") > 0).then_some(()));
+    check_written(&broker, &writer.acknowledged);
+    assert_eq!(broker.dealer().ask_json(&json!({"op": "put", "key": "afterwards", "value": 1}))["status"], "ok");
+    broker.kill9();
+    broker.restart();
+    check_written(&broker, &writer.acknowledged);
+    assert!(broker.stdout().contains("checkpoint"), "it was started from one:\n{}", broker.stdout());
+    broker.stop();
 }
 
 #[test]

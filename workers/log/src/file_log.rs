@@ -204,7 +204,7 @@ impl FileLog {
     fn write_batch(&mut self, kind: BatchKind, batch: &mut Finished<'_>) -> Result<(), LogError> {
         let bytes = batch.buffer.len() as u64;
         if self.offset > SEGMENT_HEADER_BYTES as u64 && self.offset + bytes > self.options.segment_bytes {
-            self.end_segment()?;
+            self.end_segment(bytes)?;
         }
         self.allocate(self.offset + bytes)?;
         let mut header = BatchHeader {
@@ -275,8 +275,8 @@ impl FileLog {
         self.mark.write(&*self.storage, &mark)
     }
 
-    /// Ends the segment and begins the next.
-    fn end_segment(&mut self) -> Result<(), LogError> {
+    /// Ends the segment and begins the next, into which so many bytes will be written at once.
+    fn end_segment(&mut self, next_bytes: u64) -> Result<(), LogError> {
         if self.level() != PersistLevel::Synced {
             self.sync()?;
         }
@@ -292,6 +292,10 @@ impl FileLog {
         self.header = header;
         self.offset = SEGMENT_HEADER_BYTES as u64;
         self.allocated = self.offset;
+        // Before anybody hears of it: a checkpoint that begins now would take the room which the log needs to go on.
+        if next_bytes > 0 {
+            self.allocate(self.offset + next_bytes)?;
+        }
         self.segments.sealed(SegmentInfo::new(&self.header, self.offset));
         self.write_mark()
     }
@@ -352,7 +356,7 @@ impl Log for FileLog {
     }
 
     fn seal(&mut self) -> Result<(), LogError> {
-        self.guarded(|log| if log.offset > SEGMENT_HEADER_BYTES as u64 { log.end_segment() } else { Ok(()) })
+        self.guarded(|log| if log.offset > SEGMENT_HEADER_BYTES as u64 { log.end_segment(0) } else { Ok(()) })
     }
 
     fn close(&mut self, stamp_ms: u64) -> Result<(), LogError> {
