@@ -100,6 +100,11 @@ pub const HISTORY_CALLS_MAX: usize = 256;
 pub const HISTORY_CALLS_PER_USER_MAX: usize = HISTORY_CALLS_MAX / 4;
 /// Most changes of the table that one answer to `events` looks at, those of other keys included; a revision is always looked at whole.
 pub const EVENTS_CHANGES_MAX: usize = 4_000;
+/// Most work that the predicate of one request for `events` does on the first revision, which is gone through whole or not at all, in
+/// units of [`TURN_WORK_MAX`]; behind it, all that it does comes to [`TURN_WORK_MAX`] at most.
+pub const EVENTS_WORK_MAX: usize = PREDICATE_REGEXES_MAX * MATCH_WORK_MAX;
+/// Most bytes of a revision's keys and values, old ones included, with which `events` tells another old value.
+pub const EVENTS_DETAIL_BYTES_MAX: usize = 2 * (VALUE_BYTES_MAX + KEY_BYTES_MAX);
 /// Most bytes of keys and values that one answer to `events` has where it comes from the log; one revision always fits.
 pub const EVENTS_LOG_PAGE_BYTES_MAX: usize = 512 << 10;
 /// Most bytes of the log that are read for one answer to `events`, behind the place where its page begins.
@@ -315,6 +320,14 @@ const _: () = {
     assert!(EVENTS_LOG_PAGE_BYTES_MAX <= PAGE_BYTES_MAX && EVENTS_LOG_READ_BYTES_MAX >= VALUE_BYTES_MAX as u64);
     assert!(HISTORY_VERSIONS_DEFAULT <= HISTORY_VERSIONS_MAX);
     assert!(EVENTS_CHANGES_MAX <= EXAMINED_KEYS_MAX, "events look at no more than a scan");
+    assert!(
+        EVENTS_WORK_MAX >= TURN_WORK_MAX && EVENTS_WORK_MAX <= 16 << 20,
+        "one revision stalls the others no more than one key"
+    );
+    assert!(
+        EVENTS_DETAIL_BYTES_MAX >= VALUE_BYTES_MAX + KEY_BYTES_MAX + VALUE_BYTES_MAX,
+        "the largest values are told with those before"
+    );
     assert!(PARKED_PER_CLIENT_MAX < IN_FLIGHT_MAX, "who waits for changes can still ask for something else");
     assert!(PARKED_PER_CLIENT_MAX <= PARKED_PER_USER_MAX && PARKED_PER_USER_MAX <= PARKED_MAX / 4);
     assert!(PARKED_MAX <= INTAKE_CALLS_MAX / 4, "what waits for changes leaves the intake to the others");

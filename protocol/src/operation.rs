@@ -441,6 +441,13 @@ impl Pattern {
     pub fn matcher(&self) -> Option<Matcher> {
         Some(Matcher { regex: builder(&self.text, self.program_kib).build().ok()?, price: self.price })
     }
+
+    /// What [`Pattern::matcher`] costs at worst, in units of [`limits::TURN_WORK_MAX`]: a millisecond for the largest.
+    pub(crate) fn compile_work(&self) -> usize {
+        const LEAST: usize = 200;
+        const PER_KIB: usize = 40;
+        LEAST + PER_KIB * self.program_kib as usize
+    }
 }
 
 fn builder(pattern: &str, program_kib: u32) -> regex::bytes::RegexBuilder {

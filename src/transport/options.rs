@@ -33,7 +33,8 @@ const SUBSCRIBER_HWM: i32 = 10_000;
 /// One frame that a client accepts: the largest reply. What an array may read is counted as it is stored, and JSON grows to at most three
 /// times its length when it is converted to MessagePack (`-0,` becomes nine bytes).
 pub const CLIENT_FRAME_BYTES: usize = 64 << 20;
-const _: () = assert!(CLIENT_FRAME_BYTES > limits::ARRAY_REPLY_BYTES_MAX * 3);
+const _: () =
+    assert!(CLIENT_FRAME_BYTES > limits::ARRAY_REPLY_BYTES_MAX * 3 && CLIENT_FRAME_BYTES > limits::EVENTS_DETAIL_BYTES_MAX * 3);
 
 /// How a client's socket is protected.
 #[derive(Clone, Copy, Debug)]

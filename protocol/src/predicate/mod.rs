@@ -58,6 +58,11 @@ impl Predicate {
         self.0.text.len() + size_of::<Checked>() + self.0.root.behind_bytes()
     }
 
+    /// What [`Predicate::matcher`] costs at worst, in units of [`limits::TURN_WORK_MAX`](crate::limits::TURN_WORK_MAX).
+    pub fn compile_work(&self) -> usize {
+        self.0.root.compile_work()
+    }
+
     /// Number of regular expressions in it.
     pub(crate) fn regexes(&self) -> usize {
         self.0.regexes
@@ -88,6 +93,17 @@ impl Node {
             Node::Not(inner) => size_of::<Node>() + inner.behind_bytes(),
             Node::Term(Term { place: Place::Value(path), .. }) => size_of_val(path.as_slice()),
             Node::Term(_) => 0,
+        }
+    }
+
+    fn compile_work(&self) -> usize {
+        /// Of a part that is no regular expression.
+        const PART_WORK: usize = 4;
+        match self {
+            Node::Any(members) | Node::All(members) => members.iter().map(Node::compile_work).sum(),
+            Node::Not(inner) => inner.compile_work(),
+            Node::Term(Term { test: Test::Regex(pattern, _), .. }) => pattern.compile_work(),
+            Node::Term(_) => PART_WORK,
         }
     }
 }

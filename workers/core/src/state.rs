@@ -1,6 +1,6 @@
 //! The state that all changes lead to.
 
-use kvbroker_protocol::{Key, limits};
+use kvbroker_protocol::{Key, SessionId, limits};
 
 use crate::change::{Change, Space};
 use crate::sessions::Sessions;
@@ -47,6 +47,11 @@ impl State {
     /// Bytes of remembered replies.
     pub fn remembered_bytes(&self) -> usize {
         self.sessions.bytes()
+    }
+
+    /// True if the session is remembered, and is this user's.
+    pub fn is_session_of(&self, session: SessionId, user: &[u8]) -> bool {
+        self.sessions.is_of(session, user)
     }
 
     /// Number of keys with a deadline.

@@ -9,7 +9,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kvbroker_core::EventsWanted;
+use kvbroker_core::{EventsFor, EventsWanted};
 use kvbroker_log::Log;
 use kvbroker_protocol::{Access, Answer, ErrorCode, Events, Failure, Outcome, Outcomes, Reply, limits};
 
@@ -52,7 +52,7 @@ impl<L: Log> Worker<L> {
         let trace = tracing::enabled!(tracing::Level::TRACE)
             .then(|| call.request.operations.as_slice().first().map(|operation| Trace::start(call.client, None, operation)))
             .flatten();
-        let (heard, examined) = self.look_for_events(&call);
+        let (heard, spent) = self.look_for_events(&call);
         self.note_follower(&call, &heard);
         let (call, result) = match heard {
             Heard::Answer(result) => (call, result),
@@ -65,7 +65,7 @@ impl<L: Log> Worker<L> {
             }
             Heard::NothingYet(access, through) => match self.park(call, access, through) {
                 Ok(superseded) => {
-                    agenda.spend(work::examined(examined) + work::around(&[], 0));
+                    agenda.spend(spent + work::around(&[], 0));
                     return saying.replies.extend(superseded);
                 }
                 Err((call, failure)) => (*call, Err(failure)),
@@ -81,21 +81,18 @@ impl<L: Log> Worker<L> {
         let mut out = ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false };
         out.charge(false);
         let reply_bytes = out.charge.as_ref().map_or(0, Charge::bytes);
-        agenda.spend(work::examined(examined) + work::around(out.reply.outcomes.as_slice(), reply_bytes));
+        agenda.spend(spent + work::around(out.reply.outcomes.as_slice(), reply_bytes));
         saying.reply_bytes += reply_bytes;
         saying.replies.push(out);
     }
 
-    /// Looks into the table's latest changes; and how many of them.
+    /// Looks into the table's latest changes; and what that has cost.
     fn look_for_events(&self, call: &Call) -> (Heard, usize) {
         let refused = |failure| (Heard::Answer(Err(failure)), 0);
         let Some(access) = self.access.of(&call.user) else { return refused(not_admitted()) };
         let Some(Events { prefix, after, limit, wait_ms, epoch, detail, where_ }) = asked(call) else {
             return refused(Failure::new(ErrorCode::Internal, "this operation is answered elsewhere"));
         };
-        if *detail || where_.is_some() {
-            return refused(Failure::invalid("this broker does not take `detail` and `where` of `events` yet"));
-        }
         if epoch.is_some_and(|epoch| epoch != self.facts.epoch) {
             return refused(of_another_epoch(self.oldest_known()));
         }
@@ -107,25 +104,35 @@ impl<L: Log> Worker<L> {
             return refused(compacted(after, self.oldest_known()));
         }
         let is_tight = call.account.is_tight();
+        let (matcher, compiling) = match where_.as_ref().map(|filter| (filter.matcher(), filter.compile_work())) {
+            None => (None, 0),
+            Some((Some(matcher), work)) => (Some(matcher), work),
+            Some((None, work)) => return (Heard::Answer(Err(no_matcher())), work),
+        };
+        // Session ids tell who else is there.
+        let told_to = if access.scope.is_all() { EventsFor::Everything } else { EventsFor::User(call.user.as_bytes()) };
         let wanted = EventsWanted {
             prefix,
             scope: &access.scope,
             after,
             revisions_max: limit.unwrap_or(usize::MAX),
             bytes_max: if is_tight { SMALL_PAGE_BYTES } else { limits::PAGE_BYTES_MAX },
+            detail: detail.then_some(told_to),
+            matcher: matcher.as_ref(),
         };
         let page = match self.history.events(&self.state, &wanted) {
             Ok(page) => page,
-            Err(failure) => return refused(failure),
+            Err(failure) => return (Heard::Answer(Err(failure)), compiling),
         };
+        let spent = work::examined(page.examined) + page.work + compiling;
+        if let Some(revision) = page.too_much {
+            return (Heard::Answer(Err(too_much(revision))), spent);
+        }
         let more = page.has_more(&self.state);
         if page.events.is_empty() && !more && *wait_ms > 0 {
-            return (Heard::NothingYet(access, page.through), page.examined);
+            return (Heard::NothingYet(access, page.through), spent);
         }
-        (
-            Heard::Answer(Ok(Answer::Events { events: page.events, through: page.through, more, epoch: self.facts.epoch })),
-            page.examined,
-        )
+        (Heard::Answer(Ok(Answer::Events { events: page.events, through: page.through, more, epoch: self.facts.epoch })), spent)
     }
 
     /// The oldest revision of which the broker still knows what it changed, in memory or in the log.
@@ -190,6 +197,19 @@ fn of_another_epoch(oldest: u64) -> Failure {
     let message = "this `after` was counted in another `epoch`, of which this table knows nothing: read the keys as they are, and go on \
          behind the revision of that, in the epoch that hello tells";
     Failure::compacted(message, oldest)
+}
+
+fn no_matcher() -> Failure {
+    Failure::new(ErrorCode::Internal, "a regex compiled when the request was read, and now it does not")
+}
+
+/// What is answered where a predicate can't get past a revision. Not its fault alone, and the way on is that of `compacted`.
+fn too_much(revision: u64) -> Failure {
+    let message = format!(
+        "revision {revision} changed so much that trying this `where` on all of it is more work than one request may make: read the keys \
+         as they are, and go on behind the revision of that; or ask without `where`"
+    );
+    Failure::compacted(message, revision.saturating_add(1))
 }
 
 /// What a parked call is told when the broker stops.

@@ -6,13 +6,13 @@
 //!   turns out to have three keys was guessed dear, a `get` of 8 MiB cheap.
 
 use kvbroker_core::Turn;
-use kvbroker_protocol::{Answer, Operation, Outcome, Request, limits};
+use kvbroker_protocol::{Answer, Events, Operation, Outcome, Request, limits};
 
 /// An operation on one key, its record and its reply included.
 const OPERATION_WORK: usize = 10;
 /// A key that a scan looks at, its row included.
 const KEY_WORK: usize = 4;
-// So `events` need not be guessed: they are cheap, whatever they find.
+// So `events` without a predicate need not be guessed: they are cheap, whatever they find.
 const _: () = assert!(OPERATION_WORK + limits::EVENTS_CHANGES_MAX * KEY_WORK < limits::DEAR_WORK_MIN);
 /// A key that is removed: its record is written to the log.
 const REMOVED_KEY_WORK: usize = 10;
@@ -30,6 +30,7 @@ fn guess_operation(operation: &Operation) -> usize {
         Operation::Scan(scan) if scan.pattern.is_none() && scan.filter.is_none() => keys(scan.limit) * KEY_WORK,
         // What is not found is looked at all the same.
         Operation::Scan(_) | Operation::Query { .. } | Operation::List(_) => limits::EXAMINED_KEYS_MAX * KEY_WORK,
+        Operation::Events(Events { where_: Some(filter), .. }) => limits::EXAMINED_KEYS_MAX * KEY_WORK + filter.compile_work(),
         Operation::DelPrefix { limit, .. } => keys(*limit) * REMOVED_KEY_WORK,
         Operation::Mget { keys } => keys.len() * OPERATION_WORK,
         Operation::Txn(txn) => txn.compares.len() * OPERATION_WORK + txn.operations().map(guess_operation).sum::<usize>(),
@@ -86,8 +87,13 @@ mod tests {
         }
         let filter = Some(Predicate::new("a = 1").expect("it is a predicate"));
         let filtered = Operation::Scan(Scan { limit: Some(1), filter, ..Scan::default() });
+        let follow = |where_| Operation::Events(Events { limit: Some(1), where_, ..Events::default() });
+        assert!(guess_of(follow(None)) < limits::DEAR_WORK_MIN);
+        let followed = follow(Predicate::new("a = 1").ok());
         let delete = Operation::DelPrefix { prefix: prefix.clone(), limit: None };
-        for dear in [page(None), page(Some(limits::PAGE_ROWS_MAX)), keys(limits::ARRAY_OPERATIONS_MAX), delete, filtered] {
+        for dear in
+            [page(None), page(Some(limits::PAGE_ROWS_MAX)), keys(limits::ARRAY_OPERATIONS_MAX), delete, filtered, followed]
+        {
             assert!(guess_of(dear.clone()) >= limits::DEAR_WORK_MIN, "{dear:?}");
         }
     }

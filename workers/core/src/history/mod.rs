@@ -15,6 +15,7 @@
 
 mod arena;
 mod events;
+mod fit;
 mod read;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +28,8 @@ use crate::state::State;
 use crate::table::Entry;
 
 use arena::{Arena, Piece};
-pub use events::{EventsPage, EventsWanted};
+pub use events::{EventsFor, EventsPage, EventsWanted};
+pub use fit::{Earlier, Fit, Fitting};
 pub use read::{Before, PastChange, PastGroup, PastVersion, Versions};
 
 /// Why a group that took a revision was made.

@@ -107,6 +107,11 @@ impl Sessions {
         self.known.len()
     }
 
+    /// True if this is a session of the owner that is known.
+    pub(crate) fn is_of(&self, id: SessionId, owner: &[u8]) -> bool {
+        self.known.get(&id).is_some_and(|session| *session.owner == *owner)
+    }
+
     /// Bytes of remembered replies.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -3,12 +3,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod events;
+
 use std::collections::BTreeMap;
 
-use kvbroker_core::{Cause, Change, EventsWanted, History, Loader, Origin, Reader, Snapshots, Space, Stamp, State, Turn, decide};
-use kvbroker_protocol::{
-    ChangeKind, ErrorCode, Key, KeyEvent, Operation, RevisionEvents, Scan, Scope, SessionId, Stored, Txn, limits,
-};
+use kvbroker_core::{Cause, Change, History, Loader, Origin, Reader, Snapshots, Space, Stamp, State, Turn, decide};
+use kvbroker_protocol::{Key, Operation, Scan, Scope, SessionId, Stored, Txn, limits};
 
 /// splitmix64.
 struct Dice(u64);
@@ -225,64 +225,6 @@ impl World {
     }
 }
 
-impl World {
-    /// All pages of the events behind a revision, whatever their sizes, against the list of what was done.
-    fn check_events(&mut self, after: u64) {
-        let prefix = ["", "k", "k1", "k3", "k39", "l"][self.dice.below(6)].as_bytes();
-        let scope = match self.dice.below(3) {
-            0 => Scope::all(),
-            1 => Scope::prefixes(vec![b"k1".into(), b"k35".into(), b"k4".into(), b"x".into()]).unwrap(),
-            _ => Scope::prefixes(vec![b"k2".into()]).unwrap(),
-        };
-        let is_own = |key: &Key| key.starts_with(prefix) && scope.contains(key);
-        let expected: Vec<RevisionEvents> = self
-            .told
-            .iter()
-            .filter(|told| told.revision > after)
-            .map(|told| {
-                let kind = |new: &Option<Vec<u8>>| match new {
-                    Some(record) => {
-                        let stored = kvbroker_core::split_table_record(record).unwrap().stored;
-                        ChangeKind::Put(Stored::from_bytes(stored.to_vec()).unwrap())
-                    }
-                    None if told.origin.cause == Cause::Expiry => ChangeKind::Expire,
-                    None => ChangeKind::Remove,
-                };
-                let own = told.changes.iter().filter(|(key, _, _)| is_own(key));
-                let changes = own.map(|(key, _, new)| KeyEvent { key: key.clone(), kind: kind(new), before: None }).collect();
-                RevisionEvents { revision: told.revision, time_ms: told.origin.stamp_ms, changes, origin: None }
-            })
-            .filter(|events| !events.changes.is_empty())
-            .collect();
-        let (mut told, mut behind) = (Vec::new(), after);
-        loop {
-            let revisions_max = [1, 3, 1_000][self.dice.below(3)];
-            let bytes_max = [1, 500, usize::MAX][self.dice.below(3)];
-            let wanted = EventsWanted { prefix, scope: &scope, after: behind, revisions_max, bytes_max };
-            let page = self.history.events(&self.state, &wanted).unwrap();
-            assert!(page.events.len() <= revisions_max && (bytes_max > 1 || page.events.len() <= 1));
-            assert!(page.events.iter().all(|events| events.revision > behind && events.revision <= page.through));
-            let more = page.has_more(&self.state);
-            assert!(!more || page.through > behind, "a page gets on");
-            behind = page.through;
-            told.extend(page.events);
-            if !more {
-                break;
-            }
-        }
-        assert_eq!(told, expected, "{prefix:?} of {scope:?} behind {after}");
-        let ask = |after| {
-            let wanted = EventsWanted { prefix, scope: &scope, after, revisions_max: 1, bytes_max: 1 };
-            self.history.events(&self.state, &wanted).map_err(|failure| (failure.code, failure.oldest))
-        };
-        assert_eq!(ask(self.state.revision() + 1).unwrap_err().0, ErrorCode::Invalid);
-        let oldest = self.history.oldest_revision(&self.state);
-        if oldest > 1 {
-            assert_eq!(ask(oldest - 2), Err((ErrorCode::Compacted, Some(oldest))));
-        }
-    }
-}
-
 #[test]
 fn what_is_in_memory_is_what_was_done() {
     let (mut dropped, mut whole) = (0, 0);
@@ -293,7 +235,7 @@ fn what_is_in_memory_is_what_was_done() {
         for step in 0..4_000 {
             world.step();
             assert!(world.history.bytes() <= bytes_max);
-            if step % 7 == 0 {
+            if step % 13 == 0 {
                 world.check();
             }
             if (bytes_max != usize::MAX || seed % 2 == 0) && step % 500 == 499 {
@@ -388,29 +330,4 @@ fn the_bound_counts_all_that_is_kept() {
     assert!(history.bytes() <= 4 << 20 && history.oldest_revision(&state) > 60_000);
     assert_eq!(history.versions(&state, b"0-0", None).count(), 0);
     assert_eq!(history.versions(&state, b"2-19999", None).count(), 2);
-}
-
-#[test]
-fn a_page_of_events_looks_at_so_many_changes_and_at_one_revision_whole() {
-    let (mut history, mut state) = (History::with_bytes_max(usize::MAX), State::new());
-    let many = |count: usize| (0..count).map(|at| put(&format!("k{at:06}"), 1)).collect();
-    group(&mut history, &mut state, many(3 * limits::EVENTS_CHANGES_MAX));
-    for at in 0..3 * limits::EVENTS_CHANGES_MAX {
-        group(&mut history, &mut state, vec![put(["mine", "k000007"][at % 2], 1)]);
-    }
-    let page = |prefix: &str, after| {
-        let scope = Scope::all();
-        let wanted =
-            EventsWanted { prefix: prefix.as_bytes(), scope: &scope, after, revisions_max: usize::MAX, bytes_max: usize::MAX };
-        history.events(&state, &wanted).unwrap()
-    };
-    let first = page("k", 0);
-    assert_eq!((first.events.len(), first.through), (1, 1), "the first revision alone is more than a page looks at");
-    assert_eq!(first.events[0].changes.len(), 3 * limits::EVENTS_CHANGES_MAX);
-    // Of other keys there may be as many as there like: a revision of them costs no more than finding out that they are others.
-    let others = page("mine", 0);
-    assert_eq!((others.through, others.examined), (limits::EVENTS_CHANGES_MAX as u64, limits::EVENTS_CHANGES_MAX));
-    assert_eq!(others.events.len(), limits::EVENTS_CHANGES_MAX / 2);
-    let nothing = page("none", 1);
-    assert_eq!((nothing.through, nothing.events.len()), (1 + limits::EVENTS_CHANGES_MAX as u64, 0), "and says how far it came");
 }
