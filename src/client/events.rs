@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kvbroker_protocol::limits::EVENTS_WAIT_MS_MAX;
-use kvbroker_protocol::{Answer, Events, Operation, Operations, RevisionEvents};
+use kvbroker_protocol::{Answer, Events, Operation, Operations, Predicate, RevisionEvents};
 
 use super::error::ClientError;
 use super::handle::Client;
@@ -22,6 +22,64 @@ pub struct EventsPage {
     pub revision: u64,
     /// The log's epoch; compared for equality only. `through` counts in it.
     pub epoch: u64,
+}
+
+/// What else is asked of [`Client::events_with`]. Without any of it: all changes from now on that are there already, which is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EventsOptions {
+    asked: Events,
+}
+
+impl EventsOptions {
+    /// Nothing else.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only revisions behind this one; otherwise those from now on.
+    #[must_use]
+    pub fn after(mut self, revision: u64) -> Self {
+        self.asked.after = Some(revision);
+        self
+    }
+
+    /// The epoch in which that revision was counted, such as [`EventsPage::epoch`]: if the log's is another one, the call fails with
+    /// `compacted`, instead of telling changes behind a revision of another history.
+    #[must_use]
+    pub fn epoch(mut self, epoch: u64) -> Self {
+        self.asked.epoch = Some(epoch);
+        self
+    }
+
+    /// At most so many revisions.
+    #[must_use]
+    pub fn limit(mut self, revisions: usize) -> Self {
+        self.asked.limit = Some(revisions);
+        self
+    }
+
+    /// If nothing has changed, wait so long for the first change; a minute at most.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.asked.wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(EVENTS_WAIT_MS_MAX);
+        self
+    }
+
+    /// With what each key was before, and where each revision comes from.
+    #[must_use]
+    pub fn detail(mut self, detail: bool) -> Self {
+        self.asked.detail = detail;
+        self
+    }
+
+    /// Only what whoever keeps the keys and values that fit must hear of: a key whose new value does not fit (any more) is told as
+    /// [`Leave`](kvbroker_protocol::ChangeKind::Leave).
+    #[must_use]
+    pub fn filter(mut self, filter: Predicate) -> Self {
+        self.asked.where_ = Some(filter);
+        self
+    }
 }
 
 impl Client {
@@ -59,10 +117,34 @@ impl Client {
         limit: Option<usize>,
         wait: Duration,
     ) -> Result<EventsPage, ClientError> {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(EVENTS_WAIT_MS_MAX);
-        let asked = Operation::Events(Events { prefix: prefix.as_ref().to_vec(), after, limit, wait_ms, ..Events::default() });
-        let timeout = self.timeout().map(|timeout| timeout.saturating_add(Duration::from_millis(wait_ms)));
-        match first(self.call_within(Operations::One(asked), timeout)?)? {
+        let mut options = EventsOptions::new().wait(wait);
+        (options.asked.after, options.asked.limit) = (after, limit);
+        self.events_with(prefix, options)
+    }
+
+    /// As [`Client::events`], with all that can be asked for.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use kvbroker::client::{Client, EventsOptions};
+    /// use kvbroker_protocol::Predicate;
+    ///
+    /// let lab = Client::connect("NETID-a5")?;
+    /// let bright = Predicate::new("watts > 40")?;
+    /// let options = EventsOptions::new().after(41).wait(Duration::from_secs(30)).detail(true).filter(bright);
+    /// for change in lab.events_with("lamp/", options)?.events.iter().flat_map(|revision| &revision.changes) {
+    ///     println!("{}: {:?}, before: {:?}", String::from_utf8_lossy(&change.key), change.kind, change.before);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::events`]; `compacted` also in another epoch, and where the filter can't be tried on all that a revision changed.
+    pub fn events_with(&self, prefix: impl AsRef<[u8]>, options: EventsOptions) -> Result<EventsPage, ClientError> {
+        let asked = Events { prefix: prefix.as_ref().to_vec(), ..options.asked };
+        let timeout = self.timeout().map(|timeout| timeout.saturating_add(Duration::from_millis(asked.wait_ms)));
+        match first(self.call_within(Operations::One(Operation::Events(asked)), timeout)?)? {
             (Answer::Events { events, through, more, epoch }, revision) => {
                 Ok(EventsPage { events, through, more, revision, epoch })
             }

@@ -58,7 +58,7 @@ pub mod watch;
 pub use connection::{ConnectError, Connection, Expected, Patience, Route};
 pub use deadlines::TimeLeft;
 pub use error::{ClientError, exit_of};
-pub use events::EventsPage;
+pub use events::{EventsOptions, EventsPage};
 pub use handle::Client;
 pub use history::History;
 pub use names::Names;

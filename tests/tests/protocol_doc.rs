@@ -213,6 +213,8 @@ fn the_tables_of_limits_are_the_codes() {
         ("delimiter_bytes", limits::DELIMITER_BYTES_MAX as u64),
         ("history_calls", limits::HISTORY_CALLS_MAX as u64),
         ("history_calls_user", limits::HISTORY_CALLS_PER_USER_MAX as u64),
+        ("events_work", limits::EVENTS_WORK_MAX as u64),
+        ("events_detail_bytes", limits::EVENTS_DETAIL_BYTES_MAX as u64),
         ("events_waiting_user", limits::PARKED_PER_USER_MAX as u64),
         ("events_waiting_all", limits::PARKED_MAX as u64),
         ("events_waiting_bytes", limits::PARKED_BYTES_MAX as u64),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use kvbroker::client::RequestId;
+use kvbroker_protocol::Predicate;
 
 use crate::verb_parts::{DelConditions, GrantArgs, PageArgs, PutConditions, Ttl};
 
@@ -310,9 +311,14 @@ Examples:
         after_help = "One line a change of a key, tabs between: the revision, the time, put, the key and the value as JSON; or remove and the
 key; or expire and the key, where its deadline had come. What a revision changed stands together. Nothing is left out: what the
 broker does not know any more ends with exit code 1 and where its memory begins. Only the first change is waited for.
+With --with-old `was` and the value before stand at the end of a line: JSON, absent, or unknown where the broker does not know it any
+more; with --json as old and old_rev (0: there was no such key; null: unknown), and then the cause and who asked for it: request,
+session and seq; expiry; internal. With --where a key whose new value does not fit is told as leave, unless it did not fit before.
 
 Examples:
   kvclient NETID-a5 events --after 41                      all changes behind revision 41
+  kvclient NETID-a5 events lamp/ --after 41 --where '@value = on'
+                                                           only lamps that are on; leave where one is not any more
   kvclient NETID-a5 events lamp/ --wait 30s                the next change of a key that starts with lamp/
   kvclient NETID-a5 events lamp/ --after 41 --wait 30s     those since, and if there are none the next one
   kvclient NETID-a5 events --after 41 --json               a JSON object a line: {\"rev\":…,\"time\":…,\"event\":\"put\",\"key\":…,\"value\":…},
@@ -331,6 +337,12 @@ Examples:
         /// If there is no change yet, wait for one so long, such as 30s or 2h
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         wait: Option<std::time::Duration>,
+        /// Also what each key was before, as far as the broker knows
+        #[arg(long)]
+        with_old: bool,
+        /// Only changes that concern the keys and values of which this holds (see `query --help`)
+        #[arg(id = "filter", long = "where", value_name = "PREDICATE", value_parser = |text: &str| Predicate::new(text).map_err(|failure| failure.message))]
+        filter: Option<Predicate>,
     },
     /// Let somebody use the table, by the key that `kvclient id` prints for them; or change what they may
     #[command(

@@ -153,8 +153,8 @@ impl Asked {
                     "events needs --after REV for what has changed since, or --wait DURATION for what changes next",
                 ));
             }
-            Verb::Events { prefix, after, limit, wait } => {
-                Asked::Events(events::Wanted { prefix: bytes(&prefix), after, limit, wait })
+            Verb::Events { prefix, after, limit, wait, with_old, filter } => {
+                Asked::Events(events::Wanted { prefix: bytes(&prefix), after, limit, wait, with_old, filter })
             }
             Verb::Authorize { key, grant } => Asked::Users(users::authorize(&key, grant)?),
             Verb::Revoke { key } => Asked::Users(users::revoke(&key)?),

@@ -3,7 +3,7 @@
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use kvbroker_protocol::{Access, ChangeKind, Events, RevisionEvents, Role, Txn};
+use kvbroker_protocol::{Access, ChangeKind, EventBefore, EventCause, EventOrigin, Events, Predicate, RevisionEvents, Role, Txn};
 
 use super::*;
 
@@ -287,5 +287,111 @@ fn stats_tell_who_follows_and_how_far_behind_it_is() {
     let bytes: usize = all.iter().map(|line| line.len() + 1).sum();
     assert!(all.len() > 10 && all.len() < limits::FOLLOWERS_MAX && bytes <= limits::FOLLOWERS_TEXT_BYTES_MAX + 1, "{bytes}");
     assert_eq!(followers(&mut bench, "ann"), Vec::<String>::new(), "forgotten for those who asked since");
+    end(&bench, worker);
+}
+
+#[test]
+fn an_epoch_that_is_not_the_tables_is_another_history() {
+    let mut bench = Bench::new();
+    bench.one(put("a", "1"));
+    let asked = |epoch| Operation::Events(Events { after: Some(0), epoch, ..Events::default() });
+    let all = bench.one(asked(None));
+    bench.run_to_end().unwrap();
+    let Ok(Answer::Events { epoch, .. }) = bench.outcomes(all)[0].result else { panic!() };
+    let mut bench = bench.restarted();
+    let own = bench.one(asked(Some(epoch)));
+    let other = bench.one(asked(Some(epoch ^ 1)));
+    bench.run_to_end().unwrap();
+    assert_eq!(told(&bench.outcomes(own)[0]), (vec![revision(1, &["a"])], 1, false));
+    assert_eq!(code(&bench.outcomes(other)[0]), Some(ErrorCode::Compacted));
+}
+
+#[test]
+fn who_waits_for_what_fits_is_woken_by_nothing_else_and_by_what_does_not_fit_any_more() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let filter = Predicate::new("@value > 10").unwrap();
+    let asked = |after| Operation::Events(Events { after, wait_ms: 60_000, where_: Some(filter.clone()), ..Events::default() });
+    let mut wait = |change: Operation, is_told: bool, bench: &mut Bench| {
+        let waits = bench.one(asked(None));
+        until_waiting(bench, 1);
+        let change = bench.one(change);
+        bench.until_answered(change);
+        if !is_told {
+            until_waiting(bench, 1);
+            bench.clock.advance(60_000_000);
+        }
+        bench.until_answered(waits);
+        let Ok(Answer::Events { events, through, .. }) = bench.outcomes(waits)[0].result.clone() else { panic!() };
+        (events.into_iter().flat_map(|revision| revision.changes).map(|change| change.kind).next(), through)
+    };
+    let set = |number| Operation::Put { key: key("a"), value: Stored::integer(number), condition: None, ttl_ms: None };
+    assert_eq!(wait(set(1), false, &mut bench), (None, 1), "it says up to where there was nothing");
+    assert_eq!(wait(set(11), true, &mut bench), (Some(ChangeKind::Put(Stored::integer(11))), 2));
+    assert_eq!(wait(set(12), true, &mut bench), (Some(ChangeKind::Put(Stored::integer(12))), 3));
+    assert_eq!(wait(set(2), true, &mut bench), (Some(ChangeKind::Leave), 4));
+    assert_eq!(wait(del("a"), false, &mut bench), (None, 5), "it was not among those that fit");
+    assert_eq!(wait(set(13), true, &mut bench), (Some(ChangeKind::Put(Stored::integer(13))), 6));
+    assert_eq!(wait(del("a"), true, &mut bench), (Some(ChangeKind::Remove), 7));
+    end(&bench, worker);
+}
+
+#[test]
+fn details_say_what_was_before_and_name_nobody_elses_requests() {
+    const ANN: &str = "kvpub1ann";
+    let mut bench = Bench::new();
+    let access = Access::new(Role::Write, vec![key("ann/"), key("all/")]).unwrap();
+    bench.access.replace([(ANN.into(), access)].into());
+    let worker = bench.start();
+    let session = |number| SessionId::new(WALL_MS, number);
+    let mut change = |bench: &mut Bench, user, number, operation| {
+        bench.user = user;
+        let header = Header { session: Some(session(number)), seq: Some(1), ..Header::default() };
+        let id = bench.ask(header, Operations::One(operation));
+        bench.until_answered(id);
+        assert!(bench.outcomes(id)[0].result.is_ok());
+    };
+    change(&mut bench, "owner", 1, put("all/1", "secret"));
+    change(&mut bench, ANN, 2, put("all/1", "mine"));
+    change(&mut bench, "owner", 3, del("all/1"));
+    change(&mut bench, "owner", 4, put("bob/1", "other"));
+    let short = Operation::Put { key: key("all/2"), value: Stored::integer(1), condition: None, ttl_ms: Some(50) };
+    let short = bench.one(short);
+    bench.until_answered(short);
+    bench.clock.advance(50_000);
+    let mut ask = |user, after| {
+        bench.user = user;
+        let asked = Events { after: Some(after), detail: true, wait_ms: 60_000, limit: Some(100), ..Events::default() };
+        let id = bench.one(Operation::Events(asked));
+        bench.until_answered(id);
+        let Ok(Answer::Events { events, .. }) = bench.outcomes(id)[0].result.clone() else { panic!() };
+        events
+    };
+    // The expiry is a revision of its own.
+    assert_eq!(ask("owner", 5)[0].revision, 6);
+    let (all, own) = (ask("owner", 0), ask(ANN, 0));
+    let name = |number| Some((session(number), 1));
+    let origins = |events: &[RevisionEvents]| -> Vec<(u64, EventOrigin)> {
+        events.iter().map(|revision| (revision.revision, revision.origin.unwrap())).collect()
+    };
+    let origin = |cause, name| EventOrigin { cause, name };
+    let (asked, expiry) = (EventCause::Request, EventCause::Expiry);
+    let expected =
+        [(1, name(1)), (2, name(2)), (3, name(3)), (4, name(4)), (5, None)].map(|(at, name)| (at, origin(asked, name)));
+    assert_eq!(origins(&all), [expected.to_vec(), vec![(6, origin(expiry, None))]].concat());
+    let expected = [(1, None), (2, name(2)), (3, None), (5, None)].map(|(at, name)| (at, origin(asked, name)));
+    assert_eq!(
+        origins(&own),
+        [expected.to_vec(), vec![(6, origin(expiry, None))]].concat(),
+        "ann is told of her own session only"
+    );
+    let before = |events: &[RevisionEvents]| -> Vec<EventBefore> {
+        events.iter().flat_map(|revision| &revision.changes).map(|change| change.before.clone().unwrap()).collect()
+    };
+    let was = |value: Stored, modified| EventBefore::Value { value, modified };
+    let text = |text| Stored::text(text).unwrap();
+    let expected =
+        [EventBefore::Absent, was(text("secret"), 1), was(text("mine"), 2), EventBefore::Absent, was(Stored::integer(1), 5)];
+    assert_eq!(before(&own), expected);
     end(&bench, worker);
 }
