@@ -312,7 +312,7 @@ fn who_waits_for_what_fits_is_woken_by_nothing_else_and_by_what_does_not_fit_any
     let worker = bench.start();
     let filter = Predicate::new("@value > 10").unwrap();
     let asked = |after| Operation::Events(Events { after, wait_ms: 60_000, where_: Some(filter.clone()), ..Events::default() });
-    let mut wait = |change: Operation, is_told: bool, bench: &mut Bench| {
+    let wait = |change: Operation, is_told: bool, bench: &mut Bench| {
         let waits = bench.one(asked(None));
         until_waiting(bench, 1);
         let change = bench.one(change);
@@ -344,7 +344,7 @@ fn details_say_what_was_before_and_name_nobody_elses_requests() {
     bench.access.replace([(ANN.into(), access)].into());
     let worker = bench.start();
     let session = |number| SessionId::new(WALL_MS, number);
-    let mut change = |bench: &mut Bench, user, number, operation| {
+    let change = |bench: &mut Bench, user, number, operation| {
         bench.user = user;
         let header = Header { session: Some(session(number)), seq: Some(1), ..Header::default() };
         let id = bench.ask(header, Operations::One(operation));
