@@ -4,6 +4,8 @@
 //!   send is non-blocking, and a reply that a client doesn't take is dropped and counted.
 //! - What replies take in libzmq is charged to their clients until it lets go of them. Small ones are copied and counted by the next
 //!   that is watched: libzmq sends in order.
+//! - Replies leave by turns of users and clients ([`Outgoing`]), and between a few of them it looks for new messages: nobody waits behind
+//!   thousands that somebody else has asked for.
 //! - A message without an authenticated user is refused, whatever it says.
 //! - When stopping it answers `shutting_down`, and goes on sending replies until the worker has ended.
 
@@ -24,6 +26,7 @@ use kvbroker_table::{Account, Call, Charge, Envelope, EventFd, Intake, Outbox, R
 use crate::clients::{Clients, Sender};
 use crate::connections::Connections;
 use crate::inbound;
+use crate::outgoing::Outgoing;
 
 /// Counters of the front end, readable by other threads.
 #[derive(Debug, Default)]
@@ -74,8 +77,13 @@ pub(crate) struct FrontEnd {
 /// Most messages taken before they are handed over and the replies are looked at, and the longest time for it: a message may have
 /// megabytes, or regular expressions that are dear to compile, and then a few of them are enough. (libzmq takes a message of each
 /// connection in turn.)
-const MESSAGES_AT_ONCE: usize = 1_024;
-const RECEIVING_AT_ONCE: Duration = Duration::from_millis(2);
+const RECEIVING: Bout = Bout { most: 1_024, time: Duration::from_millis(2) };
+/// The same while replies wait to be sent.
+const RECEIVING_BESIDE: Bout = Bout { most: 256, time: Duration::from_micros(500) };
+/// Most replies sent before messages are looked at.
+const SENDING: Bout = Bout { most: 256, time: Duration::from_millis(1) };
+/// Replies that are released together and are as few as these need no turns.
+const FEW_REPLIES: usize = 64;
 /// Nothing depends on this: every reason to wake has a descriptor.
 const POLL: Duration = Duration::from_secs(5);
 const RECEIVE: ReceiveLimits = ReceiveLimits {
@@ -91,25 +99,61 @@ impl FrontEnd {
         let mut desk = Desk { clients, body: Vec::new(), slow: Repeated::new(), user: NOBODY.into() };
         let mut frames = Vec::new();
         let mut taken = VecDeque::new();
+        let mut outgoing = Outgoing::new();
         loop {
             self.doorbell.clear();
-            while let Some(batch) = self.replies.pop() {
-                for out in batch {
-                    self.give(&mut desk, out)?;
-                }
-            }
-            if self.phase.is(Phase::FINISHED) && self.replies.is_empty() {
+            self.collect(&mut desk, &mut outgoing)?;
+            self.give_some(&mut desk, &mut outgoing)?;
+            if self.phase.is(Phase::FINISHED) && outgoing.is_empty() && self.replies.is_empty() {
                 return Ok(());
             }
-            let more = self.receive(&mut desk, &mut frames, &mut taken)?;
+            let bout = if outgoing.is_empty() { RECEIVING } else { RECEIVING_BESIDE };
+            let more = self.receive(&mut desk, &mut frames, &mut taken, bout)?;
             self.hand_over(&mut desk, &mut taken)?;
             self.note_connections()?;
-            if !more {
+            if !more && outgoing.is_empty() {
                 let mut items = vec![self.router.poll_item(POLLIN), PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN)];
                 items.extend(self.router.event_poll_item());
                 poll(&mut items, Some(POLL))?;
             }
         }
+    }
+
+    /// Takes in what was released.
+    fn collect(&mut self, desk: &mut Desk, outgoing: &mut Outgoing<ReplyOut>) -> Result<(), TransportError> {
+        while outgoing.bytes() < limits::RELEASE_BYTES_MAX
+            && let Some(batch) = self.replies.pop()
+        {
+            if outgoing.is_empty() && batch.len() <= FEW_REPLIES {
+                batch.into_iter().try_for_each(|out| self.give(desk, out))?;
+                continue;
+            }
+            for out in batch {
+                let bytes = out.charge.as_ref().map_or(0, Charge::bytes);
+                if out.is_behind_all {
+                    outgoing.push_behind_all(bytes, out);
+                } else {
+                    outgoing.push(out.account.user(), out.client, bytes, out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends some of what waits.
+    fn give_some(&mut self, desk: &mut Desk, outgoing: &mut Outgoing<ReplyOut>) -> Result<(), TransportError> {
+        if outgoing.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        for _ in 0..SENDING.most {
+            let Some(out) = outgoing.pop() else { break };
+            self.give(desk, out)?;
+            if begun.elapsed() >= SENDING.time {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Sends what the worker has made.
@@ -134,10 +178,11 @@ impl FrontEnd {
         desk: &mut Desk,
         frames: &mut Vec<Message>,
         taken: &mut VecDeque<Call>,
+        bout: Bout,
     ) -> Result<bool, TransportError> {
         let begun = Instant::now();
-        for _ in 0..MESSAGES_AT_ONCE {
-            if begun.elapsed() >= RECEIVING_AT_ONCE {
+        for _ in 0..bout.most {
+            if begun.elapsed() >= bout.time {
                 break;
             }
             match self.router.try_receive(RECEIVE, frames)? {
@@ -298,6 +343,13 @@ impl FrontEnd {
         self.connections.tend();
         Ok(())
     }
+}
+
+/// How long one thing is done before another is looked at.
+#[derive(Clone, Copy)]
+struct Bout {
+    most: usize,
+    time: Duration,
 }
 
 /// What a reply takes in memory, and who is charged for it.

@@ -19,6 +19,7 @@ mod loading;
 mod medium;
 mod moved;
 mod open;
+mod outgoing;
 mod ports;
 mod process;
 mod publisher;

@@ -1,5 +1,6 @@
 //! The broker's threads: what connects them, and how they are stopped.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -197,7 +198,7 @@ impl Running {
                 SyncMode::Every(interval) => Some(interval),
                 SyncMode::Always | SyncMode::Never => None,
             },
-            entropy: Box::new(random_u64),
+            entropy: Box::new(session_entropy()),
             session_bounds: config.session_bounds,
             scratch: Vec::new(),
         };
@@ -345,9 +346,21 @@ fn loop_end(result: Result<(), kvbroker::transport::TransportError>) -> LoopEnd 
     }
 }
 
-/// Random bits for session ids. Without randomness ids could be guessed, so the process ends instead.
-fn random_u64() -> u64 {
-    getrandom::u64().expect("the operating system has random numbers once it has given us keys")
+/// Random bits for session ids, drawn for many at a time: whoever opens sessions without end must not cost a system call for each.
+/// Without randomness ids could be guessed, so the process ends instead.
+fn session_entropy() -> impl Fn() -> u64 + Send {
+    const AT_ONCE: usize = 64;
+    let drawn = RefCell::new(Vec::with_capacity(AT_ONCE));
+    move || {
+        let mut drawn = drawn.borrow_mut();
+        if drawn.is_empty() {
+            let mut bytes = [[0; size_of::<u64>()]; AT_ONCE];
+            let filled = getrandom::fill(bytes.as_flattened_mut());
+            filled.expect("the operating system has random numbers once it has given us keys");
+            drawn.extend(bytes.map(u64::from_ne_bytes));
+        }
+        drawn.pop().expect("they have just been drawn")
+    }
 }
 
 /// Counters of the threads, for `stats`.

@@ -58,8 +58,15 @@ fn parse_hex16(text: &str) -> Result<[u8; 16], IdTextError> {
     Ok(bytes)
 }
 
+/// Writes at most 16 bytes. Each `hello` has three ids: digit by digit through a formatter they would be half of its cost.
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    }
+    f.write_str(std::str::from_utf8(&text[..2 * bytes.len()]).expect("hexadecimal digits are ASCII"))
 }
 
 impl FromStr for BrokerId {

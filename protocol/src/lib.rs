@@ -44,7 +44,8 @@ pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
 pub use operation::{Condition, Events, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Predicate, PredicateMatcher, Scalar, Subject, Verdict, field_equals};
 pub use reply::{
-    Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind, reported_limits,
+    Answer, Deadline, Fate, Found, HelloAnswer, NamedLimits, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind,
+    reported_limits,
 };
 pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
 pub use reply_encode::{encode_outcome, encode_reply};

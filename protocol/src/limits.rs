@@ -151,6 +151,8 @@ pub const BATCH_CALLS_MAX: usize = 8_192;
 pub const BATCH_BYTES_MAX: usize = 32 << 20;
 /// Work after which a batch takes no more requests, in the units of [`TURN_WORK_MAX`]: about ten milliseconds of ordinary ones.
 pub const BATCH_WORK_MAX: usize = 160 << 10;
+/// The part of it that users other than the owner may have in one batch: about two milliseconds.
+pub const OTHERS_WORK_MAX: usize = 32 << 10;
 /// A request that may cost this much or more is dear: it waits for its turn among its kind, so that others need not wait for many.
 /// About a millisecond.
 pub const DEAR_WORK_MIN: usize = 16 << 10;
@@ -251,7 +253,7 @@ const _: () = {
     assert!(TXN_OPERATIONS_MAX <= ARRAY_OPERATIONS_MAX, "an array holds at least one full transaction");
     assert!(MESSAGE_BYTES_MAX <= BATCH_BYTES_MAX, "the largest message fits into a batch");
     assert!(
-        CLIENT_WORK_AT_ONCE < DEAR_WORK_MIN && DEAR_WORK_MIN < BATCH_WORK_MAX,
+        CLIENT_WORK_AT_ONCE < DEAR_WORK_MIN && DEAR_WORK_MIN < OTHERS_WORK_MAX && OTHERS_WORK_MAX < BATCH_WORK_MAX,
         "a cheap request is more than a share, less than a turn"
     );
     assert!(BATCH_BYTES_MAX <= INTAKE_BYTES_MAX, "a full batch fits into the intake queue");

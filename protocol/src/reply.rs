@@ -1,5 +1,7 @@
 //! What the broker answers.
 
+use std::borrow::Cow;
+
 use crate::access::{GrantInfo, Role};
 use crate::error::Failure;
 use crate::events::RevisionEvents;
@@ -278,38 +280,45 @@ pub struct HelloAnswer {
     /// The prefixes of the keys that this client may use; empty: every key.
     pub prefixes: Vec<Key>,
     /// The bounds a client must know, by name.
-    pub limits: Vec<(String, u64)>,
+    pub limits: NamedLimits,
 }
 
+/// Bounds by name; those of this version are not made anew for each answer.
+pub type NamedLimits = Cow<'static, [(Cow<'static, str>, u64)]>;
+
 /// The limits that Hello reports.
-pub fn reported_limits() -> Vec<(String, u64)> {
-    use crate::limits::*;
-    [
-        ("key_bytes", KEY_BYTES_MAX),
-        ("value_bytes", VALUE_BYTES_MAX),
-        ("message_bytes", MESSAGE_BYTES_MAX),
-        ("frames", FRAMES_MAX),
-        ("depth", DEPTH_MAX),
-        ("array_operations", ARRAY_OPERATIONS_MAX),
-        ("txn_operations", TXN_OPERATIONS_MAX),
-        ("regex_bytes", REGEX_BYTES_MAX),
-        ("array_regexes", ARRAY_REGEXES_MAX),
-        ("predicate_bytes", PREDICATE_BYTES_MAX),
-        ("page_rows", PAGE_ROWS_MAX),
-        ("page_bytes", PAGE_BYTES_MAX),
-        ("examined_keys", EXAMINED_KEYS_MAX),
-        ("in_flight", IN_FLIGHT_MAX),
-        ("in_flight_bytes", IN_FLIGHT_BYTES_MAX),
-        ("reply_credit_bytes", REPLY_CREDIT_BYTES),
-        ("session_window", SESSION_WINDOW),
-        ("session_reply_bytes", SESSION_REPLY_BYTES_MAX),
-        ("history_versions", HISTORY_VERSIONS_MAX),
-        ("events_changes", EVENTS_CHANGES_MAX),
-        ("events_wait_ms", EVENTS_WAIT_MS_MAX as usize),
-        ("events_waiting", PARKED_PER_CLIENT_MAX),
-        ("ttl_ms", TTL_MS_MAX as usize),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value as u64))
-    .collect()
+pub fn reported_limits() -> NamedLimits {
+    Cow::Borrowed(REPORTED_LIMITS)
 }
+
+const REPORTED_LIMITS: &[(Cow<'static, str>, u64)] = {
+    use crate::limits::*;
+    const fn limit(name: &'static str, value: usize) -> (Cow<'static, str>, u64) {
+        (Cow::Borrowed(name), value as u64)
+    }
+    &[
+        limit("key_bytes", KEY_BYTES_MAX),
+        limit("value_bytes", VALUE_BYTES_MAX),
+        limit("message_bytes", MESSAGE_BYTES_MAX),
+        limit("frames", FRAMES_MAX),
+        limit("depth", DEPTH_MAX),
+        limit("array_operations", ARRAY_OPERATIONS_MAX),
+        limit("txn_operations", TXN_OPERATIONS_MAX),
+        limit("regex_bytes", REGEX_BYTES_MAX),
+        limit("array_regexes", ARRAY_REGEXES_MAX),
+        limit("predicate_bytes", PREDICATE_BYTES_MAX),
+        limit("page_rows", PAGE_ROWS_MAX),
+        limit("page_bytes", PAGE_BYTES_MAX),
+        limit("examined_keys", EXAMINED_KEYS_MAX),
+        limit("in_flight", IN_FLIGHT_MAX),
+        limit("in_flight_bytes", IN_FLIGHT_BYTES_MAX),
+        limit("reply_credit_bytes", REPLY_CREDIT_BYTES),
+        limit("session_window", SESSION_WINDOW),
+        limit("session_reply_bytes", SESSION_REPLY_BYTES_MAX),
+        limit("history_versions", HISTORY_VERSIONS_MAX),
+        limit("events_changes", EVENTS_CHANGES_MAX),
+        limit("events_wait_ms", EVENTS_WAIT_MS_MAX as usize),
+        limit("events_waiting", PARKED_PER_CLIENT_MAX),
+        limit("ttl_ms", TTL_MS_MAX as usize),
+    ]
+};

@@ -488,7 +488,8 @@ fn hello(cursor: &mut Cursor<'_>) -> Result<HelloAnswer, ReplyError> {
             "prefixes" => hello.prefixes = keys(cursor)?,
             "limits" => {
                 let Token::Map(count) = cursor.token()? else { return Err(ReplyError("limits are no map".into())) };
-                hello.limits = (0..count).map(|_| Ok((text(cursor)?, uint(cursor)?))).collect::<Result<_, ReplyError>>()?;
+                let limits = (0..count).map(|_| Ok((text(cursor)?.into(), uint(cursor)?)));
+                hello.limits = limits.collect::<Result<Vec<_>, ReplyError>>()?.into();
             }
             // A newer broker may say more.
             _ => {

@@ -484,21 +484,22 @@ fn hello_fields(hello: &HelloAnswer, sink: &mut Sink<'_>) {
         sink.name(name);
         sink.uint(value);
     }
-    let texts = [
-        ("version", hello.version.clone()),
-        ("project", hello.project.clone()),
-        ("owner", hello.owner.clone()),
-        ("broker", hello.broker.to_string()),
+    let (broker, instance, session) = (hello.broker.to_string(), hello.instance.to_string(), hello.session.to_string());
+    let texts: [(&str, &str); 9] = [
+        ("version", &hello.version),
+        ("project", &hello.project),
+        ("owner", &hello.owner),
+        ("broker", &broker),
         // Not a number: JSON readers would round a 64-bit one.
-        ("epoch", epoch_text(hello.epoch)),
-        ("instance", hello.instance.to_string()),
-        ("session", hello.session.to_string()),
-        ("durability", hello.durability.clone()),
-        ("user", hello.user.clone()),
+        ("epoch", &epoch_text(hello.epoch)),
+        ("instance", &instance),
+        ("session", &session),
+        ("durability", &hello.durability),
+        ("user", &hello.user),
     ];
     for (name, value) in texts {
         sink.name(name);
-        sink.text(&value);
+        sink.text(value);
     }
     if let Some(role) = hello.role {
         sink.name("role");
@@ -507,7 +508,7 @@ fn hello_fields(hello: &HelloAnswer, sink: &mut Sink<'_>) {
     prefixes_field(&hello.prefixes, sink);
     sink.name("limits");
     sink.map(hello.limits.len());
-    for (name, value) in &hello.limits {
+    for (name, value) in hello.limits.iter() {
         sink.name(name);
         sink.uint(*value);
     }

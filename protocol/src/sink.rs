@@ -55,12 +55,15 @@ impl Sink<'_> {
         self.comma = true;
     }
 
+    /// A name of ours, as good as always without anything to escape.
     pub(crate) fn name(&mut self, name: &str) {
-        self.text(name);
-        if self.json {
-            self.out.push(b':');
-            self.comma = false;
+        if !self.json {
+            return self.text(name);
         }
+        self.separate();
+        json::write_plain_text(self.out, name);
+        self.out.push(b':');
+        self.comma = false;
     }
 
     pub(crate) fn text(&mut self, text: &str) {
@@ -70,12 +73,12 @@ impl Sink<'_> {
 
     pub(crate) fn uint(&mut self, value: u64) {
         self.separate();
-        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::uint(self.out, value) }
+        if self.json { json::write_number(self.out, value) } else { write::uint(self.out, value) }
     }
 
     pub(crate) fn integer(&mut self, value: i128) {
         self.separate();
-        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::integer(self.out, value) }
+        if self.json { json::write_number(self.out, value) } else { write::integer(self.out, value) }
     }
 
     pub(crate) fn optional_uint(&mut self, value: Option<u64>) {
@@ -92,7 +95,11 @@ impl Sink<'_> {
 
     pub(crate) fn boolean(&mut self, value: bool) {
         self.separate();
-        if self.json { self.out.extend_from_slice(value.to_string().as_bytes()) } else { write::boolean(self.out, value) }
+        match (self.json, value) {
+            (false, value) => write::boolean(self.out, value),
+            (true, true) => self.out.extend_from_slice(b"true"),
+            (true, false) => self.out.extend_from_slice(b"false"),
+        }
     }
 
     pub(crate) fn key(&mut self, key: &[u8]) {

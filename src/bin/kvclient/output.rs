@@ -128,7 +128,7 @@ impl<W: Write> Output<W> {
         for (name, value) in lines {
             self.line(&format!("{name:<12}{}", printable(&value)))?;
         }
-        for (name, limit) in &hello.limits {
+        for (name, limit) in hello.limits.iter() {
             self.line(&format!("limit {:<22}{limit}", printable(name)))?;
         }
         Ok(())

@@ -46,7 +46,16 @@ impl AccessCall {
         }
         let Call { client, account, envelope, request, bytes, .. } = self.call;
         let reply = Reply { id: request.header.id, form: request.form, retry_safe: None, outcomes: Outcomes::One(outcome) };
-        let mut out = ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false };
+        let mut out = ReplyOut {
+            client,
+            envelope,
+            reply,
+            request_bytes: bytes,
+            account,
+            charge: None,
+            is_behind_all: true,
+            is_superseded: false,
+        };
         out.charge(false);
         out
     }

@@ -10,6 +10,7 @@
 //!   each, however many dear calls wait; and a dear one for at most one cheap turn between those of its kind.
 //! - A dear turn ends with the read that brought it over [`limits::DEAR_WORK_MIN`]. Dear writes go on to share a sync until the
 //!   turn has cost [`limits::BATCH_WORK_MAX`], which also ends a cheap turn.
+//!   Either ends when users other than the owner have had [`limits::OTHERS_WORK_MAX`] of it: whoever comes meanwhile waits for its end.
 //! - A client that has not read its replies, and is [without credit](crate::credit), is *held*: it takes no part in the rounds until
 //!   credit comes back, and then goes on where it was. What is held is bounded, and leaves most of the intake to the others; what is
 //!   over the bound is refused, the calls that came last first. One user other than the owner has as much held as is left for the
@@ -26,7 +27,7 @@ use kvbroker_protocol::{Operation, limits};
 
 use crate::agenda_users::{Place, User, Users};
 use crate::call::{Call, ClientId};
-use crate::credit::UserNumber;
+use crate::credit::{OWNER_NUMBER, UserNumber};
 use crate::work;
 
 /// A user's share of one round, and that of each of its clients.
@@ -133,6 +134,8 @@ struct Turn {
     calls: usize,
     bytes: usize,
     spent: usize,
+    /// By users other than the owner.
+    spent_by_others: usize,
     /// Whose call was given last, and of which kind.
     last: Option<Given>,
     /// The last dear call may change something.
@@ -151,15 +154,18 @@ struct Given {
 
 impl Turn {
     fn new(kind: Kind, alone: bool) -> Turn {
-        Turn { kind, alone, calls: 0, bytes: 0, spent: 0, last: None, mutates: false }
+        Turn { kind, alone, calls: 0, bytes: 0, spent: 0, spent_by_others: 0, last: None, mutates: false }
     }
 
     fn has_room(&self, bytes: usize) -> bool {
         let dear = self.last.is_some_and(|given| given.kind == Kind::Dear);
         let work_max = if dear && !self.mutates { limits::DEAR_WORK_MIN } else { limits::BATCH_WORK_MAX };
-        // One call always fits.
+        // One call always fits. Whoever comes now waits for the end of this turn: others than the owner can't make it as long as they like.
         self.calls == 0
-            || (self.spent < work_max && self.calls < limits::BATCH_CALLS_MAX && self.bytes + bytes <= limits::BATCH_BYTES_MAX)
+            || (self.spent < work_max
+                && self.spent_by_others < limits::OTHERS_WORK_MAX
+                && self.calls < limits::BATCH_CALLS_MAX
+                && self.bytes + bytes <= limits::BATCH_BYTES_MAX)
     }
 }
 
@@ -479,6 +485,9 @@ impl Agenda {
     /// Counts what the call that was given last has cost.
     pub fn spend(&mut self, units: usize) {
         self.turn.spent = self.turn.spent.saturating_add(units);
+        if self.turn.last.is_some_and(|given| given.user != OWNER_NUMBER) {
+            self.turn.spent_by_others = self.turn.spent_by_others.saturating_add(units);
+        }
         // Dear calls take turns one by one, whatever they cost.
         let Some(Given { client, user, place, kind: Kind::Cheap }) = self.turn.last else { return };
         let units = i64::try_from(units).unwrap_or(i64::MAX);

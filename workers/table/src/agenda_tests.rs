@@ -350,3 +350,16 @@ fn one_user_leaves_room_for_what_others_must_have_held() {
     assert_eq!((agenda.held_calls, agenda.held_bytes, agenda.held_clients), (0, 0, 0));
     assert!(agenda.users.is_empty());
 }
+
+#[test]
+fn others_than_the_owner_do_not_make_a_turn_long() {
+    let flood = || (0..20_000).map(|number| cheap(1, number));
+    let each = cost(&cheap(1, 0));
+    let of_owner = turn(&mut agenda(flood())).len();
+    let of_other = turn(&mut agenda(flood().map(|call| of_user(7, call)))).len();
+    assert_eq!(of_owner, limits::BATCH_CALLS_MAX);
+    assert_eq!(of_other, limits::OTHERS_WORK_MAX.div_ceil(each));
+    // Together they have as much: two users are no way to a longer turn.
+    let mut two = agenda(flood().map(|call| of_user(7, call)).chain((0..20_000).map(|number| of_user(8, cheap(2, number)))));
+    assert_eq!(turn(&mut two).len(), of_other);
+}

@@ -134,7 +134,16 @@ impl<L: Log> Worker<L> {
                 retry_safe: None,
                 outcomes: Self::all_not_admitted(&request.operations),
             };
-            return ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false };
+            return ReplyOut {
+                client,
+                envelope,
+                reply,
+                request_bytes: bytes,
+                account,
+                charge: None,
+                is_behind_all: false,
+                is_superseded: false,
+            };
         };
         let mut asking = Asking::new(client, user, access, &header, &request.operations, time_ms);
         asking.refusal.clone_from(&saying.refusal);
@@ -159,7 +168,16 @@ impl<L: Log> Worker<L> {
         saying.count(&asking.turn);
         let retry_safe = (mutations > 0).then_some(header.seq.is_some() && header.session.is_some());
         let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
-        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false }
+        ReplyOut {
+            client,
+            envelope,
+            reply,
+            request_bytes: bytes,
+            account,
+            charge: None,
+            is_behind_all: false,
+            is_superseded: false,
+        }
     }
 
     fn all_not_admitted(operations: &Operations) -> Outcomes {

@@ -78,7 +78,16 @@ impl Asker {
         let reply = Reply { id: self.id, form: self.form, retry_safe: None, outcomes: Outcomes::One(outcome) };
         let (client, envelope, request_bytes) = (self.client, self.envelope, self.request_bytes);
         let account = self.account;
-        let mut out = ReplyOut { client, envelope, reply, request_bytes, account, charge: None, is_superseded: false };
+        let mut out = ReplyOut {
+            client,
+            envelope,
+            reply,
+            request_bytes,
+            account,
+            charge: None,
+            is_behind_all: false,
+            is_superseded: false,
+        };
         // Before the room is given back: nobody is to be answered for what is only between the two.
         out.charge(false);
         drop(self.reserved);

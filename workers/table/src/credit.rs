@@ -232,7 +232,7 @@ impl Account {
     }
 
     /// Whose client it is.
-    pub(crate) fn user(&self) -> UserNumber {
+    pub fn user(&self) -> UserNumber {
         self.0.user.number()
     }
 

@@ -78,7 +78,16 @@ impl<L: Log> Worker<L> {
         }
         let Call { client, account, envelope, request, bytes, .. } = call;
         let reply = Reply { id: request.header.id, form: request.form, retry_safe: None, outcomes: Outcomes::One(outcome) };
-        let mut out = ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false };
+        let mut out = ReplyOut {
+            client,
+            envelope,
+            reply,
+            request_bytes: bytes,
+            account,
+            charge: None,
+            is_behind_all: false,
+            is_superseded: false,
+        };
         out.charge(false);
         let reply_bytes = out.charge.as_ref().map_or(0, Charge::bytes);
         agenda.spend(spent + work::around(out.reply.outcomes.as_slice(), reply_bytes));

@@ -22,6 +22,9 @@ pub struct ReplyOut {
     pub account: Account,
     /// For what it takes; None: it is a refusal, which has an allowance of its own.
     pub charge: Option<Charge>,
+    /// It is not to be sent before everything that was released earlier: an admin is told that somebody may do less when what that one
+    /// was answered before is on its way.
+    pub is_behind_all: bool,
     /// It is not to be sent: the client has asked again under the same id, and is answered there. All that it does is give back what its
     /// request counted for.
     pub is_superseded: bool,
@@ -33,7 +36,16 @@ impl ReplyOut {
         let Call { client, account, envelope, request, bytes, .. } = call;
         let outcomes = Outcomes::One(Outcome { revision: None, result: Err(failure) });
         let reply = Reply { id: request.header.id, form: request.form, retry_safe: None, outcomes };
-        ReplyOut { client, envelope, reply, request_bytes: bytes, account, charge: None, is_superseded: false }
+        ReplyOut {
+            client,
+            envelope,
+            reply,
+            request_bytes: bytes,
+            account,
+            charge: None,
+            is_behind_all: false,
+            is_superseded: false,
+        }
     }
 
     /// What stands for the reply to a call that was sent again before it was answered.
