@@ -170,6 +170,11 @@ impl Link {
                 self.wait_longer(now);
                 Some(Came::Refused(failure))
             }
+            // The question itself has waited for a broker.
+            Err(ClientError::TimedOut { .. }) => {
+                self.state = State::Down { retry_at: now + BUSY };
+                None
+            }
             Ok(Err(_)) | Err(_) => {
                 self.wait_longer(now);
                 None

@@ -28,6 +28,11 @@ use super::error::ClientError;
 use super::handle::Client;
 use merge::Position;
 
+const _: fn() = || {
+    fn may_move_to_another_thread<T: Send>() {}
+    may_move_to_another_thread::<(Watch, Hub)>();
+};
+
 /// A running watch. It goes on for ever, so that only an error or dropping it ends it.
 pub struct Watch {
     hub: Hub,

@@ -67,6 +67,11 @@ impl Merge {
             let bytes: usize = self.ahead.iter().filter(|(message, _)| message.epoch != epoch).map(|(_, bytes)| bytes).sum();
             self.ahead.retain(|(message, _)| message.epoch == epoch);
             self.ahead_bytes -= bytes;
+            if bytes > 0 {
+                // It was the other history's.
+                self.heard = self.ahead.iter().map(|(message, _)| message.revision).max().unwrap_or(0);
+                self.doubt = true;
+            }
         }
         self.advance(self.verified, Vec::new());
         self.drain_ahead();
