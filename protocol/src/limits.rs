@@ -292,6 +292,8 @@ const _: () = {
         50 * SUBSCRIPTION_BYTES_MAX + 2_048 * SUBSCRIPTIONS_MAX <= 384 << 20,
         "subscriptions stay within a third of a gibibyte"
     );
+    // What subscribers have not read, in the hands of libzmq, and what is on its way to it.
+    assert!(PUBLISHED_UNREAD_BYTES_MAX + PUBLISH_BYTES_MAX + 4 * STREAMS_GATHERED_BYTES_MAX <= 352 << 20);
     assert!(SUBSCRIPTIONS_PER_USER_MAX <= STREAMS_MAX, "one user's subscriptions can all be streams");
     assert!(STREAM_MESSAGE_BYTES <= STREAM_REVISION_BYTES_MAX && STREAM_REVISION_BYTES_MAX <= STREAMS_GATHERED_BYTES_MAX);
     assert!(

@@ -319,6 +319,8 @@ const REPORTED_LIMITS: &[(Cow<'static, str>, u64)] = {
         limit("events_changes", EVENTS_CHANGES_MAX),
         limit("events_wait_ms", EVENTS_WAIT_MS_MAX as usize),
         limit("events_waiting", PARKED_PER_CLIENT_MAX),
+        limit("streams", STREAMS_MAX),
+        limit("stream_revision_bytes", STREAM_REVISION_BYTES_MAX),
         limit("ttl_ms", TTL_MS_MAX as usize),
     ]
 };

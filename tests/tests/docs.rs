@@ -122,6 +122,7 @@ fn bounds_of_memory_are_the_programs() {
         ("RELEASE_BYTES_MAX", limits::RELEASE_BYTES_MAX),
         ("REPLIES_BYTES_MAX", limits::REPLIES_BYTES_MAX),
         ("PUBLISH_BYTES_MAX", limits::PUBLISH_BYTES_MAX),
+        ("PUBLISHED_UNREAD_BYTES_MAX", limits::PUBLISHED_UNREAD_BYTES_MAX),
         ("SESSIONS_REPLY_BYTES_MAX", limits::SESSIONS_REPLY_BYTES_MAX),
         ("SNAPSHOT_BYTES_MAX", limits::SNAPSHOT_BYTES_MAX),
         ("HISTORY_PASS_BYTES_MAX", limits::HISTORY_PASS_BYTES_MAX),

@@ -80,17 +80,21 @@ fn examples_do_what_the_document_says() {
     let broker = Broker::plain();
     let client = broker.dealer();
     let subscriber = broker.subscriber(&[b"kuser/"]);
+    let topic = from_hex(&blocks().into_iter().find(|block| block.info == "hex").unwrap().text);
+    let stream_reader = broker.subscriber(&[&topic]);
     // The broker says so itself once the subscription has arrived. It has to come again where an example takes a key the whole table:
     // then the publisher ends all connections.
     let is_heard = || {
         kvbroker_tests::wait_until(PATIENCE, "the broker knows the subscription", || {
             // A connection that was made again sends its subscriptions only when somebody looks at the socket.
-            subscriber.socket().get_events().expect("a socket has events");
-            (broker.stat("topics") == 1).then_some(())
+            for subscriber in [&subscriber, &stream_reader] {
+                subscriber.socket().get_events().expect("a socket has events");
+            }
+            (broker.stat("topics") == 2).then_some(())
         });
     };
     let mut asked = 0;
-    let mut feed = Vec::new();
+    let (mut feed, mut stream) = (Vec::new(), Vec::new());
     let mut reply: Option<(&str, Vec<u8>, usize)> = None;
     for Block { info, text, line } in blocks() {
         let words: Vec<&str> = info.split(' ').collect();
@@ -121,6 +125,7 @@ fn examples_do_what_the_document_says() {
                 assert_eq!(wrong, None, "line {line}");
             }
             ["feed"] => feed.extend(text.lines().map(|line| json(line.as_bytes()))),
+            ["stream"] => stream.extend(text.lines().map(|line| json(line.as_bytes()))),
             _ => {}
         }
     }
@@ -136,6 +141,20 @@ fn examples_do_what_the_document_says() {
             (body["rev"].as_u64()? >= shown_from).then_some(body)
         });
         assert_eq!(difference(&expected, &actual, "the notification"), None);
+    }
+    assert_eq!(stream.len(), 3);
+    for expected in stream {
+        let first = expected["prev"].as_u64().unwrap();
+        let actual = kvbroker_tests::wait_until(PATIENCE, "the stream's message has come", || {
+            let (topic_of_message, body) = stream_reader.try_receive(PATIENCE)?;
+            assert_eq!(topic_of_message, topic);
+            let mut body = unpack(&body);
+            // It may begin earlier: with the last change under the prefix, if there was no bookmark since.
+            let prev = body["prev"].as_u64()?;
+            body["prev"] = prev.max(first).into();
+            (body["rev"].as_u64()? > first || expected.get("events").is_none()).then_some(body)
+        });
+        assert_eq!(difference(&expected, &actual, "the stream's message"), None);
     }
 }
 
@@ -225,6 +244,9 @@ fn the_tables_of_limits_are_the_codes() {
         ("predicate_terms", limits::PREDICATE_TERMS_MAX as u64),
         ("predicate_regexes", limits::PREDICATE_REGEXES_MAX as u64),
         ("predicate_depth", limits::PREDICATE_DEPTH_MAX as u64),
+        ("stream_message_bytes", limits::STREAM_MESSAGE_BYTES as u64),
+        ("published_unread_bytes", limits::PUBLISHED_UNREAD_BYTES_MAX as u64),
+        ("published_unread", limits::PUBLISHED_UNREAD_MAX as u64),
         ("retry_after_ms", limits::RETRY_AFTER_MS),
     ];
     assert_eq!(documented(1), fixed.map(|(name, value)| (name.to_owned(), value)).into_iter().collect());
