@@ -25,7 +25,7 @@
 //! The rooms: [`session`] is the pure part (numbers, retries, what travels together), `driver` carries out its wishes,
 //! `inbox` and `slot` the way of calls there and back, `handle` what programs hold, [`Pipeline`] many calls from one thread,
 //! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn`, `users` and `fate` the operations, `typed` values through
-//! serde, [`watch`] changes as they happen, without gaps, `bell` what wakes a thread that polls.
+//! serde, [`watch`] changes as they happen, without gaps, [`Mirror`] a copy of some keys that is kept current, `bell` what wakes a thread that polls.
 
 mod bell;
 mod connection;
@@ -40,6 +40,7 @@ mod fate;
 mod handle;
 mod history;
 mod inbox;
+mod mirror;
 mod names;
 mod options;
 mod pages;
@@ -61,6 +62,7 @@ pub use error::{ClientError, exit_of};
 pub use events::{EventsOptions, EventsPage};
 pub use handle::Client;
 pub use history::History;
+pub use mirror::{Mirror, MirrorCause, MirrorChange, MirrorError, MirrorOptions, MirrorRow, MirrorState};
 pub use names::Names;
 pub use options::{ConnectOptions, TIMEOUT_DEFAULT};
 // What a program says about brokers whose key it never saw.

@@ -252,6 +252,9 @@ fn a_colleague_is_let_in_and_out_while_the_broker_runs() {
     assert_eq!(bob_asks(&["put", "other", "x"]).code, Some(6));
     ok(&ann(&["put", "secret", "x"]));
     assert_eq!(ok(&bob_asks(&["scan"])).lines().count(), 1);
+    // What he watches has only his keys, too.
+    let told = ok(&bob_asks(&["watch", "--from", "0", "--once"]));
+    assert!(told.lines().count() == 1 && told.contains("team/k"), "{told}");
 
     ok(&ann(&["revoke", key]));
     let out = bob_asks(&["get", "team/k"]);

@@ -40,6 +40,7 @@ Examples:
   kvclient NETID-a5 incr visits                           count something
   kvclient NETID-a5 put leader ann --if-absent            store only what is not there
   kvclient NETID-a5 watch user/                           print changes as they happen
+  kvclient NETID-a5 wait result --timeout 5m              wait until a key is there
   tar c src | kvclient NETID-a5 put backup -              store what comes from a pipe
   kvclient NETID-a5 authorize kvpub1… read                let a colleague in, by the key that their `kvclient id` prints
   kvclient list                                           what is there, here and in the catalogs
@@ -329,7 +330,8 @@ fn with_project(target: String, words: Vec<OsString>) -> Result<Invocation, Misu
     if words.first().is_some_and(|word| word == "help") {
         return help(words.into_iter().skip(1).collect());
     }
-    let asks_for_help = words.iter().any(|word| word == "--help" || word == "-h");
+    // Behind `--` are words for another program.
+    let asks_for_help = words.iter().take_while(|word| *word != "--").any(|word| word == "--help" || word == "-h");
     if !asks_for_help {
         check_target(&target)?;
     }

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::verb_parts::{DelConditions, PageArgs, PutConditions, Ttl};
+use crate::watch_args::{OnFailure, Place};
 
 fn read_words(line: &str) -> Result<Invocation, Misuse> {
     parse(std::iter::once("kvclient").chain(line.split_whitespace()).map(OsString::from).collect())
@@ -141,6 +142,28 @@ fn names_are_grouped_at_slashes_or_something_else() {
 }
 
 #[test]
+fn a_watch_has_a_place_to_begin_and_words_for_a_command() {
+    let watch = |line: &str| match used(line).1 {
+        Verb::Watch(args) => args,
+        other => panic!("{line}: {other:?}"),
+    };
+    let plain = watch("p watch");
+    assert!(plain.prefix.is_empty() && plain.from.is_none() && plain.command.is_empty() && !plain.snapshot);
+    let whole = watch("p watch a/ --from 41@0000000000c0ffee --on-failure retry --timeout 1s -- sh -c --help --json");
+    assert_eq!((whole.prefix, whole.from), ("a/".into(), Some(Place { revision: 41, epoch: Some(0xc0ffee) })));
+    assert_eq!(
+        (whole.command, whole.on_failure),
+        (vec!["sh".into(), "-c".into(), "--help".into(), "--json".into()], Some(OnFailure::Retry))
+    );
+    assert!(watch("p watch -- true --snapshot").prefix.is_empty());
+    assert!(watch("p watch k --exact --with-old --once --where @value>1").filter.is_some());
+    assert!(
+        matches!(used("p mirror a/ f --once").1, Verb::Mirror(args) if args.interval == Duration::from_millis(200) && args.once)
+    );
+    assert!(matches!(used("p wait k --value -5").1, Verb::Wait(args) if args.value == Some("-5".into()) && !args.gone));
+}
+
+#[test]
 fn words_that_stand_alone() {
     assert!(matches!(read_words("list --json --catalog none"), Ok(Invocation::List(global)) if global.json));
     assert!(matches!(read_words("--json list"), Ok(Invocation::List(global)) if global.json));
@@ -211,6 +234,12 @@ fn what_is_wrong_is_said_in_a_sentence() {
         ("p scan --where a=", "wrong at column 3"),
         ("p query weight", "SUBVALUE"),
         ("p ls --limit 0", "0 is not in"),
+        ("p watch --from soon", "not a revision"),
+        ("p watch --on-failure stop", "CMD"),
+        ("p watch --on-failure never -- true", "never"),
+        ("p watch --limit 0", "0 is not in"),
+        ("p mirror a/", "FILE"),
+        ("p wait k --value v --gone", "cannot be used with"),
         ("p get k --timeout soon", "soon"),
         ("p get k --broker 12", "32 hexadecimal"),
         ("p get k -v -q", "cannot be used with"),

@@ -2,7 +2,7 @@
 //!
 //! - Results go to stdout, everything else to stderr; the exit code says what happened.
 //! - A reader of stdout that goes away has what it wanted: success.
-//! - Ctrl-C ends at once with 130 and names a mutation whose outcome is not known then.
+//! - Ctrl-C ends with 130, at once or after what must not be left in the middle, and names a mutation whose outcome is not known then.
 
 mod args;
 mod ask;
@@ -12,13 +12,18 @@ mod events;
 mod fate;
 mod history;
 mod id;
+mod interrupt;
 mod list;
+mod mirror;
 mod output;
 mod users;
 mod values;
 mod verb_args;
 mod verb_parts;
 mod verbs;
+mod wait;
+mod watch;
+mod watch_args;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -29,9 +34,6 @@ use kvbroker::exit::Exit;
 use tracing::Level;
 
 use args::{Global, Invocation, Misuse};
-
-/// What the shell shows for a program that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
 
 /// The client in use, for whoever ends the program meanwhile.
 static CLIENT: OnceLock<Arc<Client>> = OnceLock::new();
@@ -48,6 +50,12 @@ enum Trouble {
     /// Stdout.
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
+    /// A command that was run for an event, and where to go on.
+    #[error("{0}")]
+    Command(String),
+    /// A file that is to be kept.
+    #[error("{0}")]
+    File(String),
     /// Stdout, after something was changed: asking again would change it once more.
     #[error("done at revision {revision}, but the result could not be written: {source}")]
     DoneUnwritten {
@@ -74,7 +82,8 @@ impl Trouble {
     fn exit(&self) -> Exit {
         match self {
             Trouble::Client(error) => error.exit(),
-            Trouble::Misuse(_) => Exit::Usage,
+            Trouble::Misuse(_) | Trouble::File(_) => Exit::Usage,
+            Trouble::Command(_) => Exit::NotFound,
             Trouble::Output(source) | Trouble::DoneUnwritten { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => {
                 Exit::Ok
             }
@@ -124,14 +133,7 @@ fn prepare(global: &Global) {
         // Flushed where the program ends.
         std::mem::forget(kvbroker::logging::start(global.log_format, level));
     }
-    let handler = || {
-        if let Some(request) = CLIENT.get().and_then(|client| client.in_doubt()) {
-            complain(&format!("interrupted; the outcome of request {request} is unknown, it may have been done"), None);
-        }
-        del_prefix::say_how_far();
-        std::process::exit(INTERRUPTED);
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
+    if let Err(error) = ctrlc::set_handler(interrupt::arrived) {
         tracing::warn!(target: "kvbroker::client", %error, "Ctrl-C can't be handled");
     }
 }
@@ -163,13 +165,16 @@ fn tell(trouble: &Trouble, global: &Global) {
     let hint = match trouble {
         Trouble::Client(error) => {
             in_place(output::error_json(error));
-            error.hint()
+            match error {
+                ClientError::Broken(_) => Some("`watch … --snapshot` begins with the keys as they are".into()),
+                _ => error.hint(),
+            }
         }
         Trouble::Misuse(misuse) => {
             in_place(output::invalid_json(&misuse.sentence));
             misuse.hint.clone()
         }
-        Trouble::Output(_) | Trouble::DoneUnwritten { .. } => None,
+        Trouble::Output(_) | Trouble::DoneUnwritten { .. } | Trouble::Command(_) | Trouble::File(_) => None,
     };
     complain(&trouble.to_string(), hint.as_deref());
 }

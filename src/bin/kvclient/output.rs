@@ -7,11 +7,11 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
-use kvbroker::client::{ClientError, WatchEvent};
+use kvbroker::client::ClientError;
 use kvbroker::lookup::LookupError;
 use kvbroker_protocol::{
-    Answer, ChangeKind, Failure, Form, HelloAnswer, Key, KeyEvent, Outcome, Outcomes, Reply, RevisionEvents, Role, Row,
-    StatValue, Stored, encode_reply, key_to_json_text, key_to_line_text,
+    Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Role, Row, StatValue, Stored, encode_reply,
+    key_to_json_text, key_to_line_text,
 };
 use serde_json::json;
 
@@ -50,18 +50,11 @@ impl<W: Write> Output<W> {
         self.out.write_all(&line)
     }
 
-    /// A value by itself: text with a line feed, bytes as they are, the rest as JSON.
+    /// A value by itself; see [`value_as_printed`].
     pub(crate) fn value(&mut self, value: &Stored) -> io::Result<()> {
-        if let Some(text) = value.as_text() {
-            return self.line(&text);
-        }
-        if let Some(bytes) = value.as_byte_string() {
-            return self.out.write_all(&bytes);
-        }
-        let mut line = Vec::new();
-        value.write_json(&mut line);
-        line.push(b'\n');
-        self.out.write_all(&line)
+        let mut text = Vec::new();
+        value_as_printed(value, &mut text);
+        self.out.write_all(&text)
     }
 
     /// One row or key of a scan or query.
@@ -70,41 +63,6 @@ impl<W: Write> Output<W> {
         item.print(self.json, &mut line);
         line.push(b'\n');
         self.out.write_all(&line)
-    }
-
-    /// One event of a watch. Events without a key are for programs only.
-    pub(crate) fn event(&mut self, event: &WatchEvent, epoch: Option<u64>) -> io::Result<()> {
-        let mut lines = Vec::new();
-        let epoch = epoch.map_or(String::new(), |epoch| format!(",\"epoch\":\"{epoch:016x}\""));
-        match event {
-            WatchEvent::CaughtUp { revision } if self.json => {
-                writeln!(lines, "{{\"event\":\"caught_up\",\"rev\":{revision}{epoch}}}")?;
-            }
-            WatchEvent::Disconnected { why } if self.json => {
-                lines = serde_json::to_vec(&json!({"event": "disconnected", "why": why}))?;
-                lines.push(b'\n');
-            }
-            WatchEvent::Changes(RevisionEvents { revision, changes, .. }) => {
-                for KeyEvent { key, kind, .. } in changes {
-                    let name = kind.name();
-                    if self.json {
-                        write!(lines, "{{\"event\":\"{name}\",\"rev\":{revision}{epoch},\"key\":")?;
-                        key_to_json_text(&mut lines, key);
-                    } else {
-                        write!(lines, "{name}\t{revision}\t")?;
-                        key_to_line_text(&mut lines, key);
-                    }
-                    if let ChangeKind::Put(value) = kind {
-                        lines.extend_from_slice(if self.json { b",\"value\":" } else { b"\t" });
-                        value.write_json(&mut lines);
-                    }
-                    lines.extend_from_slice(if self.json { b"}\n" } else { b"\n" });
-                }
-            }
-            _ => return Ok(()),
-        }
-        self.out.write_all(&lines)?;
-        self.flush()
     }
 
     pub(crate) fn hello(&mut self, hello: &HelloAnswer) -> io::Result<()> {
@@ -149,6 +107,19 @@ impl<W: Write> Output<W> {
         }
         Ok(())
     }
+}
+
+/// A value by itself: text with a line feed, bytes as they are, the rest as JSON with a line feed.
+pub(crate) fn value_as_printed(value: &Stored, out: &mut Vec<u8>) {
+    if let Some(text) = value.as_text() {
+        out.extend_from_slice(text.as_bytes());
+    } else if let Some(bytes) = value.as_byte_string() {
+        out.extend_from_slice(&bytes);
+        return;
+    } else {
+        value.write_json(out);
+    }
+    out.push(b'\n');
 }
 
 /// What has a line of its own in a list.
@@ -238,10 +209,10 @@ pub(crate) fn error_json(error: &ClientError) -> String {
         ClientError::Failed(failure) => return failed_json(failure),
         ClientError::Unknown { .. } => ("unknown", "unknown_outcome"),
         ClientError::TimedOut { .. } => ("failed", "timed_out"),
-        ClientError::Broken(broken) => ("failed", broken.why().name()),
         ClientError::Lookup(error) => ("failed", lookup_code(error)),
         ClientError::Protocol(_) => ("failed", "bad_reply"),
         ClientError::Decode { .. } | ClientError::Encode(_) => ("invalid", "wrong_type"),
+        ClientError::Broken(broken) => ("failed", broken.why().name()),
         _ => ("failed", "transport"),
     };
     let mut said = json!({"code": code, "message": error.to_string(), "definite": error.is_definite()});
@@ -324,24 +295,6 @@ mod tests {
             (shown(true, b"plain"), shown(true, &[0xff])),
             ("{\"key\":\"plain\"}\n".into(), "{\"key\":{\"$bytes\":\"/w==\"}}\n".into())
         );
-    }
-
-    #[test]
-    fn events_are_lines_and_signs_of_life_are_for_programs() {
-        let change = |revision, kind| {
-            let changes = vec![KeyEvent { key: b"k".to_vec(), kind, before: None }];
-            WatchEvent::Changes(RevisionEvents { revision, time_ms: 1, changes, origin: None })
-        };
-        let put = change(2, ChangeKind::Put(Stored::text("v").unwrap()));
-        let [gone, expired] = [change(3, ChangeKind::Remove), change(4, ChangeKind::Expire)];
-        assert_eq!(written(false, |out| out.event(&put, Some(1))), "put\t2\tk\t\"v\"\n");
-        assert_eq!(written(false, |out| out.event(&gone, Some(1))), "remove\t3\tk\n");
-        assert_eq!(written(false, |out| out.event(&expired, None)), "expire\t4\tk\n");
-        let json = "{\"event\":\"put\",\"rev\":2,\"epoch\":\"0000000000000001\",\"key\":\"k\",\"value\":\"v\"}\n";
-        assert_eq!(written(true, |out| out.event(&put, Some(1))), json);
-        let lost = WatchEvent::Disconnected { why: "x".into() };
-        assert_eq!(written(false, |out| out.event(&lost, Some(1))), "");
-        assert_eq!(written(true, |out| out.event(&lost, Some(1))), "{\"event\":\"disconnected\",\"why\":\"x\"}\n");
     }
 
     #[test]

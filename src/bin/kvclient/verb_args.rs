@@ -8,6 +8,7 @@ use kvbroker::client::RequestId;
 use kvbroker_protocol::Predicate;
 
 use crate::verb_parts::{DelConditions, GrantArgs, PageArgs, PutConditions, Ttl};
+use crate::watch_args::{self, MirrorArgs, WaitArgs, WatchArgs};
 
 /// What is asked of the table.
 #[derive(Clone, Debug, Subcommand)]
@@ -398,24 +399,15 @@ Examples:
   kvclient NETID-a5 stats
   kvclient NETID-a5 stats --json")]
     Stats,
-    /// Print changes as they happen; best effort in this version
-    #[command(
-        after_help = "One line a change, tabs between: put, the revision, the key, the value as JSON; or remove, the revision,
-the key; or expire, the revision, the key, for one whose deadline had come. Changes may be missed while the connection is lost (said on stderr) or when output is read too slowly
-(not said).
-
-Examples:
-  kvclient NETID-a5 watch user/
-  kvclient NETID-a5 watch '' --limit 1                     wait for the next change of anything
-  kvclient NETID-a5 watch '' --json                        a JSON object a line"
-    )]
-    Watch {
-        /// Only keys that start with this; '' for all
-        prefix: OsString,
-        /// End after this many changes
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        limit: Option<u64>,
-    },
+    /// Print every change as it happens, or run a command for each
+    #[command(after_help = watch_args::WATCH_HELP)]
+    Watch(WatchArgs),
+    /// Keep the keys with a prefix in a file, as JSON
+    #[command(after_help = watch_args::MIRROR_HELP)]
+    Mirror(MirrorArgs),
+    /// Wait until a key is there, has a value, or is gone; exit code 1 if that takes too long
+    #[command(after_help = watch_args::WAIT_HELP)]
+    Wait(WaitArgs),
     /// Print how the broker is found: each candidate and what became of it
     #[command(after_help = "Examples:
   kvclient NETID-a5 explain

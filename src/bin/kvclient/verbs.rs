@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvbroker::client::{Client, ClientError, Item, Pages, RequestId, WatchEvent, WatchFrom, exit_of};
+use kvbroker::client::{Client, ClientError, Item, Pages, RequestId, exit_of};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Explanation;
 use kvbroker_protocol::{
-    Answer, Condition, ErrorCode, Failure, Key, List, Operation, Operations, Outcome, Outcomes, RevisionEvents, Row, Scalar, Scan,
+    Answer, Condition, ErrorCode, Failure, Key, List, Operation, Operations, Outcome, Outcomes, Row, Scalar, Scan,
 };
 
 use crate::args::Global;
@@ -17,11 +17,11 @@ use crate::output::{Name, Output, Print, printable};
 use crate::values::{Kind, bytes, read_all, read_file, scalar, stored, transaction};
 use crate::verb_args::Verb;
 use crate::verb_parts::{DelConditions, PageArgs, PutConditions};
-use crate::{CLIENT, Trouble, batch, complain, del_prefix, events, fate, history, remark, users};
+use crate::{CLIENT, Trouble, batch, complain, del_prefix, events, fate, history, mirror, users, wait, watch};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
     // Before the broker is looked for: what can't be read needs no broker.
-    let verb = Asked::new(verb, global)?;
+    let verb = Asked::new(verb, target, global)?;
     let (client, explanation) = connect(target, global)?;
     if let Asked::Explain = verb {
         return explain(client, explanation, global);
@@ -51,7 +51,9 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
             Exit::Ok
         }
         Asked::Ping => ping(&client, &mut out)?,
-        Asked::Watch { prefix, limit } => watch(&client, &prefix, limit, &mut out, global)?,
+        Asked::Watch(wanted) => watch::run(global, &client, *wanted, &mut out)?,
+        Asked::Mirror(wanted) => mirror::run(global, &client, *wanted, &mut out)?,
+        Asked::Wait(wanted) => wait::run(global, &client, &wanted, &mut out)?,
         Asked::Explain => Exit::Ok,
     };
     out.flush()?;
@@ -86,15 +88,14 @@ enum Asked {
     Batch,
     Hello,
     Ping,
-    Watch {
-        prefix: Vec<u8>,
-        limit: Option<u64>,
-    },
+    Watch(Box<watch::Wanted>),
+    Mirror(Box<mirror::Wanted>),
+    Wait(wait::Wanted),
     Explain,
 }
 
 impl Asked {
-    fn new(verb: Verb, global: &Global) -> Result<Self, Trouble> {
+    fn new(verb: Verb, target: &str, global: &Global) -> Result<Self, Trouble> {
         Ok(match verb {
             Verb::Put { key, value, file, ttl, only } => {
                 let value = match (value, file) {
@@ -162,7 +163,9 @@ impl Asked {
             Verb::Batch => Asked::Batch,
             Verb::Hello => Asked::Hello,
             Verb::Ping => Asked::Ping,
-            Verb::Watch { prefix, limit } => Asked::Watch { prefix: bytes(&prefix), limit },
+            Verb::Watch(args) => Asked::Watch(Box::new(watch::Wanted::new(args, target)?)),
+            Verb::Mirror(args) => Asked::Mirror(Box::new(mirror::Wanted::new(args)?)),
+            Verb::Wait(args) => Asked::Wait(wait::Wanted::new(&args, global)?),
             Verb::Explain => Asked::Explain,
         })
     }
@@ -408,27 +411,6 @@ fn ping(client: &Client, out: &mut Output) -> Result<Exit, Trouble> {
         out.line(&serde_json::json!({"status": "ok", "rev": revision, "ms": ms}).to_string())?;
     } else {
         out.line(&format!("revision {revision}, {ms:.3} ms"))?;
-    }
-    Ok(Exit::Ok)
-}
-
-fn watch(client: &Client, prefix: &[u8], limit: Option<u64>, out: &mut Output, global: &Global) -> Result<Exit, Trouble> {
-    let mut watch = client.watch(prefix, WatchFrom::Now)?;
-    let mut left = limit.unwrap_or(u64::MAX);
-    while left > 0 {
-        let Some(mut event) = watch.next(None)? else { continue };
-        match &mut event {
-            WatchEvent::CaughtUp { revision } => remark(global, &format!("listening from revision {revision} on")),
-            WatchEvent::Disconnected { why } => {
-                remark(global, &format!("{why}; what changes now is told later; connecting again …"))
-            }
-            WatchEvent::Changes(RevisionEvents { changes, .. }) => {
-                changes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                left -= changes.len() as u64;
-            }
-            WatchEvent::SnapshotBegin { .. } | WatchEvent::SnapshotRow(_) | WatchEvent::SnapshotEnd { .. } => {}
-        }
-        out.event(&event, watch.epoch())?;
     }
     Ok(Exit::Ok)
 }
