@@ -64,7 +64,8 @@ pub enum KeyFileError {
     /// Not a key file at all.
     #[error(
         "{} holds no secret key: one line of {SECRET_KEY_PREFIX} and 64 hex digits is expected \
-         besides comments ({reason}); restore it from a backup, or move it away to get a new key",
+         besides comments ({reason}); restore it from a backup. (`id` in the configuration directory can also be moved away: a broker \
+         makes a new one)",
         path.display()
     )]
     Unreadable {

@@ -117,7 +117,9 @@ impl Asked {
                 Ok(listing) => {
                     let ours = listing.seen.iter().filter(|seen| seen.record.project == *project).count();
                     let refused = listing.refused.iter().filter(|refused| refused.project.as_ref() == Some(project));
-                    let mut said = format!("answered; {} records of brokers, {ours} of this project", listing.seen.len());
+                    let all = listing.seen.len();
+                    let records = if all == 1 { "record" } else { "records" };
+                    let mut said = format!("answered; {all} {records} of brokers, {ours} of this project");
                     for refused in refused {
                         let from = refused.address.as_deref().unwrap_or("somewhere");
                         said.push_str(&format!("; one from {from} is left out: {}", refused.reason));

@@ -34,7 +34,7 @@ pub(super) fn look(dirs: &Dirs, project: &ProjectName) -> Local {
             Err(error) => {
                 local.steps.push(Step::new("local", format!("left out: {error}")));
                 // What a stranger put there, or a base that is not ours to close, says nothing about our brokers.
-                if matches!(error, PathError::LooseMode { wanted: "700", .. }) {
+                if matches!(&error, PathError::LooseMode { path, .. } if is_own(path)) {
                     local.loose = Some(error);
                 }
             }
@@ -44,6 +44,10 @@ pub(super) fn look(dirs: &Dirs, project: &ProjectName) -> Local {
         local.steps.push(Step::new("local", format!("no broker for {project} was started here")));
     }
     local
+}
+
+fn is_own(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
 }
 
 fn look_into(runtime: &RuntimeDir, local: &mut Local) {
