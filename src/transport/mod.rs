@@ -11,7 +11,8 @@
 //! - A server socket uses NULL on ipc and CURVE on tcp, whatever the order of binds.
 //! - A client socket without keys never connects to tcp.
 //! - No socket reconnects by itself: a silent reconnect could reach another
-//!   broker with requests that were meant for the first one.
+//!   broker with requests that were meant for the first one. (A subscriber's would, after a day: its messages have two frames, and the
+//!   option that forbids it lets libzmq abort in between.)
 //! - `ZMQ_HEARTBEAT_IVL` stays unset: with a full receive pipe it aborts the process.
 //! - Nothing here panics on what a peer sends; an interrupted call is repeated.
 //!

@@ -30,6 +30,11 @@ const DEALER_HWM: i32 = 8_192;
 /// fills, and then the broker drops, which the chain of revisions shows.
 const SUBSCRIBER_HWM: i32 = 10_000;
 
+/// Pause before a subscriber's socket would connect again by itself, milliseconds: a day, and whoever has it closes it long before. With none at all libzmq
+/// takes the socket's end of a lost connection away at once, also between the frames of a message that is being read, and then aborts the
+/// process at the next one (`!_more` in fq.cpp).
+const SUBSCRIBER_RECONNECT_MS: i32 = 24 * 3_600 * 1_000;
+
 /// One frame that a client accepts: the largest reply. What an array may read is counted as it is stored, and JSON grows to at most three
 /// times its length when it is converted to MessagePack (`-0,` becomes nine bytes).
 pub const CLIENT_FRAME_BYTES: usize = 64 << 20;
@@ -103,8 +108,6 @@ pub(super) fn client(socket: &zmq::Socket, security: Security<'_>) -> Result<(),
         socket,
         // Unsent requests are given up with the socket; the session asks about them.
         set_linger(0),
-        // A lost connection stays lost: see the module's invariants.
-        set_reconnect_ivl(-1),
         set_connect_timeout(CONNECT_MS),
         set_maxmsgsize(CLIENT_FRAME_BYTES as i64),
     );
@@ -126,6 +129,9 @@ pub(super) fn client(socket: &zmq::Socket, security: Security<'_>) -> Result<(),
 pub(super) fn dealer(socket: &zmq::Socket) -> Result<(), TransportError> {
     set!(
         socket,
+        // A lost connection stays lost: see the module's invariants. What it brought and nobody has read is lost with it, and a message must
+        // have one frame (see SUBSCRIBER_RECONNECT_MS), as replies have.
+        set_reconnect_ivl(-1),
         // Nothing is queued for a connection that doesn't exist yet. (Not for SUB: its
         // subscriptions would then wait until the program happens to use the socket.)
         set_immediate(true),
@@ -142,6 +148,7 @@ pub(super) fn subscriber(socket: &zmq::Socket) -> Result<(), TransportError> {
         // word when it is full, so it must not have a bound.
         set_sndhwm(0),
         set_rcvhwm(SUBSCRIBER_HWM),
+        set_reconnect_ivl(SUBSCRIBER_RECONNECT_MS),
     );
     Ok(())
 }

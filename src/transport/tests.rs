@@ -497,4 +497,46 @@ fn options_are_what_the_module_promises() {
     assert_eq!(raw.get_identity().unwrap(), b"");
     let mut subscriber = context.subscriber(Security::Local).unwrap();
     assert_eq!(subscriber.raw().get_sndhwm(), Ok(0));
+    assert!(subscriber.raw().get_reconnect_ivl().unwrap() >= 3_600_000);
+}
+
+#[test]
+fn what_a_subscriber_was_sent_before_its_connection_ended_is_read_whole() {
+    // Where the publisher's end took the rest of the messages along, libzmq aborted if that was noticed between two frames: it looks
+    // every hundred frames. So once with the frames' number even at that moment, and once odd.
+    const MESSAGES: usize = 400;
+    for is_odd in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("p");
+        let peer = zmq::Context::new();
+        let publisher = peer.socket(zmq::XPUB).unwrap();
+        publisher.bind(&format!("ipc://{}", path.display())).unwrap();
+        let context = Context::new(1).unwrap();
+        let mut subscriber = context.subscriber(Security::Local).unwrap();
+        subscriber.watch(&context).unwrap();
+        subscriber.subscribe(b"t").unwrap();
+        subscriber.connect_ipc(&path).unwrap();
+        assert_eq!(publisher.recv_bytes(0).unwrap(), b"\x01t");
+        publisher.send_multipart(["t", "first"], 0).unwrap();
+        let (deadline, mut frames) = (Instant::now() + PATIENCE, Vec::new());
+        while subscriber.try_receive(LIMITS, &mut frames).unwrap() != Reception::Whole {
+            assert!(Instant::now() < deadline);
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        if is_odd {
+            publisher.send("t", 0).unwrap();
+        }
+        for _ in 0..MESSAGES {
+            publisher.send_multipart(["t", "next"], 0).unwrap();
+        }
+        // It ends when everything is on its way.
+        publisher.set_linger(-1).unwrap();
+        drop((publisher, peer));
+        wait_for(&subscriber, MonitorEventKind::ends_connection);
+        let mut messages = 0;
+        while subscriber.try_receive(LIMITS, &mut frames).unwrap() == Reception::Whole {
+            messages += 1;
+        }
+        assert_eq!(messages, MESSAGES + usize::from(is_odd));
+    }
 }
