@@ -126,5 +126,5 @@ fn sessions_without_end() {
 
 #[test]
 fn long_polls_of_a_restricted_user() {
-    nobody_notices(Attack::ParkedEvents, |_| {});
+    nobody_notices(Attack::ParkedEvents, |broker| stat_becomes(broker, "events_waiting", |waiting| waiting > 200));
 }

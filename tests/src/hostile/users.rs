@@ -122,7 +122,12 @@ pub(super) fn sessions(target: &Target, progress: &Progress) {
 }
 
 pub(super) fn parked_events(target: &Target, progress: &Progress) {
-    flood(target, progress, |id| json!({"id": id, "op": "events", "prefix": PUBLIC_PREFIX, "wait_ms": 60_000}).to_string());
+    // Half of them with a predicate that is dear to compile, each time that one is decided.
+    let filters = [json!(null), json!("@value ~ '[01]*1[01]{400}x' or @value ~ '[01]*1[01]{401}x'")];
+    flood(target, progress, |id| {
+        let filter = &filters[usize::from(id % 2 == 1)];
+        json!({"id": id, "op": "events", "prefix": PUBLIC_PREFIX, "wait": 60_000, "where": filter}).to_string()
+    });
 }
 
 /// Requests without a pause over some connections; replies are read and forgotten.

@@ -184,7 +184,7 @@ fn judge<'c, 'h>(
 
 /// Rough bytes of what is told of a revision, and of how many changes the old value is told, from the first one on.
 fn measure(told: &[Told<'_, '_>], is_detailed: bool) -> (usize, usize) {
-    let new = |told: &Told<'_, '_>| told.new().map_or(0, <[u8]>::len);
+    let new = |told: &Told<'_, '_>| told.new_value().map_or(0, <[u8]>::len);
     let bytes: usize = told.iter().map(|told| size_of::<KeyEvent>() + told.change.key.len() + new(told)).sum();
     let mut bytes = size_of::<RevisionEvents>() + bytes;
     if !is_detailed {
@@ -202,14 +202,14 @@ fn measure(told: &[Told<'_, '_>], is_detailed: bool) -> (usize, usize) {
 
 impl<'h> Told<'_, 'h> {
     /// The new value, if it is told.
-    fn new(&self) -> Option<&'h [u8]> {
+    fn new_value(&self) -> Option<&'h [u8]> {
         self.change.new.filter(|_| !self.leaves).map(|record| record.stored)
     }
 }
 
 /// With `has_old` what was before is told, or that it is not known. None only for what is no value; the table holds none.
 fn event(told: &Told<'_, '_>, origin: Origin, has_old: Option<bool>) -> Option<KeyEvent> {
-    let kind = match told.new() {
+    let kind = match told.new_value() {
         Some(stored) => ChangeKind::Put(Stored::from_bytes(stored.to_vec())?),
         None if told.leaves => ChangeKind::Leave,
         None if origin.cause == Cause::Expiry => ChangeKind::Expire,
