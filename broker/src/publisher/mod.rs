@@ -101,6 +101,12 @@ impl Publisher {
         while !self.stop.load(Ordering::Acquire) {
             self.doorbell.clear();
             self.tend(&mut desk)?;
+            if !self.wanted.load(Ordering::Relaxed) {
+                // Nobody was woken for these. Whoever joins now begins behind them.
+                while let Some(batch) = self.events.pop() {
+                    self.publish(&mut desk, batch)?;
+                }
+            }
             let mut more = self.take_subscriptions(&mut desk)?;
             // Before the next batch: whoever has joined begins where the last one ended.
             self.with_streams(&mut desk, Streams::due)?;

@@ -4,7 +4,8 @@
 //!   and says where it tells nothing.
 //! - Batches without events that follow each other become one. So there is at most one more of them than of those with events, and a
 //!   queue that nobody empties does not grow.
-//! - The worker never waits here.
+//! - The worker never waits here. It wakes the publisher for events only: a batch that nobody wanted to hear of can wait until somebody
+//!   looks.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,8 @@ const BATCH_BYTES: usize = 2 * (size_of::<EventBatch>() + size_of::<usize>());
 struct Inner {
     batches: VecDeque<(EventBatch, usize)>,
     bytes: usize,
+    /// The publisher was woken for what is in it.
+    is_rung: bool,
 }
 
 /// The queue.
@@ -49,6 +52,9 @@ impl EventQueue {
         let mut inner = self.lock();
         let was_empty = inner.batches.is_empty();
         let fits = was_empty || batch.events.is_none() || inner.bytes + bytes <= self.bytes_max;
+        // Also for those that are dropped: somebody has to be told.
+        let rings = batch.events.is_some() && !inner.is_rung;
+        inner.is_rung |= rings;
         if !fits {
             batch.events = None;
         }
@@ -63,7 +69,7 @@ impl EventQueue {
             }
         }
         drop(inner);
-        if was_empty {
+        if rings {
             self.doorbell.ring();
         }
         fits
@@ -74,6 +80,7 @@ impl EventQueue {
         let mut inner = self.lock();
         let (batch, bytes) = inner.batches.pop_front()?;
         inner.bytes -= bytes;
+        inner.is_rung &= !inner.batches.is_empty();
         Some(batch)
     }
 }

@@ -30,8 +30,12 @@ pub const BOOKMARK_LAST: Duration = Duration::from_secs(30);
 const JOIN_PAUSE: Duration = Duration::from_millis(20);
 /// Between two tours of all streams to say that changes were lost.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
-/// Most bookmarks that one call sends.
-const BOOKMARKS_AT_ONCE: usize = 1_024;
+/// Most bookmarks that one call sends, and the pause until the next ones: a subscriber with thousands of streams must be able to read
+/// them as fast as they come.
+const BOOKMARKS_AT_ONCE: usize = 512;
+const ROUND_PAUSE: Duration = Duration::from_millis(5);
+/// The pauses of different streams differ by up to a quarter, in so many steps, so that thousands that began together do not speak together.
+const SPREAD_STEPS: u32 = 64;
 /// Bytes of a message beside its revisions: its names, two numbers, the epoch.
 const MESSAGE_BYTES: usize = 80;
 /// Buffers that are larger than this are not kept for the next time.
@@ -56,6 +60,8 @@ pub struct Streams {
     gathering: Vec<StreamId>,
     gathered_bytes: usize,
     sweep: Sweep,
+    /// Nothing that is due is sent before.
+    next_round: Option<Instant>,
     /// The changes of one revision that some stream has, encoded; and those streams.
     changes: Vec<u8>,
     touched: Vec<StreamId>,
@@ -116,6 +122,7 @@ impl Streams {
             gathering: Vec::new(),
             gathered_bytes: 0,
             sweep: Sweep::default(),
+            next_round: None,
             changes: Vec::new(),
             touched: Vec::new(),
         }
@@ -229,9 +236,12 @@ impl Streams {
                 stream.part.count += 1;
             }
         }
-        for id in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in touched.drain(..) {
             self.take_part(id, revision, time_ms, now, sink);
         }
+        // Both are used again for the next revision.
+        self.touched = touched;
         self.changes.clear();
         self.changes.shrink_to(KEPT_BYTES);
         if self.gathered_bytes > limits::STREAMS_GATHERED_BYTES_MAX {
@@ -291,11 +301,14 @@ impl Streams {
     /// Sends the bookmarks that are due. To be called when nothing is gathered.
     pub fn due(&mut self, now: Instant, sink: &mut StreamSink<'_>) {
         self.flush(now, sink);
+        if self.next_round.is_some_and(|next| now < next) {
+            return;
+        }
         let mut left = BOOKMARKS_AT_ONCE;
         while let Some((_, id)) = self.by_time.first().copied().filter(|(due, _)| *due <= now && left > 0) {
             left -= 1;
             let Some(stream) = self.streams.get_mut(&id) else { return };
-            let silent_until = stream.sent_at + stream.pause;
+            let silent_until = stream.sent_at + spread(stream.pause, id);
             if !stream.is_awaited && silent_until > now {
                 // Something was sent since this was planned.
                 reschedule(&mut self.by_time, id, stream, silent_until);
@@ -305,32 +318,41 @@ impl Streams {
             self.send(id, self.revision, now, sink);
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.pause = pause;
-                reschedule(&mut self.by_time, id, stream, now + pause);
+                reschedule(&mut self.by_time, id, stream, now + spread(pause, id));
             }
         }
-        self.sweep(now, left, sink);
+        left = self.sweep(now, left, sink);
+        self.next_round = (left == 0).then(|| now + ROUND_PAUSE);
     }
 
-    /// Goes on with the tour that tells all streams of a hole.
-    fn sweep(&mut self, now: Instant, most: usize, sink: &mut StreamSink<'_>) {
+    /// Goes on with the tour that tells all streams of a hole: so many of them. Says how many it had no need of.
+    fn sweep(&mut self, now: Instant, most: usize, sink: &mut StreamSink<'_>) -> usize {
         if self.sweep.left.is_empty() && self.sweep.due.is_some_and(|due| due <= now) {
             let left = self.streams.keys().copied().collect();
             self.sweep = Sweep { due: None, last: Some(now), left };
         }
-        for _ in 0..most {
-            let Some(id) = self.sweep.left.pop() else { break };
+        for sent in 0..most {
+            let Some(id) = self.sweep.left.pop() else { return most - sent };
             if self.streams.get(&id).is_some_and(|stream| stream.last < self.floor) {
                 self.send(id, self.revision, now, sink);
             }
         }
+        0
     }
 
     /// When [`Streams::due`] has something to do.
     pub fn next_due(&self) -> Option<Instant> {
         let bookmark = self.by_time.first().map(|(due, _)| *due);
         let sweep = if self.sweep.left.is_empty() { self.sweep.due } else { self.sweep.last };
-        bookmark.into_iter().chain(sweep).min()
+        let due = bookmark.into_iter().chain(sweep).min()?;
+        Some(self.next_round.map_or(due, |next| due.max(next)))
     }
+}
+
+/// A stream's own form of a pause; the first one is the same for all.
+fn spread(pause: Duration, id: StreamId) -> Duration {
+    let step = u32::try_from(id % u64::from(SPREAD_STEPS)).unwrap_or_default();
+    if pause <= BOOKMARK_FIRST { pause } else { pause - pause / 4 * step / SPREAD_STEPS }
 }
 
 fn reschedule(by_time: &mut BTreeSet<(Instant, StreamId)>, id: StreamId, stream: &mut Stream, due: Instant) {

@@ -161,17 +161,22 @@ fn a_tour_of_many_streams_ends_and_leaves_room_for_others() {
         assert!(bench.streams.next_due() <= Some(bench.now));
         bench.after(Duration::ZERO);
         assert_eq!(bench.said().len(), BOOKMARKS_AT_ONCE);
+        bench.after(ROUND_PAUSE / 2);
+        assert_eq!(bench.said(), []);
+        bench.now += ROUND_PAUSE / 2;
     }
     bench.lose(5);
     bench.publish(&[&[&prefix(7)]]);
     bench.flush();
     assert_eq!(bench.said().len(), 1);
-    let mut told = 0;
-    while bench.streams.next_due() <= Some(bench.now) {
+    let (mut told, mut rounds) = (0, 0);
+    while told < many - 1 {
+        assert!(bench.streams.next_due() <= Some(bench.now) && rounds < 4);
         bench.after(Duration::ZERO);
-        told += bench.said().len();
+        (told, rounds) = (told + bench.said().len(), rounds + 1);
+        bench.now += ROUND_PAUSE;
     }
-    assert_eq!(told, many - 1);
+    assert_eq!((told, rounds), (many - 1, 3));
 }
 
 #[test]
@@ -243,7 +248,7 @@ fn silence_is_told_with_longer_and_longer_pauses() {
         let until = next - bench.now;
         bench.after(until);
         if bench.said() == [bookmark("a", 5, 5)] {
-            pauses.push((bench.now - last).as_secs());
+            pauses.push((bench.now - last).as_secs_f64().round() as u64);
             last = bench.now;
         }
     }
@@ -263,6 +268,24 @@ fn silence_is_told_with_longer_and_longer_pauses() {
     assert_eq!(bench.said(), []);
     bench.after(BOOKMARK_FIRST);
     assert_eq!(bench.said(), [bookmark("a", 15, 15)]);
+}
+
+#[test]
+fn streams_that_began_together_do_not_speak_together_for_long() {
+    let mut bench = Bench::at(0);
+    let many: u64 = 4 * u64::from(SPREAD_STEPS);
+    (0..many).for_each(|number| bench.begin(&number.to_be_bytes()));
+    let begin = bench.now;
+    let mut most_at_once = 0;
+    while bench.now < begin + 200 * BOOKMARK_FIRST {
+        let until = bench.streams.next_due().unwrap().saturating_duration_since(bench.now).max(50 * MS);
+        bench.after(until);
+        let said = std::mem::take(&mut bench.sent).len();
+        if bench.now > begin + 90 * BOOKMARK_FIRST {
+            most_at_once = most_at_once.max(said);
+        }
+    }
+    assert!(most_at_once < many as usize / 8, "{most_at_once} at once");
 }
 
 #[test]
