@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::KEY_BYTES_MAX;
 use kvbroker_protocol::{
-    Answer, ChangeKind, EventBefore, Events, Failure, KeyEvent, Operation, Outcome, Scan, StreamMessage, stream_topic,
+    Answer, ChangeKind, ErrorCode, EventBefore, Events, Failure, KeyEvent, Operation, Outcome, Scan, StreamMessage, stream_topic,
 };
 
 use super::event::{WatchEnd, WatchEvent, WatchStats};
+use super::joint::{common_prefix, deal_out};
 use super::link::{Came, Link};
 use super::merge::{Answered, Ask, Merge, Position, Told};
 use super::options::{WatchFrom, WatchOptions, Watched};
@@ -38,6 +39,12 @@ const WAIT: Duration = Duration::from_secs(30);
 
 /// How long an answer may take, beyond that.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// So many watches that have missed something are helped by one question.
+const JOINT_MIN: usize = 128;
+
+/// How long each asks for itself after that did not work.
+const APART: Duration = Duration::from_secs(1);
 
 /// Pause where the client has no room for a question.
 const CROWDED: Duration = Duration::from_millis(10);
@@ -74,8 +81,14 @@ enum Ready {
     End(WatchEnd),
 }
 
+enum Whose {
+    One(WatchId),
+    /// Watches without details or a filter, by what they watch.
+    Many(Vec<WatchId>),
+}
+
 struct Flight {
-    id: WatchId,
+    whose: Whose,
     slot: Arc<Slot>,
     timeout: Duration,
     parks: bool,
@@ -101,6 +114,8 @@ pub struct Hub {
     due: BTreeSet<(Instant, WatchId)>,
     /// Those of watches that are gone are awaited, too: they take room at the broker.
     flights: Vec<Flight>,
+    /// Not before then is one question asked for many.
+    joint_at: Instant,
     looked_at: Instant,
 }
 
@@ -131,6 +146,7 @@ impl Client {
             askers: VecDeque::new(),
             due: BTreeSet::new(),
             flights: Vec::new(),
+            joint_at: Instant::now(),
             looked_at: Instant::now(),
         })
     }
@@ -323,11 +339,73 @@ impl Hub {
                 at += 1;
                 continue;
             }
-            let Flight { id, slot, timeout, .. } = self.flights.swap_remove(at);
+            let Flight { whose, slot, timeout, .. } = self.flights.swap_remove(at);
             let end = slot.wait().pop().unwrap_or(Ended::Closed);
             let answered = answered(self.client.outcome(end, Some(timeout)));
-            self.update(now, id, |merge| merge.answered(now, answered));
+            match whose {
+                Whose::One(id) => self.update(now, id, |merge| merge.answered(now, answered)),
+                Whose::Many(ids) => self.deal_out(now, ids, answered),
+            }
         }
+    }
+
+    /// Gives each watch its part of an answer.
+    fn deal_out(&mut self, now: Instant, ids: Vec<WatchId>, answered: Answered) {
+        let Answered::Events { events, through, more, epoch } = answered else {
+            // What is wrong for the one that is furthest behind need not be for the others.
+            let is_of_one = matches!(&answered, Answered::Failed(failure, _) if failure.code != ErrorCode::Refused);
+            if is_of_one {
+                self.joint_at = now + APART;
+            }
+            for id in ids {
+                self.update(now, id, |merge| {
+                    if is_of_one { merge.not_asked(now + CROWDED) } else { merge.answered(now, answered.clone()) }
+                });
+            }
+            return;
+        };
+        let prefix_of = |id: &WatchId| self.entries.get(id).map(|entry| entry.options.watched.prefix().to_vec());
+        let ids: Vec<_> = ids.into_iter().filter_map(|id| Some((id, prefix_of(&id)?))).collect();
+        let dealt = deal_out(&events, ids.iter().map(|(_, prefix)| prefix.as_slice()));
+        for (id, prefix) in &ids {
+            let events = dealt.get(prefix.as_slice()).cloned().unwrap_or_default();
+            self.update(now, *id, |merge| merge.answered(now, Answered::Events { events, through, more, epoch }));
+        }
+    }
+
+    /// Asks once for all that have missed something, if there are many. False: so many wait that another such question comes next.
+    fn ask_jointly(&mut self, now: Instant) -> bool {
+        if self.askers.len() < JOINT_MIN || self.joint_at > now {
+            return true;
+        }
+        if self.flights.iter().any(|flight| matches!(flight.whose, Whose::Many(_))) {
+            return false;
+        }
+        let missing = |id: &WatchId| {
+            let entry = self.entries.get(id).filter(|entry| entry.topic.is_some())?;
+            entry.merge.is_missing(now).map(|(after, epoch)| (*id, after, epoch))
+        };
+        let all: Vec<_> = self.askers.iter().filter_map(missing).collect();
+        let Some((_, _, epoch)) = all.first().copied() else { return true };
+        let ids: Vec<_> = all.iter().filter(|(_, _, of)| *of == epoch).map(|(id, ..)| *id).collect();
+        let Some(after) = all.iter().filter(|(_, _, of)| *of == epoch).map(|(_, after, _)| *after).min() else { return true };
+        if ids.len() < JOINT_MIN {
+            return true;
+        }
+        let prefixes = ids.iter().filter_map(|id| self.entries.get(id)).map(|entry| entry.options.watched.prefix());
+        let options = WatchOptions::prefix(common_prefix(prefixes));
+        let ask = operation(&options, Ask::Events { after, epoch: Some(epoch), wait: false });
+        let Some(slot) = self.client.submit_ringing(&ask, ANSWER, &self.bell) else { return true };
+        for id in &ids {
+            if let Some(entry) = self.entries.get_mut(id) {
+                entry.waits_to_ask = false;
+                entry.merge.asked_jointly(now, after);
+                self.schedule(now, *id);
+            }
+        }
+        self.askers.retain(|id| self.entries.get(id).is_some_and(|entry| entry.waits_to_ask));
+        self.flights.push(Flight { whose: Whose::Many(ids), slot, timeout: ANSWER, parks: false });
+        true
     }
 
     /// Takes what the publisher has sent, and what became of the connection to it.
@@ -394,6 +472,9 @@ impl Hub {
     }
 
     fn ask(&mut self, now: Instant) {
+        if !self.ask_jointly(now) {
+            return;
+        }
         let parked = self.flights.iter().filter(|flight| flight.parks).count();
         let (mut may_park, mut may_ask) = (PARKED_MAX - parked, ASKED_MAX.saturating_sub(self.flights.len() - parked));
         while may_ask > 0 {
@@ -404,7 +485,7 @@ impl Hub {
             let parks = matches!(ask, Ask::Events { wait: true, .. });
             let timeout = if parks { WAIT + ANSWER } else { ANSWER };
             match self.client.submit_ringing(&operation(&entry.options, ask), timeout, &self.bell) {
-                Some(slot) => self.flights.push(Flight { id, slot, timeout, parks }),
+                Some(slot) => self.flights.push(Flight { whose: Whose::One(id), slot, timeout, parks }),
                 None => entry.merge.not_asked(now + CROWDED),
             }
             if parks {

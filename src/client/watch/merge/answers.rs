@@ -53,8 +53,9 @@ impl Merge {
                 }
                 let is_empty = events.is_empty();
                 self.advance(through, events);
-                self.doubt |= more;
                 self.drain_ahead();
+                // A stream that speaks says itself what comes next.
+                self.doubt |= more && !(self.has_streamed() && self.heard > 0);
                 self.pace(now, asked, is_empty && !more);
                 self.settle();
             }

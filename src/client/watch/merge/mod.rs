@@ -406,6 +406,25 @@ impl Merge {
         Some(ask)
     }
 
+    /// What is missing begins behind this revision of this epoch: for a question that is asked for several watches at once.
+    #[must_use]
+    pub fn is_missing(&self, now: Instant) -> Option<(u64, u64)> {
+        match self.question(now, false)? {
+            Ask::Events { after, epoch: Some(epoch), .. } if self.phase == Phase::Follow && self.is_behind() => {
+                Some((after, epoch))
+            }
+            _ => None,
+        }
+    }
+
+    /// That was asked, together with others: for everything behind `after`, which is not above what is missing here. The answer may
+    /// end before that begins.
+    pub fn asked_jointly(&mut self, now: Instant, after: u64) {
+        self.stats.refills += 1;
+        self.doubt = false;
+        self.asked = Some(Asked { at: now, after: Some(after), poll: None });
+    }
+
     /// The question that was handed out last could not be asked; not before then.
     pub fn not_asked(&mut self, not_before: Instant) {
         if let Some(asked) = self.asked.take() {
