@@ -9,6 +9,7 @@
 //! - A [`Wire`] has [`Machine`]s: network namespaces, for tests of several hosts on one.
 //! - [`linear`] is pure: it tells whether a history of operations can have happened.
 //! - [`hostile`] has peers that mean harm, for tests and figures.
+//! - [`watching`] has writers, watchers that can be stopped, what was really committed, and the comparison of the two.
 //! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
 //!
 //! Caveat: `KVBROKER_TEST_BIN=DIR` takes the programs from a directory instead of building them.
@@ -29,6 +30,7 @@ mod user;
 pub mod vectors;
 mod verb;
 mod wait;
+pub mod watching;
 
 pub use binaries::program;
 pub use broker::{Broker, BrokerOptions, Ended, Home, Memory, end_with_us};
