@@ -12,7 +12,7 @@ use kvbroker::catalog::CatalogList;
 use kvbroker::client::{Client, ConnectOptions};
 use kvbroker::keys::KeyPair;
 use kvbroker::paths::Dirs;
-use kvbroker_protocol::{ChangeKind, ErrorCode, RevisionEvents, Stored, limits};
+use kvbroker_protocol::{ChangeKind, ErrorCode, Operation, Operations, RevisionEvents, Stored, limits};
 use kvbroker_tests::{Broker, BrokerOptions, Cli, PATIENCE, RawClient, finish, json, wait_until};
 use serde_json::{Value, json};
 
@@ -362,5 +362,50 @@ fn what_the_log_has_no_more_either_is_said_to_be_gone() {
     let now = broker.stat("history_oldest").min(broker.stat("history_log_oldest"));
     let (all, _) = all_behind(&client, "", now - 1);
     assert_eq!(all.iter().map(|event| event.revision).collect::<Vec<_>>(), (now..=last).collect::<Vec<_>>());
+    broker.stop();
+}
+
+/// `cargo test -p kvbroker-tests --test events_poll -- --ignored --nocapture speed`
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_catching_up() {
+    const REVISIONS: u64 = 1_000_000;
+    const IN_MESSAGE: u64 = 1_000;
+    let mut broker = Broker::start(BrokerOptions::default().args(["--sync", "never"]));
+    let client = client(&broker);
+    for first in (0..REVISIONS).step_by(IN_MESSAGE as usize) {
+        let put = |number: u64| Operation::Put {
+            key: format!("small/{:06}", number * 7_919 % REVISIONS).into(),
+            value: Stored::integer(i128::from(number)),
+            condition: None,
+            ttl_ms: None,
+        };
+        client.call(Operations::Many((first..first + IN_MESSAGE).map(put).collect())).unwrap();
+    }
+    let memory_oldest = broker.stat("history_oldest");
+    let log_bytes = broker.stat("log_bytes");
+    for round in ["for the first time", "again"] {
+        let (mut after, mut told, mut pages) = (0, 0, 0);
+        let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
+        let read_before = broker.stat("events_log_read_bytes");
+        while after < REVISIONS {
+            let asked = Instant::now();
+            let page = client.events("small/", Some(after), None, Duration::ZERO).unwrap();
+            slowest = slowest.max(asked.elapsed());
+            (after, told, pages) = (page.through, told + page.events.len() as u64, pages + 1);
+        }
+        let took = begun.elapsed();
+        assert_eq!(told, REVISIONS);
+        let read = broker.stat("events_log_read_bytes") - read_before;
+        println!(
+            "{round}: {told} revisions in {pages} pages and {} ms, {} a second; the slowest page took {} ms; {} MiB were read of a log of \
+             {} MiB; memory begins at {memory_oldest}",
+            took.as_millis(),
+            (told as f64 / took.as_secs_f64()) as u64,
+            slowest.as_millis(),
+            read >> 20,
+            log_bytes >> 20,
+        );
+    }
     broker.stop();
 }

@@ -153,7 +153,10 @@ impl Historian {
     }
 
     fn answer_page(&self, follow: Follow) {
-        let Follow { call, access, events, through, .. } = follow;
+        let Follow { call, access, events, through, too_much, .. } = follow;
+        if let Some(revision) = too_much {
+            return self.fail(call, crate::events::too_much(revision));
+        }
         let EventsCall { asked, epoch, .. } = &call.call;
         // Where nothing was found it goes on at once as well, until it has seen all there is and can wait in the worker.
         let more = through < call.call.asker().revision() || (events.is_empty() && asked.wait_ms > 0);

@@ -208,12 +208,12 @@ fn of_another_epoch(oldest: u64) -> Failure {
     Failure::compacted(message, oldest)
 }
 
-fn no_matcher() -> Failure {
+pub(crate) fn no_matcher() -> Failure {
     Failure::new(ErrorCode::Internal, "a regex compiled when the request was read, and now it does not")
 }
 
 /// What is answered where a predicate can't get past a revision. Not its fault alone, and the way on is that of `compacted`.
-fn too_much(revision: u64) -> Failure {
+pub(crate) fn too_much(revision: u64) -> Failure {
     let message = format!(
         "revision {revision} changed so much that trying this `where` on all of it is more work than one request may make: read the keys \
          as they are, and go on behind the revision of that; or ask without `where`"

@@ -42,14 +42,16 @@ struct Follower {
     from_memory: u64,
     from_log: u64,
     compacted: u64,
-    /// By the boot clock, microseconds.
+    /// When, by the boot clock, microseconds; and the number of the asking, for who asked last.
     asked_us: u64,
+    asked: u64,
 }
 
 /// The latest clients that asked for changes; of one worker.
 #[derive(Debug, Default)]
 pub struct Followers {
     list: Vec<Follower>,
+    asked: u64,
     /// Of all clients since the start.
     from_memory: u64,
     compacted: u64,
@@ -59,8 +61,10 @@ impl Followers {
     /// Notes what a call came to.
     pub(crate) fn note(&mut self, call: &Call, prefix: &[u8], news: FollowerNews, now_us: u64) {
         let at = self.list.iter().position(|follower| follower.client == call.client).unwrap_or_else(|| self.make_room(call));
+        self.asked += 1;
         let follower = &mut self.list[at];
         follower.asked_us = now_us;
+        follower.asked = self.asked;
         follower.waits = matches!(news, FollowerNews::Nothing { waits: true, .. });
         if *follower.prefix != *prefix || follower.is_cut {
             let kept = prefix.get(..PREFIX_BYTES).unwrap_or(prefix);
@@ -98,12 +102,13 @@ impl Followers {
             from_log: 0,
             compacted: 0,
             asked_us: 0,
+            asked: 0,
         };
         if self.list.len() < limits::FOLLOWERS_MAX {
             self.list.push(follower);
             return self.list.len() - 1;
         }
-        let oldest = self.list.iter().enumerate().min_by_key(|(_, follower)| follower.asked_us).map_or(0, |(at, _)| at);
+        let oldest = self.list.iter().enumerate().min_by_key(|(_, follower)| follower.asked).map_or(0, |(at, _)| at);
         self.list[oldest] = follower;
         oldest
     }
@@ -123,7 +128,7 @@ impl Followers {
     pub(crate) fn describe(&self, user: &str, access: &Access, revision: u64, now_us: u64) -> String {
         let may_see = |follower: &&Follower| access.role == Role::Admin || *follower.user == *user;
         let mut shown: Vec<&Follower> = self.list.iter().filter(may_see).collect();
-        shown.sort_by_key(|follower| std::cmp::Reverse(follower.asked_us));
+        shown.sort_by_key(|follower| std::cmp::Reverse(follower.asked));
         let mut lines = String::new();
         for follower in shown {
             let begin = lines.len();

@@ -9,15 +9,15 @@
 //!
 //! Caveat: the revisions of a page are those of the log. Whether its user may still have them is asked when it is answered.
 
-use kvbroker_core::{Space, TableRecord, split_table_record};
+use kvbroker_core::{Earlier, Fit, Fitting, Space, TableRecord, split_table_record};
 use kvbroker_log::{Cause, GroupRef, RecordRef};
 use kvbroker_protocol::{
-    Access, ChangeKind, ErrorCode, EventBefore, Events, Failure, KeyEvent, Predicate, PredicateMatcher, RevisionEvents, Scope,
-    Stored, Subject, limits,
+    Access, ChangeKind, EventBefore, Events, Failure, KeyEvent, Predicate, PredicateMatcher, RevisionEvents, Scope, Stored,
+    limits,
 };
 
 use crate::asker::{Asks, Proved};
-use crate::events::SMALL_PAGE_BYTES;
+use crate::events::{SMALL_PAGE_BYTES, no_matcher};
 use crate::histories::EventsCall;
 use crate::replay::event_origin;
 use crate::sizes::revision_bytes;
@@ -45,6 +45,8 @@ pub(crate) struct Follow {
     work: usize,
     /// Bytes of the log that were read since it was begun.
     read_bytes: u64,
+    /// It did not get on: this revision is more work for the predicate than one request may make.
+    pub(crate) too_much: Option<u64>,
 }
 
 impl<'a> LogGroup<'a> {
@@ -88,14 +90,23 @@ impl Follow {
         let matcher = match where_.as_ref().map(Predicate::matcher) {
             None => None,
             Some(Some(matcher)) => Some(matcher),
-            Some(None) => {
-                let message = "a regex compiled when the request was read, and now it does not";
-                return Err((Box::new(call), Failure::new(ErrorCode::Internal, message)));
-            }
+            Some(None) => return Err((Box::new(call), no_matcher())),
         };
         let own = own_prefixes(&access.scope, prefix);
         let bytes_max = if call.call.asker().is_tight() { SMALL_PAGE_BYTES } else { limits::EVENTS_LOG_PAGE_BYTES_MAX };
-        Ok(Follow { call, access, own, matcher, bytes_max, events: Vec::new(), through, bytes: 0, work: 0, read_bytes: 0 })
+        Ok(Follow {
+            call,
+            access,
+            own,
+            matcher,
+            bytes_max,
+            events: Vec::new(),
+            through,
+            bytes: 0,
+            work: 0,
+            read_bytes: 0,
+            too_much: None,
+        })
     }
 
     /// Where it goes on.
@@ -117,7 +128,16 @@ impl Follow {
         if self.is_ready() {
             return true;
         }
-        let changes = self.changes(group);
+        // What the revisions before have spent must not be the end of this one: it can be the first of a page.
+        let is_first = !self.has_come_on();
+        let work_max = if is_first { limits::EVENTS_WORK_MAX } else { limits::TURN_WORK_MAX - self.work };
+        let mut fitting = Fitting::new(self.matcher.as_ref());
+        let changes = self.changes(group, &mut fitting, work_max);
+        self.work = self.work.saturating_add(fitting.work);
+        let Some(changes) = changes else {
+            self.too_much = is_first.then_some(revision);
+            return true;
+        };
         if !changes.is_empty() {
             let origin = self.call.call.asked.detail.then(|| event_origin(&group.group, self.access.scope.is_all()));
             let told = RevisionEvents { revision, time_ms: group.group.stamp_ms, changes, origin };
@@ -138,34 +158,25 @@ impl Follow {
         self.read_bytes >= limits::EVENTS_LOG_READ_BYTES_MAX && self.has_come_on()
     }
 
-    fn changes(&mut self, group: &LogGroup<'_>) -> Vec<KeyEvent> {
+    /// What of a group is told; None if finding that out is more work than this.
+    fn changes(&self, group: &LogGroup<'_>, fitting: &mut Fitting<'_>, work_max: usize) -> Option<Vec<KeyEvent>> {
         let mut told = Vec::new();
-        for (key, record) in &group.changes {
-            if !is_below(&self.own, key) {
-                continue;
+        for (key, record) in group.changes.iter().filter(|(key, _)| is_below(&self.own, key)) {
+            let fit = fitting.judge(key, group.revision(), record.as_ref(), Earlier::Unknown);
+            if fitting.work > work_max {
+                return None;
             }
-            let kind = match record {
-                Some(record) if self.fits(group.revision(), key, record) => {
-                    // Anything else is no table record, see `LogGroup::of`.
-                    let Some(value) = Stored::from_bytes(record.stored.to_vec()) else { continue };
-                    ChangeKind::Put(value)
-                }
-                Some(_) => ChangeKind::Leave,
-                None if group.group.cause == Cause::Expiry => ChangeKind::Expire,
-                None => ChangeKind::Remove,
+            let kind = match (fit, record) {
+                (Fit::Hidden, _) => continue,
+                (Fit::Leaves, _) => ChangeKind::Leave,
+                (Fit::Told, Some(record)) => ChangeKind::Put(stored(record)),
+                (Fit::Told, None) if group.group.cause == Cause::Expiry => ChangeKind::Expire,
+                (Fit::Told, None) => ChangeKind::Remove,
             };
             let before = self.call.call.asked.detail.then_some(EventBefore::Unknown);
             told.push(KeyEvent { key: key.to_vec(), kind, before });
         }
-        told
-    }
-
-    fn fits(&mut self, revision: u64, key: &[u8], record: &TableRecord<'_>) -> bool {
-        let Some(matcher) = &self.matcher else { return true };
-        let created = record.created.unwrap_or(revision);
-        let verdict = matcher.judge(&Subject { key, stored: Some(record.stored), modified: revision, created });
-        self.work = self.work.saturating_add(verdict.work);
-        verdict.holds
+        Some(told)
     }
 
     fn is_ready(&self) -> bool {
@@ -175,6 +186,10 @@ impl Follow {
             || self.bytes >= self.bytes_max
             || self.work >= limits::TURN_WORK_MAX
     }
+}
+
+fn stored(record: &TableRecord<'_>) -> Stored {
+    Stored::from_bytes(record.stored.to_vec()).expect("a record was split only if its type byte is known")
 }
 
 /// What a key must begin with to be told; none of these covers another, and they are in their order.

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvbroker_log::{Storage, StorageFile};
-use kvbroker_protocol::{Events, RevisionEvents, StatValue};
+use kvbroker_protocol::{ChangeKind, EventBefore, Events, KeyEvent, Predicate, RevisionEvents, Scan, StatValue};
 
 use super::*;
 
@@ -129,6 +129,75 @@ fn who_follows_while_others_write_misses_nothing_where_log_and_memory_meet() {
     assert!(keys == expected);
     let from = ["events_from_log", "events_from_memory"].map(|name| stat(&mut life, name));
     assert!(from[0] > 5 && from[1] > 0, "{from:?}");
+    life.end(reader);
+}
+
+/// The keys that fit, kept by what is told of changes alone.
+fn keep(kept: &mut BTreeMap<Vec<u8>, Stored>, event: &RevisionEvents) {
+    for KeyEvent { key, kind, .. } in &event.changes {
+        match kind {
+            ChangeKind::Put(value) => {
+                kept.insert(key.clone(), value.clone());
+            }
+            ChangeKind::Remove | ChangeKind::Expire | ChangeKind::Leave => {
+                kept.remove(key);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_keeps_what_fits_keeps_just_that_by_what_log_and_memory_tell() {
+    let disk = SimStorage::new();
+    let mut dice = Dice(5);
+    let mut life = Life::begin(&disk, 20_000, 60_000);
+    let reader = life.reader();
+    for _ in 0..600 {
+        life.clock.advance(dice.below(2_000_000));
+        let key = format!("k{}", dice.below(20));
+        let number = dice.below(10);
+        let operation = match dice.below(6) {
+            0 => del(&key),
+            1 => put(&key, "a text", Some(1 + dice.below(3_000))),
+            _ => Operation::Put { key: key.into(), value: Stored::integer(i128::from(number)), condition: None, ttl_ms: None },
+        };
+        life.done(operation);
+    }
+    let filter = || Some(Predicate::new("@value < 5").unwrap());
+    let wanted = |after, detail| Events { after: Some(after), detail, where_: filter(), limit: Some(40), ..Events::default() };
+    let (mut kept, mut after, mut kinds) = (BTreeMap::new(), 0, BTreeMap::<&str, usize>::new());
+    let (mut unknown, mut known) = (0, 0);
+    loop {
+        let memory_oldest = stat(&mut life, "history_oldest");
+        let page = page_of(life.done(Operation::Events(wanted(after, true))));
+        for event in &page.events {
+            keep(&mut kept, event);
+            assert!(event.origin.is_some());
+            for change in &event.changes {
+                *kinds.entry(change.kind.name()).or_default() += 1;
+                if event.revision < memory_oldest {
+                    assert_eq!(change.before, Some(EventBefore::Unknown), "{event:?}");
+                    unknown += 1;
+                } else {
+                    assert!(change.before.as_ref().is_some_and(|before| *before != EventBefore::Unknown), "{event:?}");
+                    known += 1;
+                }
+            }
+        }
+        assert!(after + 1 >= memory_oldest || page.through < memory_oldest, "what memory knows is told by memory");
+        after = page.through;
+        if !page.more {
+            break;
+        }
+    }
+    assert!(unknown > 100 && known > 20 && kinds["leave"] > 50 && kinds["expire"] > 10, "{unknown} {known} {kinds:?}");
+    let scan = Operation::Scan(Scan { filter: filter(), ..Scan::default() });
+    let Ok(Answer::Rows { rows, .. }) = life.done(scan).result else { panic!() };
+    let expected: BTreeMap<Vec<u8>, Stored> = rows.into_iter().map(|row| (row.key, row.value)).collect();
+    assert!(kept == expected && !kept.is_empty(), "{kept:?} {expected:?}");
+    // Without these two nothing else is told of a revision.
+    let plain = page_of(life.done(events("", 0, Some(1))));
+    assert!(plain.events[0].origin.is_none() && plain.events[0].changes[0].before.is_none());
     life.end(reader);
 }
 
