@@ -33,6 +33,8 @@ static PLACE: Mutex<Option<Place>> = Mutex::new(None);
 #[derive(Debug)]
 pub(crate) struct Wanted {
     options: WatchOptions,
+    /// Where it goes on from.
+    place: Option<Place>,
     limit: u64,
     once: bool,
     each: Option<Each>,
@@ -47,6 +49,7 @@ impl Wanted {
             return Err(Trouble::misuse("--exact needs a key: kvclient PROJECT watch KEY --exact"));
         }
         let each = Each::new(command, on_failure, target)?;
+        let place = from;
         let from = match from {
             Some(Place { revision, epoch }) => WatchFrom::After { revision, epoch },
             None if snapshot => WatchFrom::Snapshot,
@@ -55,7 +58,7 @@ impl Wanted {
         let prefix = bytes(&prefix);
         let options = if exact { WatchOptions::key(prefix) } else { WatchOptions::prefix(prefix) };
         let options = filtered(options.from(from).resync(snapshot).detail(with_old), filter);
-        Ok(Wanted { options, limit: limit.unwrap_or(u64::MAX), once, each })
+        Ok(Wanted { options, place, limit: limit.unwrap_or(u64::MAX), once, each })
     }
 }
 
@@ -67,11 +70,12 @@ pub(crate) fn filtered(options: WatchOptions, filter: Option<Predicate>) -> Watc
 }
 
 pub(crate) fn run(global: &Global, client: &Client, wanted: Wanted, out: &mut Output) -> Result<Exit, Trouble> {
-    let Wanted { options, limit, once, each } = wanted;
+    let Wanted { options, place, limit, once, each } = wanted;
+    *PLACE.lock().unwrap_or_else(PoisonError::into_inner) = place;
     let watch = client.watch_with(options)?;
     let is_quiet = global.quiet;
     interrupt::on_end(move || (!is_quiet).then(|| format!("interrupted; {}", where_to_go_on())));
-    let mut teller = Teller { global, watch, out, each, left: limit, held: None };
+    let mut teller = Teller { global, watch, out, each, left: limit, in_snapshot: false, held: None };
     let ended = teller.tell(once, client);
     if !matches!(ended, Err(Trouble::Command(_))) {
         // What was told before an error was told.
@@ -98,6 +102,8 @@ struct Teller<'a> {
     each: Option<Each>,
     /// Changes, before it is enough.
     left: u64,
+    /// What is there is being told: there is no place in the midst of that.
+    in_snapshot: bool,
     /// Lines are being written.
     held: Option<Held>,
 }
@@ -105,7 +111,6 @@ struct Teller<'a> {
 impl Teller<'_> {
     /// Until it is enough, or for ever.
     fn tell(&mut self, once: bool, client: &Client) -> Result<(), Trouble> {
-        self.note_place();
         loop {
             // What is at hand goes together; before it is waited, everything is written.
             let event = match self.watch.next(Some(Instant::now()))? {
@@ -133,9 +138,16 @@ impl Teller<'_> {
 
     fn event(&mut self, event: WatchEvent) -> Result<(), Trouble> {
         match event {
-            WatchEvent::SnapshotBegin { revision, why } => self.tell_one(&Told::Begin { revision, why }),
+            WatchEvent::SnapshotBegin { revision, why } => {
+                self.in_snapshot = true;
+                self.tell_one(&Told::Begin { revision, why })
+            }
             WatchEvent::SnapshotRow(row) => self.tell_one(&Told::Row(&row)),
-            WatchEvent::SnapshotEnd { revision } => self.tell_one(&Told::End { revision }),
+            WatchEvent::SnapshotEnd { revision } => {
+                self.tell_one(&Told::End { revision })?;
+                self.in_snapshot = false;
+                Ok(())
+            }
             WatchEvent::Changes(revision) => self.changes(&revision),
             WatchEvent::CaughtUp { revision } => {
                 let epoch = self.watch.epoch().map(|epoch| format!("{epoch:016x}"));
@@ -194,7 +206,10 @@ impl Teller<'_> {
 
     fn note_place(&self) {
         let place = self.watch.revision().map(|revision| Place { revision, epoch: self.watch.epoch() });
-        *PLACE.lock().unwrap_or_else(PoisonError::into_inner) = place;
+        // Before it has begun, the place that was given stays.
+        if place.is_some() || self.in_snapshot {
+            *PLACE.lock().unwrap_or_else(PoisonError::into_inner) = place.filter(|_| !self.in_snapshot);
+        }
     }
 
     fn end(&mut self) -> Result<(), Trouble> {
