@@ -8,12 +8,10 @@
 //! - What is not taken is not lost: whoever reads too slowly gets what he missed from the broker, as long as that knows it.
 //!
 //! The rooms: `event` and `options` what is told and asked for, `merge` one watch without sockets, `hub` the sockets and questions of
-//! many, `link` the connection to the publisher, `joint` what many
-//! ask at once.
+//! many, `link` the connection to the publisher.
 
 mod event;
 mod hub;
-mod joint;
 mod link;
 #[doc(hidden)]
 pub mod merge;

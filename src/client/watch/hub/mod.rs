@@ -4,7 +4,13 @@
 //! - Questions of many watches are outstanding together, without a thread for each: their ends ring the bell that this thread waits
 //!   for beside the publisher's socket.
 //! - So many questions are outstanding and no more; so many of them wait at the broker and no more.
+//! - Where hundreds have missed something, one question is asked for all of them.
 //! - What was put in is taken out before more is: one page or message of a watch is held at a time, beside what it keeps behind a hole.
+//!
+//! The rooms: `asking` the questions and answers, `joint` what many ask at once.
+
+mod asking;
+mod joint;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -12,39 +18,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::KEY_BYTES_MAX;
-use kvbroker_protocol::{
-    Answer, ChangeKind, ErrorCode, EventBefore, Events, Failure, KeyEvent, Operation, Outcome, Scan, StreamMessage, stream_topic,
-};
+use kvbroker_protocol::{ChangeKind, EventBefore, Failure, KeyEvent, StreamMessage, stream_topic};
 
 use super::event::{WatchEnd, WatchEvent, WatchStats};
-use super::joint::{common_prefix, deal_out};
 use super::link::{Came, Link};
-use super::merge::{Answered, Ask, Merge, Position, Told};
-use super::options::{WatchFrom, WatchOptions, Watched};
+use super::merge::{Merge, Position, Told};
+use super::options::{WatchFrom, WatchOptions};
 use crate::client::bell::Bell;
 use crate::client::error::ClientError;
 use crate::client::handle::Client;
-use crate::client::slot::{Ended, Slot};
-use crate::client::table::unexpected;
 use crate::transport::{ClientSocket, poll};
-
-/// Most questions that are outstanding and answered at once. An answer has some MiB at most.
-const ASKED_MAX: usize = 32;
-
-/// Most questions that wait at the broker for a change. It takes twice as many of one client.
-const PARKED_MAX: usize = 128;
-
-/// How long a question waits at the broker for a change.
-const WAIT: Duration = Duration::from_secs(30);
-
-/// How long an answer may take, beyond that.
-const ANSWER: Duration = Duration::from_secs(15);
-
-/// So many watches that have missed something are helped by one question.
-const JOINT_MIN: usize = 128;
-
-/// How long each asks for itself after that did not work.
-const APART: Duration = Duration::from_secs(1);
+use asking::Flight;
 
 /// Pause where the client has no room for a question.
 const CROWDED: Duration = Duration::from_millis(10);
@@ -79,19 +63,6 @@ struct Entry {
 enum Ready {
     Told(Told),
     End(WatchEnd),
-}
-
-enum Whose {
-    One(WatchId),
-    /// Watches without details or a filter, by what they watch.
-    Many(Vec<WatchId>),
-}
-
-struct Flight {
-    whose: Whose,
-    slot: Arc<Slot>,
-    timeout: Duration,
-    parks: bool,
 }
 
 /// Many watches, heard by one thread. See [`Client::hub`].
@@ -330,84 +301,6 @@ impl Hub {
         self.ask(now);
     }
 
-    fn collect(&mut self, now: Instant) {
-        let mut at = 0;
-        while self.ready_bytes < READY_BYTES
-            && let Some(flight) = self.flights.get(at)
-        {
-            if !flight.slot.is_complete() {
-                at += 1;
-                continue;
-            }
-            let Flight { whose, slot, timeout, .. } = self.flights.swap_remove(at);
-            let end = slot.wait().pop().unwrap_or(Ended::Closed);
-            let answered = answered(self.client.outcome(end, Some(timeout)));
-            match whose {
-                Whose::One(id) => self.update(now, id, |merge| merge.answered(now, answered)),
-                Whose::Many(ids) => self.deal_out(now, ids, answered),
-            }
-        }
-    }
-
-    /// Gives each watch its part of an answer.
-    fn deal_out(&mut self, now: Instant, ids: Vec<WatchId>, answered: Answered) {
-        let Answered::Events { events, through, more, epoch } = answered else {
-            // What is wrong for the one that is furthest behind need not be for the others.
-            let is_of_one = matches!(&answered, Answered::Failed(failure, _) if failure.code != ErrorCode::Refused);
-            if is_of_one {
-                self.joint_at = now + APART;
-            }
-            for id in ids {
-                self.update(now, id, |merge| {
-                    if is_of_one { merge.not_asked(now + CROWDED) } else { merge.answered(now, answered.clone()) }
-                });
-            }
-            return;
-        };
-        let prefix_of = |id: &WatchId| self.entries.get(id).map(|entry| entry.options.watched.prefix().to_vec());
-        let ids: Vec<_> = ids.into_iter().filter_map(|id| Some((id, prefix_of(&id)?))).collect();
-        let dealt = deal_out(&events, ids.iter().map(|(_, prefix)| prefix.as_slice()));
-        for (id, prefix) in &ids {
-            let events = dealt.get(prefix.as_slice()).cloned().unwrap_or_default();
-            self.update(now, *id, |merge| merge.answered(now, Answered::Events { events, through, more, epoch }));
-        }
-    }
-
-    /// Asks once for all that have missed something, if there are many. False: so many wait that another such question comes next.
-    fn ask_jointly(&mut self, now: Instant) -> bool {
-        if self.askers.len() < JOINT_MIN || self.joint_at > now {
-            return true;
-        }
-        if self.flights.iter().any(|flight| matches!(flight.whose, Whose::Many(_))) {
-            return false;
-        }
-        let missing = |id: &WatchId| {
-            let entry = self.entries.get(id).filter(|entry| entry.topic.is_some())?;
-            entry.merge.is_missing(now).map(|(after, epoch)| (*id, after, epoch))
-        };
-        let all: Vec<_> = self.askers.iter().filter_map(missing).collect();
-        let Some((_, _, epoch)) = all.first().copied() else { return true };
-        let ids: Vec<_> = all.iter().filter(|(_, _, of)| *of == epoch).map(|(id, ..)| *id).collect();
-        let Some(after) = all.iter().filter(|(_, _, of)| *of == epoch).map(|(_, after, _)| *after).min() else { return true };
-        if ids.len() < JOINT_MIN {
-            return true;
-        }
-        let prefixes = ids.iter().filter_map(|id| self.entries.get(id)).map(|entry| entry.options.watched.prefix());
-        let options = WatchOptions::prefix(common_prefix(prefixes));
-        let ask = operation(&options, Ask::Events { after, epoch: Some(epoch), wait: false });
-        let Some(slot) = self.client.submit_ringing(&ask, ANSWER, &self.bell) else { return true };
-        for id in &ids {
-            if let Some(entry) = self.entries.get_mut(id) {
-                entry.waits_to_ask = false;
-                entry.merge.asked_jointly(now, after);
-                self.schedule(now, *id);
-            }
-        }
-        self.askers.retain(|id| self.entries.get(id).is_some_and(|entry| entry.waits_to_ask));
-        self.flights.push(Flight { whose: Whose::Many(ids), slot, timeout: ANSWER, parks: false });
-        true
-    }
-
     /// Takes what the publisher has sent, and what became of the connection to it.
     fn hear(&mut self, now: Instant) {
         while self.ready_bytes < READY_BYTES
@@ -469,32 +362,6 @@ impl Hub {
         }
         self.ahead_bytes += entry.merge.ahead_bytes();
         self.pump(now, id);
-    }
-
-    fn ask(&mut self, now: Instant) {
-        if !self.ask_jointly(now) {
-            return;
-        }
-        let parked = self.flights.iter().filter(|flight| flight.parks).count();
-        let (mut may_park, mut may_ask) = (PARKED_MAX - parked, ASKED_MAX.saturating_sub(self.flights.len() - parked));
-        while may_ask > 0 {
-            let Some(id) = self.askers.pop_front() else { return };
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            entry.waits_to_ask = false;
-            let Some(ask) = entry.merge.ask(now, may_park > 0) else { continue };
-            let parks = matches!(ask, Ask::Events { wait: true, .. });
-            let timeout = if parks { WAIT + ANSWER } else { ANSWER };
-            match self.client.submit_ringing(&operation(&entry.options, ask), timeout, &self.bell) {
-                Some(slot) => self.flights.push(Flight { whose: Whose::One(id), slot, timeout, parks }),
-                None => entry.merge.not_asked(now + CROWDED),
-            }
-            if parks {
-                may_park -= 1;
-            } else {
-                may_ask -= 1;
-            }
-            self.schedule(now, id);
-        }
     }
 
     /// Takes what a merge wants to be done or told.
@@ -577,44 +444,5 @@ fn bytes_of(event: &WatchEvent) -> usize {
         WatchEvent::Changes(revision) => EVENT_BYTES + revision.changes.iter().map(of_change).sum::<usize>(),
         WatchEvent::SnapshotRow(row) => EVENT_BYTES + row.key.len() + row.value.as_bytes().len(),
         _ => EVENT_BYTES,
-    }
-}
-
-fn operation(options: &WatchOptions, ask: Ask) -> Operation {
-    let prefix = options.watched.prefix().to_vec();
-    match ask {
-        Ask::Now => Operation::Events(Events { prefix, limit: Some(1), ..Events::default() }),
-        Ask::Events { after, epoch, wait } => {
-            let wait_ms = if wait { u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX) } else { 0 };
-            let where_ = options.filter.clone();
-            Operation::Events(Events { prefix, after: Some(after), limit: None, wait_ms, epoch, detail: options.detail, where_ })
-        }
-        Ask::Rows { cursor, snapshot } => {
-            // No key comes between a key and the same with a zero behind it.
-            let key = |key: &[u8]| (Some(key.to_vec()), Some([key, &[0]].concat()));
-            let (from, to) = match &options.watched {
-                Watched::Prefix(_) => (None, None),
-                Watched::Key(only) => key(only),
-            };
-            let filter = options.filter.clone();
-            Operation::Scan(Scan { prefix, from, to, filter, cursor, snapshot: Some(snapshot), ..Scan::default() })
-        }
-    }
-}
-
-fn answered(outcome: Result<Outcome, ClientError>) -> Answered {
-    match outcome {
-        Ok(Outcome { revision, result }) => match result {
-            Ok(Answer::Events { events, through, more, epoch }) => Answered::Events { events, through, more, epoch },
-            Ok(Answer::Rows { rows, cursor, snapshot }) => {
-                Answered::Rows { rows, cursor, snapshot: snapshot.or(revision).unwrap_or_default() }
-            }
-            Ok(_) => answered(Err(unexpected())),
-            Err(failure) => Answered::Failed(failure, revision),
-        },
-        Err(ClientError::Failed(failure)) => Answered::Failed(failure, None),
-        Err(ClientError::Protocol(error)) => Answered::Unreadable(error),
-        Err(ClientError::Closed) => Answered::Closed,
-        Err(error) => Answered::Unanswered(error.to_string()),
     }
 }
