@@ -205,12 +205,11 @@ fn a_watcher_written_from_the_document_alone_misses_nothing() {
 
     // Stopped until messages were lost: what libzmq keeps for one subscriber is used up.
     let (holes, connections) = (all.count("hole "), all.count("lost "));
-    for round in 0..4 {
+    for round in 0..4_u32 {
         all.stop();
         let client = broker.dealer();
-        let revisions =
-            (0..4_000 << round).map(|number| put(&client, &format!("a/b/wide/{}", number % 50), &json!("w".repeat(2_000))));
-        let last = revisions.last().unwrap();
+        let write = |_, number| put(&client, &format!("a/b/wide/{}", number % 50), &json!("w".repeat(2_000)));
+        let last = (0..4_000_u64 << round).fold(0, write);
         all.signal(Signal::CONT);
         all.wait_for(last);
         if all.count("hole ") > holes {
@@ -274,7 +273,7 @@ fn it_begins_again_where_the_history_was_rolled_back_or_is_another_one() {
     let mut broker = Broker::start(BrokerOptions::default().home(&home).args([Path::new("--data"), &data]));
     let numbers = |broker: &Broker, numbers: std::ops::Range<u64>| {
         let client = broker.dealer();
-        numbers.map(|number| put(&client, &format!("a/b/{number}"), &json!(number))).last().unwrap()
+        numbers.fold(0, |_, number| put(&client, &format!("a/b/{number}"), &json!(number)))
     };
     numbers(&broker, 0..5);
     let mut script = Script::start(&python, &endpoint_file(&broker), "a/", "snapshot");
