@@ -145,9 +145,30 @@ impl Pins {
             None => Ok(Pins::default()),
             Some(text) => {
                 keys::check_directory(config_dir)?;
-                parse(&text, &path)
+                Pins::parse(&text, &path)
             }
         }
+    }
+
+    /// Reads the content of such a file, which is called `path` in what is said about it.
+    ///
+    /// # Errors
+    /// A line that can't be understood, or that gives another key to a broker that has one.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, PinError> {
+        let mut pins = Pins::default();
+        for (index, content) in text.lines().enumerate() {
+            let line = index + 1;
+            let bad = |reason: String| PinError::BadLine { path: path.to_owned(), line, reason };
+            let Some((owner, project, key)) = parse_line(content.trim()).map_err(bad)? else { continue };
+            match pins.of(&owner, &project) {
+                Some(pin) if pin.key != key => {
+                    return Err(bad(format!("{owner}'s {project} has another key in line {} already", pin.line)));
+                }
+                Some(_) => {}
+                None => pins.0.push(Pin { owner, project, key, line }),
+            }
+        }
+        Ok(pins)
     }
 
     /// The pin of this owner's broker of this project.
@@ -187,7 +208,7 @@ pub fn remember(config_dir: &Path, owner: &str, project: &ProjectName, key: &Pub
     let _lock = lock(config_dir);
     loop {
         let text = read(&path)?;
-        let pins = text.as_deref().map_or(Ok(Pins::default()), |text| parse(text, &path))?;
+        let pins = text.as_deref().map_or(Ok(Pins::default()), |text| Pins::parse(text, &path))?;
         match pins.of(owner, project) {
             Some(pin) if pin.key == *key => return Ok(()),
             Some(pin) => {
@@ -201,7 +222,7 @@ pub fn remember(config_dir: &Path, owner: &str, project: &ProjectName, key: &Pub
         }
         content.push_str(&line(owner, project, key));
         // What is written must be readable; an owner's name that isn't has been refused where it was read.
-        parse(&content, &path)?;
+        Pins::parse(&content, &path)?;
         if content.len() as u64 > FILE_BYTES_MAX {
             return Err(PinError::Unreadable { path, reason: "it is full; remove lines that are no longer needed".into() });
         }
@@ -223,23 +244,6 @@ fn line(owner: &str, project: &ProjectName, key: &PublicKey) -> String {
 fn owner_text(owner: &str) -> String {
     let is_bare = owner.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@' | b'+'));
     if is_bare { owner.to_owned() } else { serde_json::Value::from(owner).to_string() }
-}
-
-fn parse(text: &str, path: &Path) -> Result<Pins, PinError> {
-    let mut pins = Pins::default();
-    for (index, content) in text.lines().enumerate() {
-        let line = index + 1;
-        let bad = |reason: String| PinError::BadLine { path: path.to_owned(), line, reason };
-        let Some((owner, project, key)) = parse_line(content.trim()).map_err(bad)? else { continue };
-        match pins.of(&owner, &project) {
-            Some(pin) if pin.key != key => {
-                return Err(bad(format!("{owner}'s {project} has another key in line {} already", pin.line)));
-            }
-            Some(_) => {}
-            None => pins.0.push(Pin { owner, project, key, line }),
-        }
-    }
-    Ok(pins)
 }
 
 fn parse_line(content: &str) -> Result<Option<(String, ProjectName, PublicKey)>, String> {

@@ -10,6 +10,8 @@ mod authorized;
 mod catalog;
 #[path = "../../fuzz/targets/endpoint.rs"]
 mod endpoint;
+#[path = "../../fuzz/targets/pins.rs"]
+mod pins;
 #[path = "../../fuzz/slice.rs"]
 mod slice;
 
@@ -62,6 +64,21 @@ fn authorized_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
+fn pins_seeds() -> Vec<Vec<u8>> {
+    let [ann, bob] = ["1a", "2b"].map(|digits| format!("kvpub1{}", digits.repeat(32)));
+    let secret = format!("kvsec1{}", "4d".repeat(32));
+    bytes(&[
+        format!("# keys that I accepted\n\nann lab {ann} # 2026-01-31T12:00:00Z\nbob NETID-a5 {bob} # x\nann zoo {bob}\n"),
+        format!("\"ann b\" lab {ann} # 2026-01-31T12:00:00Z\n\t bob\tlab {bob}\nbob lab {bob}"),
+        format!("ann lab {ann}\r\nann lab {bob}\r\n"),
+        format!("ann lab {secret}\n"),
+        format!("{secret} lab {ann}\n"),
+        format!("\"ann\\u001b[31m\" lab {ann}\n"),
+        format!("ann lab {ann} and more\n"),
+        "# nobody\r\n".to_owned(),
+    ])
+}
+
 fn endpoint_seeds() -> Vec<Vec<u8>> {
     let without_tcp = ENDPOINT.replace(r#""tcp":{"hosts":["10.0.0.5","::1"],"port":4000,"pub_port":4001},"#, "");
     bytes(&[ENDPOINT.to_owned(), without_tcp, ENDPOINT.replace("router.sock", "../x")])
@@ -104,12 +121,30 @@ fn no_list_of_clients_breaks_its_reader_or_its_editor() {
     }
 }
 
+#[test]
+fn no_list_of_accepted_keys_breaks_its_reader() {
+    use pins::{Became, pins};
+    let seeds = pins_seeds();
+    let became: Vec<Became> = seeds.iter().map(|seed| pins(seed)).collect();
+    assert_eq!(became[..2], [Became::Pins; 2]);
+    assert_eq!(became[2..], [[Became::Refused; 5].as_slice(), &[Became::Empty]].concat());
+    let counts = slice("pins", 40_000, &seeds, &[], pins);
+    for became in [Became::NoText, Became::Refused, Became::Empty, Became::Pins] {
+        assert!(counts.get(&became).is_some_and(|count| *count > 100), "{became:?}: {counts:?}");
+    }
+}
+
 /// For `fuzz/run`, which names the directory.
 #[test]
 #[ignore = "writes the seeds for libFuzzer into KVBROKER_FUZZ_SEEDS; fuzz/run calls it"]
 fn write_the_seeds() {
     let directory = std::env::var_os("KVBROKER_FUZZ_SEEDS").expect("KVBROKER_FUZZ_SEEDS names a directory");
-    let all = [("catalog", catalog_seeds()), ("endpoint", endpoint_seeds()), ("authorized", authorized_seeds())];
+    let all = [
+        ("catalog", catalog_seeds()),
+        ("endpoint", endpoint_seeds()),
+        ("authorized", authorized_seeds()),
+        ("pins", pins_seeds()),
+    ];
     for (name, seeds) in all {
         let directory = Path::new(&directory).join(name);
         std::fs::create_dir_all(&directory).unwrap();
