@@ -8,6 +8,7 @@
 //!   what it asked and was told, one way or the other.
 //! - A [`Wire`] has [`Machine`]s: network namespaces, for tests of several hosts on one.
 //! - [`linear`] is pure: it tells whether a history of operations can have happened.
+//! - [`watch_sim`] simulates watches over crashes and losses, without processes.
 //! - [`hostile`] has peers that mean harm, for tests and figures.
 //! - [`watching`] has writers, watchers that can be stopped, what was really committed, and the comparison of the two.
 //! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
@@ -30,6 +31,7 @@ mod user;
 pub mod vectors;
 mod verb;
 mod wait;
+pub mod watch_sim;
 pub mod watching;
 
 pub use binaries::program;
