@@ -63,11 +63,15 @@ pub fn check(heard: &[Heard], truth: &[Told], start: Start, through: u64) -> Res
     Ok(checker.done)
 }
 
+/// Each key's value, and the revision of its last change.
+type Rows = BTreeMap<String, (u64, u64)>;
+
 struct Checker<'a> {
     truth: &'a [Told],
     /// Everything up to here was told; None: it has not begun, or is in a snapshot.
     position: Option<u64>,
-    snapshot: Option<(u64, BTreeMap<String, (u64, u64)>)>,
+    /// The one that is being told, and its revision.
+    snapshot: Option<(u64, Rows)>,
     done: Checked,
     start: Start,
 }
@@ -127,7 +131,7 @@ impl Checker<'_> {
                     return Err(format!("a snapshot of revision {revision}, which is before {earliest}"));
                 }
                 self.position = None;
-                self.snapshot = Some((*revision, BTreeMap::new()));
+                self.snapshot = Some((*revision, Rows::new()));
                 self.done.snapshots.push(why.clone());
             }
             Heard::Row(key, value, modified) => {
@@ -163,9 +167,9 @@ impl Checker<'_> {
         self.truth.get(place).map(|(revision, _)| *revision).filter(|revision| *revision <= through)
     }
 
-    /// What was there at a revision: each key's value and the revision of its last change.
-    fn table(&self, at: u64) -> BTreeMap<String, (u64, u64)> {
-        let mut table = BTreeMap::new();
+    /// What was there at a revision.
+    fn table(&self, at: u64) -> Rows {
+        let mut table = Rows::new();
         for (revision, changes) in self.truth.iter().take_while(|(revision, _)| *revision <= at) {
             for change in changes {
                 match change.kind {
