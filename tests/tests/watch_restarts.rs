@@ -12,7 +12,10 @@ use kvbroker_tests::watching::{
 };
 use kvbroker_tests::{Broker, BrokerOptions, Dice, PATIENCE, wait_until};
 
+/// Where everything is kept.
 const KILLS: usize = 20;
+/// Where nothing is.
+const KILLS_WITHOUT_HISTORY: usize = 10;
 
 fn task(target: &str, watches: &[(&str, From)], is_hub: bool) -> WatcherTask {
     let watches = watches.iter().map(|(prefix, from)| ((*prefix).to_owned(), *from)).collect();
@@ -124,7 +127,7 @@ fn watchers_that_slept_through_a_compaction_begin_anew_with_a_right_snapshot() {
     watchers.iter_mut().for_each(|watcher| watcher.wait_begun(PATIENCE));
     let after = client.ping().unwrap();
     let writers = Writers::start(&options, &mut dice, || connect(&broker));
-    for _ in 0..KILLS {
+    for _ in 0..KILLS_WITHOUT_HISTORY {
         watchers[1].stop();
         // What was told is not in the log any more once it is behind a checkpoint.
         let from = (writers.done(), broker.stat("checkpoints"));
