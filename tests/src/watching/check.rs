@@ -83,7 +83,12 @@ impl Checker<'_> {
                 if self.snapshot.is_some() {
                     return Err("changes within a snapshot".to_owned());
                 }
-                let position = self.position.ok_or("changes before it said where it begins")?;
+                let position = match (self.position, self.start) {
+                    (Some(position), _) => position,
+                    // What came first after it had begun can be told before it has caught up.
+                    (None, Start::Now(before, after)) if *revision > before => after.min(revision - 1),
+                    (None, start) => return Err(format!("changes of revision {revision}, and not {start:?}")),
+                };
                 if *revision <= position {
                     return Err(format!("revision {revision}, and everything up to {position} was told already"));
                 }
@@ -271,7 +276,12 @@ mod tests {
         lie(&with(&|heard| heard.insert(1, Heard::CaughtUp(3))), start, "was left out");
         lie(&with(&|heard| heard.insert(4, Heard::CaughtUp(8))), start, "was told already");
         lie(&with(&|heard| heard.insert(0, Heard::CaughtUp(2))), Start::Now(0, 1), "a beginning at");
-        lie(&all(), Start::Now(0, 1), "before it said");
+        lie(&all(), Start::Now(2, 2), "and not Now");
+        lie(&all(), Start::Snapshot(0), "and not Snapshot");
+        lie(&all()[1..], Start::Now(0, 1), "was left out");
+        assert!(
+            check(&all(), &truth(), Start::Now(0, 1), 9).is_ok() && check(&all()[1..], &truth(), Start::Now(0, 2), 9).is_ok()
+        );
         // A revision that is split, one that is not whole, another value, another end.
         let split = |part: usize| Heard::Changes(3, vec![truth()[1].1[part].clone()]);
         lie(&with(&|heard| drop(heard.splice(1..2, [split(0), split(1)]))), start, "revision 3 was");
