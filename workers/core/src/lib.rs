@@ -30,8 +30,8 @@ mod view;
 pub use change::{Change, ChangeError, Space};
 pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, result_of};
 pub use history::{
-    Before, Cause, Earlier, EventsFor, EventsPage, EventsWanted, Fit, Fitting, History, Origin, PastChange, PastGroup, PastVersion,
-    Versions,
+    Before, Cause, Earlier, EventsFor, EventsPage, EventsWanted, Fit, Fitting, History, Origin, PastChange, PastGroup,
+    PastVersion, Versions,
 };
 pub use loader::{LoadError, Loader};
 pub use record::{TableRecord, split_table_record};
