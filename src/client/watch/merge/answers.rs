@@ -136,6 +136,11 @@ impl Merge {
 
     fn failed(&mut self, now: Instant, asked: Asked, failure: Failure, revision: Option<u64>) {
         match failure.code {
+            // While it was asked the stream has told on: what is gone is nothing that is still wanted.
+            ErrorCode::Compacted if self.phase == Phase::Follow && asked.after.is_some_and(|after| after < self.verified) => {
+                self.resume();
+                self.doubt = true;
+            }
             ErrorCode::Compacted if asked.after.is_some() => self.suspect(WhySnapshot::Compacted, failure.oldest),
             ErrorCode::Invalid if asked.after.is_some_and(|after| revision.is_some_and(|revision| revision < after)) => {
                 self.suspect(WhySnapshot::RolledBack, None);

@@ -95,6 +95,20 @@ fn a_chain_is_told_and_what_came_before_is_not_told_again() {
 }
 
 #[test]
+fn a_late_compacted_about_what_the_stream_has_told_meanwhile_ends_nothing() {
+    let mut bench = Bench::following(false);
+    bench.hear(message(12, 14, &[14]));
+    assert_eq!(bench.ask(), events(10, false));
+    bench.hear(message(10, 13, &[11, 13]));
+    assert_eq!(bench.told(), ["11", "13", "14", "caught up 14"]);
+    bench.answer(failed(kvbroker_protocol::ErrorCode::Compacted, 14));
+    assert!(bench.merge.end().is_none());
+    assert_eq!(bench.ask(), events(14, false));
+    bench.answer(page(&[], 14, false));
+    assert_eq!((bench.told(), bench.ask()), (vec![], None));
+}
+
+#[test]
 fn what_is_behind_a_hole_waits_for_the_refill() {
     let mut bench = Bench::following(false);
     bench.hear(message(12, 14, &[14]));
