@@ -271,6 +271,10 @@ impl Streams {
         encode_stream_revision(revision, time_ms, count, &self.changes[from..to], &mut stream.revisions);
         stream.count += 1;
         self.gathered_bytes += stream.revisions.len() - before;
+        // A key can have prefixes by the thousand, and each of their streams its own copy of this revision.
+        if self.gathered_bytes > limits::STREAMS_GATHERED_BYTES_MAX {
+            self.send(id, revision, now, sink);
+        }
     }
 
     /// Sends what was gathered.

@@ -235,6 +235,25 @@ fn what_is_gathered_is_bounded() {
 }
 
 #[test]
+fn a_large_revision_of_many_streams_is_not_gathered_for_all_of_them() {
+    const VALUE_BYTES: usize = 900_000;
+    let mut bench = Bench::at(0);
+    (0..100_usize).for_each(|depth| bench.begin(&vec![b'x'; depth]));
+    let events = Some(vec![put(1, &[b'x'; 100], VALUE_BYTES)]);
+    let batch = EventBatch { base: 0, revision: 1, time_ms: 7, events };
+    let mut depths = Vec::new();
+    let mut sink = |topic: &[u8], body: Vec<u8>| {
+        assert!(body.len() > VALUE_BYTES);
+        depths.push(topic.len() - stream_topic(b"").len());
+    };
+    bench.streams.publish(&batch, bench.now, &mut sink);
+    bench.streams.flush(bench.now, &mut sink);
+    assert_eq!(depths.first(), Some(&(limits::STREAMS_GATHERED_BYTES_MAX / VALUE_BYTES)), "the first with which it is too much");
+    depths.sort_unstable();
+    assert_eq!(depths, (0..100).collect::<Vec<_>>(), "each once");
+}
+
+#[test]
 fn silence_is_told_with_longer_and_longer_pauses() {
     let mut bench = Bench::at(5);
     bench.begin(b"a");
