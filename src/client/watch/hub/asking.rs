@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{Answer, ErrorCode, Events, Operation, Outcome, Scan};
 
-use super::joint::{common_prefix, deal_out};
+use super::joint::{beginning, common_prefix, deal_out};
 use super::{CROWDED, Hub, READY_BYTES, WatchId};
 use crate::client::error::ClientError;
 use crate::client::slot::{Ended, Slot};
@@ -105,8 +105,10 @@ impl Hub {
         };
         let all: Vec<_> = self.askers.iter().filter_map(missing).collect();
         let Some((_, _, epoch)) = all.first().copied() else { return true };
-        let ids: Vec<_> = all.iter().filter(|(_, _, of)| *of == epoch).map(|(id, ..)| *id).collect();
-        let Some(after) = all.iter().filter(|(_, _, of)| *of == epoch).map(|(_, after, _)| *after).min() else { return true };
+        let mut positions: Vec<_> = all.iter().filter(|(_, _, of)| *of == epoch).map(|(_, after, _)| *after).collect();
+        let Some(after) = beginning(&mut positions) else { return true };
+        let is_of_them = |(_, own, of): &&(_, u64, u64)| *of == epoch && *own >= after;
+        let ids: Vec<_> = all.iter().filter(is_of_them).map(|(id, ..)| *id).collect();
         if ids.len() < JOINT_MIN {
             return true;
         }
@@ -117,7 +119,7 @@ impl Hub {
         for id in &ids {
             if let Some(entry) = self.entries.get_mut(id) {
                 entry.waits_to_ask = false;
-                entry.merge.asked_jointly(now, after);
+                entry.merge.asked_jointly(now);
                 self.schedule(now, *id);
             }
         }

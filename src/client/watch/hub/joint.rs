@@ -5,6 +5,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use kvbroker_protocol::RevisionEvents;
 
+/// Whoever is so many revisions behind most of the others asks alone: they would wait until it has come to where they are.
+const FAR_BEHIND: u64 = 1 << 14;
+
+/// Behind which revision a question is asked for those who have everything up to these.
+pub(super) fn beginning(positions: &mut [u64]) -> Option<u64> {
+    positions.sort_unstable();
+    let most = *positions.get(positions.len() / 2)?;
+    positions.iter().copied().find(|position| position.saturating_add(FAR_BEHIND) >= most)
+}
+
 /// What all of them begin with.
 pub(super) fn common_prefix<'a>(prefixes: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let common = |one: &'a [u8], other: &'a [u8]| {
@@ -46,6 +56,15 @@ mod tests {
     fn revision(revision: u64, keys: &[&str]) -> RevisionEvents {
         let change = |key: &&str| KeyEvent { key: (*key).into(), kind: ChangeKind::Remove, before: None };
         RevisionEvents { revision, time_ms: 9, changes: keys.iter().map(change).collect(), origin: None }
+    }
+
+    #[test]
+    fn who_is_far_behind_does_not_hold_up_the_others() {
+        const TABLE: u64 = 10 * FAR_BEHIND;
+        assert_eq!(beginning(&mut []), None);
+        assert_eq!(beginning(&mut [7]), Some(7));
+        assert_eq!(beginning(&mut [TABLE, 0, TABLE - 3, FAR_BEHIND, TABLE - FAR_BEHIND]), Some(TABLE - FAR_BEHIND));
+        assert_eq!(beginning(&mut [0, TABLE, FAR_BEHIND - 1, 5]), Some(0), "most are there");
     }
 
     #[test]

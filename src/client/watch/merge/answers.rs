@@ -42,7 +42,9 @@ impl Merge {
             Phase::Rows { .. } => {}
             Phase::Confirm | Phase::Follow => {
                 let is_other = self.epoch.is_some_and(|before| before != epoch);
-                if is_other || asked.after.is_some_and(|after| through < after) {
+                let is_short = asked.after.is_some_and(|after| through < after);
+                let may_be_short = asked.is_joint && more;
+                if is_other || (is_short && !may_be_short) {
                     let suspicion = if is_other { WhySnapshot::OtherHistory } else { WhySnapshot::RolledBack };
                     return self.suspect(suspicion, None);
                 }
@@ -55,7 +57,7 @@ impl Merge {
                 self.advance(through, events);
                 self.drain_ahead();
                 // A stream that speaks says itself what comes next.
-                self.doubt |= more && !(self.has_streamed() && self.heard > 0);
+                self.doubt |= more && (is_short || !(self.has_streamed() && self.heard > 0));
                 self.pace(now, asked, is_empty && !more);
                 self.settle();
             }

@@ -166,6 +166,8 @@ struct Asked {
     after: Option<u64>,
     /// It is one of a watch without a stream, and the pause after it if nothing is there.
     poll: Option<Duration>,
+    /// It was asked for others, too, who are further behind: a page of the answer may end before `after`.
+    is_joint: bool,
 }
 
 /// The bookkeeping of one watch.
@@ -402,7 +404,7 @@ impl Merge {
             self.stats.refills += 1;
         }
         self.doubt = false;
-        self.asked = Some(Asked { at: now, after, poll });
+        self.asked = Some(Asked { at: now, after, poll, is_joint: false });
         Some(ask)
     }
 
@@ -417,12 +419,12 @@ impl Merge {
         }
     }
 
-    /// That was asked, together with others: for everything behind `after`, which is not above what is missing here. The answer may
-    /// end before that begins.
-    pub fn asked_jointly(&mut self, now: Instant, after: u64) {
+    /// That was asked, together with others who are as far behind or further. A page of the answer may end before what is missing here
+    /// begins; then it is asked for again.
+    pub fn asked_jointly(&mut self, now: Instant) {
         self.stats.refills += 1;
         self.doubt = false;
-        self.asked = Some(Asked { at: now, after: Some(after), poll: None });
+        self.asked = Some(Asked { at: now, after: Some(self.verified), poll: None, is_joint: true });
     }
 
     /// The question that was handed out last could not be asked; not before then.

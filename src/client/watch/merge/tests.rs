@@ -338,6 +338,29 @@ fn compaction_another_history_and_a_rollback_are_told_apart() {
 }
 
 #[test]
+fn an_answer_for_many_that_ends_before_what_is_missing_here_settles_nothing() {
+    let mut bench = Bench::following(true);
+    bench.merge.unlinked(bench.now, "x");
+    bench.merge.linked(bench.now);
+    // A step back, on another connection: it may have been undone, what was told.
+    bench.hear(message(8, 8, &[]));
+    bench.told();
+    for through in [4, 6] {
+        assert_eq!(bench.merge.is_missing(bench.now), Some((10, EPOCH)));
+        bench.merge.asked_jointly(bench.now);
+        bench.answer(page(&[through], through, true));
+        assert!(bench.told().is_empty(), "nothing is known of what is missing here");
+    }
+    bench.merge.asked_jointly(bench.now);
+    bench.answer(page(&[8], 8, false));
+    assert_eq!(bench.ask(), Some(Ask::Now), "that was all there is");
+    bench.answer(page(&[], 8, false));
+    bench.ask().unwrap();
+    bench.answer(Answered::Rows { rows: vec![], cursor: None, snapshot: 8 });
+    assert_eq!(bench.told(), ["begin 8 rolled_back"]);
+}
+
+#[test]
 fn a_message_of_a_connection_that_is_gone_does_not_change_the_history() {
     let mut bench = Bench::following(true);
     bench.hear(StreamMessage { epoch: 99, prev: 10, revision: 12, events: vec![change(12, "p/k")] });
