@@ -165,7 +165,8 @@ impl Hub {
             Vec::new()
         });
         if self.link.socket().is_some() {
-            if others.is_empty() { merge.linked(now) } else { merge.joined(now) }
+            let hears = |other: &WatchId| self.entries.get(other).is_some_and(|entry| entry.merge.has_streamed());
+            merge.joined(now, others.iter().any(hears));
         }
         others.push(id);
     }

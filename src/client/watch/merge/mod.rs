@@ -293,9 +293,13 @@ impl Merge {
         self.link = Link::Up { heard_at: None, resubscribe_at, resubscribe_after };
     }
 
-    /// The same stream is heard already, by another watch: it will not say where it is on account of this one.
-    pub fn joined(&mut self, now: Instant) {
+    /// The same stream was subscribed to before, for another watch. If that has heard it, the stream will not say where it is on account
+    /// of this one; if not, its first word is still to come, or never will.
+    pub fn joined(&mut self, now: Instant, is_heard: bool) {
         self.linked(now);
+        if !is_heard {
+            return;
+        }
         if let Link::Up { heard_at, .. } = &mut self.link {
             *heard_at = Some(now);
         }
@@ -475,7 +479,9 @@ impl Merge {
         self.heard > self.verified || self.doubt
     }
 
-    fn has_streamed(&self) -> bool {
+    /// The stream has spoken since it was subscribed to.
+    #[must_use]
+    pub fn has_streamed(&self) -> bool {
         matches!(self.link, Link::Up { heard_at: Some(_), .. })
     }
 

@@ -222,6 +222,21 @@ fn without_a_stream_the_broker_is_asked_and_a_silent_stream_is_subscribed_to_aga
 }
 
 #[test]
+fn who_joins_a_stream_that_has_said_nothing_does_not_rely_on_it() {
+    for is_heard in [true, false] {
+        let mut bench = Bench::new(WatchOptions::prefix("p/").from(WatchFrom::after(3)), false);
+        bench.merge.joined(bench.now, is_heard);
+        assert_eq!(bench.ask().is_some(), is_heard, "it will not say on its own where it is");
+        if is_heard {
+            bench.answer(page(&[], 6, false));
+        }
+        bench.pass(PATIENCE);
+        assert_eq!(bench.merge.resubscribes(bench.now), !is_heard);
+        assert_eq!(bench.ask().is_some(), !is_heard, "the broker keeps no stream for it, perhaps");
+    }
+}
+
+#[test]
 fn a_lost_connection_is_told_once_and_its_return_too() {
     let mut bench = Bench::following(false);
     bench.merge.unlinked(bench.now, "gone");
