@@ -8,6 +8,9 @@ use super::*;
 const EPOCH: u64 = 0xabcd;
 const MS: Duration = Duration::from_millis(1);
 
+/// A message: its prefix, its span, and the revisions that it tells with the number of their changes.
+type Said = (String, u64, u64, Vec<(u64, usize)>);
+
 /// Streams and what they have sent.
 struct Bench {
     streams: Streams,
@@ -54,8 +57,8 @@ impl Bench {
         self.with(|streams, now, sink| streams.due(now, sink));
     }
 
-    /// What was sent since the last call: prefix, span, and the revisions told with the number of their changes.
-    fn said(&mut self) -> Vec<(String, u64, u64, Vec<(u64, usize)>)> {
+    /// What was sent since the last call, by prefix.
+    fn said(&mut self) -> Vec<Said> {
         let mut said: Vec<_> =
             std::mem::take(&mut self.sent).into_iter().map(|(prefix, message)| told(&prefix, &message)).collect();
         said.sort();
@@ -63,7 +66,7 @@ impl Bench {
     }
 }
 
-fn told(prefix: &[u8], message: &StreamMessage) -> (String, u64, u64, Vec<(u64, usize)>) {
+fn told(prefix: &[u8], message: &StreamMessage) -> Said {
     assert_eq!(message.epoch, EPOCH);
     let events = message.events.iter().map(|events| (events.revision, events.changes.len())).collect();
     (String::from_utf8(prefix.to_vec()).unwrap(), message.prev, message.revision, events)
@@ -73,7 +76,7 @@ fn put(revision: u64, key: &[u8], bytes: usize) -> Event {
     Event { revision, key: key.to_vec(), kind: VersionKind::Put(Stored::text(&"v".repeat(bytes)).unwrap()) }
 }
 
-fn bookmark(prefix: &str, prev: u64, revision: u64) -> (String, u64, u64, Vec<(u64, usize)>) {
+fn bookmark(prefix: &str, prev: u64, revision: u64) -> Said {
     (prefix.to_owned(), prev, revision, vec![])
 }
 
