@@ -409,7 +409,7 @@ fn who_reads_a_mirrors_file_sees_it_whole() {
 fn a_mirror_that_cannot_write_says_so_and_tries_again() {
     let (_broker, cli) = started();
     let place = tempfile::tempdir().unwrap();
-    for wrong in [place.path().to_str().unwrap(), "/dev/null", "/no/where/file"] {
+    for wrong in [place.path().to_str().unwrap(), "/dev/null", "/no/where/file", "-"] {
         let said = cli.run(&["nowhere", "mirror", "", wrong]);
         assert_eq!(said.code, Some(2), "{}", said.stderr);
         assert!(said.stderr.contains("cannot write"), "{}", said.stderr);

@@ -45,6 +45,9 @@ impl Wanted {
     /// No file can be made there.
     pub(crate) fn new(args: MirrorArgs) -> Result<Wanted, Trouble> {
         let MirrorArgs { prefix, file, filter, interval, once } = args;
+        if file.as_os_str() == "-" {
+            return Err(Trouble::misuse("cannot write -: a file is replaced, which stdout is not; one of this name is ./-"));
+        }
         let place = Place::new(&file).map_err(|error| Trouble::misuse(format!("cannot write {}: {error}", file.display())))?;
         let options = WatchOptions::prefix(bytes(&prefix)).from(WatchFrom::Snapshot).resync(true);
         Ok(Wanted { options: filtered(options, filter), place, interval, once })

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvbroker::client::{Client, ClientError, Item, Pages, RequestId, exit_of};
@@ -205,12 +205,30 @@ fn del_condition(only: DelConditions, global: &Global) -> Result<Option<Conditio
     })
 }
 
+/// What was said last: who asks for changes again and again waits again and again, and is to hear of it once.
+#[derive(Debug, Default)]
+struct News(Mutex<String>);
+
+impl News {
+    fn is(&self, sentence: &str) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = *last != sentence;
+        sentence.clone_into(&mut last);
+        is_new
+    }
+}
+
 type Connected = (Result<Client, ClientError>, Option<Explanation>);
 
 fn connect(target: &str, global: &Global) -> Result<Connected, Trouble> {
     let mut options = global.connect_options().map_err(Trouble::misuse)?;
     if !global.quiet {
-        options = options.notices(|sentence| complain(&format!("{sentence} …"), None));
+        let news = News::default();
+        options = options.notices(move |sentence| {
+            if news.is(sentence) {
+                complain(&format!("{sentence} …"), None);
+            }
+        });
     }
     let (client, explanation) = Client::connect_explained(target, options);
     if let Some(explanation) = explanation.as_ref().filter(|_| global.explain) {
@@ -418,4 +436,15 @@ fn ping(client: &Client, out: &mut Output) -> Result<Exit, Trouble> {
 /// The exit code of one outcome.
 pub(crate) fn exit_of_outcome(outcome: &Outcome) -> Exit {
     outcome.result.as_ref().err().map_or(Exit::Ok, |failure| exit_of(failure.code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_just_now_is_no_news() {
+        let news = News::default();
+        assert_eq!(["waiting", "waiting", "connecting", "waiting"].map(|sentence| news.is(sentence)), [true, false, true, true]);
+    }
 }

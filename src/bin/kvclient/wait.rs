@@ -56,6 +56,18 @@ impl Wanted {
             Until::Gone => format!("there is still a key {key:?}"),
         }
     }
+
+    /// What to do when the time is up.
+    fn hint(&self, found: Option<&MirrorRow>) -> &'static str {
+        let mut json = Vec::new();
+        if let (Until::Value(wanted), Some(row)) = (&self.until, found) {
+            row.value.write_json(&mut json);
+            if wanted.as_text().is_some_and(|text| text.as_bytes() == json) {
+                return "the value is no text, but JSON that looks like it: --json reads --value as JSON";
+            }
+        }
+        "--timeout 5m waits longer, --timeout 0 for ever"
+    }
 }
 
 pub(crate) fn run(global: &Global, client: &Client, wanted: &Wanted, out: &mut Output) -> Result<Exit, Trouble> {
@@ -64,7 +76,7 @@ pub(crate) fn run(global: &Global, client: &Client, wanted: &Wanted, out: &mut O
     let mut watch = client.watch_with(options)?;
     let mut state = MirrorState::new();
     loop {
-        let Some(event) = watch.next(until)? else { return in_vain(global, wanted, out) };
+        let Some(event) = watch.next(until)? else { return in_vain(global, wanted, state.get(&wanted.key), out) };
         // In the midst of a snapshot nothing is known yet.
         let is_whole = matches!(event, WatchEvent::SnapshotEnd { .. } | WatchEvent::Changes(_));
         state.apply(event);
@@ -91,7 +103,7 @@ fn print(found: Option<&MirrorRow>, revision: u64, out: &mut Output) -> Result<(
     Ok(out.flush()?)
 }
 
-fn in_vain(global: &Global, wanted: &Wanted, out: &mut Output) -> Result<Exit, Trouble> {
+fn in_vain(global: &Global, wanted: &Wanted, found: Option<&MirrorRow>, out: &mut Output) -> Result<Exit, Trouble> {
     let sentence = wanted.in_vain();
     if out.is_json() {
         let said = json!({"code": "timed_out", "message": sentence, "definite": true});
@@ -99,7 +111,7 @@ fn in_vain(global: &Global, wanted: &Wanted, out: &mut Output) -> Result<Exit, T
         out.flush()?;
     }
     let waited = global.timeout().unwrap_or_default().as_secs_f64();
-    complain(&format!("{sentence}, after {waited} s"), Some("--timeout 5m waits longer, --timeout 0 for ever"));
+    complain(&format!("{sentence}, after {waited} s"), Some(wanted.hint(found)));
     Ok(Exit::NotFound)
 }
 
@@ -115,6 +127,9 @@ mod tests {
         let hundred = wanted(Until::Value(Stored::from_json(b"100").unwrap()));
         assert!(hundred.holds(Some(&row("100.0"))) && !hundred.holds(Some(&row("\"100\""))) && !hundred.holds(None));
         assert!(wanted(Until::There).holds(Some(&row("null"))) && !wanted(Until::There).holds(None));
+        let text = wanted(Until::Value(Stored::from_json(b"\"100\"").unwrap()));
+        assert!(!text.holds(Some(&row("100"))) && text.hint(Some(&row("100"))).contains("--json"));
+        assert!(!text.hint(Some(&row("99"))).contains("--json") && !text.hint(None).contains("--json"));
         assert!(wanted(Until::Gone).holds(None) && !wanted(Until::Gone).holds(Some(&row("null"))));
     }
 }

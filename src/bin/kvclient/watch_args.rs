@@ -46,7 +46,7 @@ Examples:
   kvclient NETID-a5 mirror '' all.json --interval 10s      everything, at most every ten seconds";
 
 pub(crate) const WAIT_HELP: &str =
-    "The value is printed as `get` does. If the key is as wanted already, nothing is waited for; and what is so only for a moment
+    "V is a text, with --json JSON, as `put` reads them. The value is printed as `get` does. If the key is as wanted already, nothing is waited for; and what is so only for a moment
 counts, too. After --timeout (10 s unless told otherwise; 0: for ever) it ends with exit code 1.
 
 Examples:
