@@ -164,6 +164,8 @@ enum Link {
 struct Asked {
     at: Instant,
     after: Option<u64>,
+    /// Something odd was to be asked: until the answer is there nobody knows whether nothing is missing.
+    doubt: bool,
     /// It is one of a watch without a stream, and the pause after it if nothing is there.
     poll: Option<Duration>,
     /// It was asked for others, too, who are further behind: a page of the answer may end before `after`.
@@ -407,8 +409,8 @@ impl Merge {
         } else if self.phase == Phase::Follow {
             self.stats.refills += 1;
         }
-        self.doubt = false;
-        self.asked = Some(Asked { at: now, after, poll, is_joint: false });
+        let doubt = std::mem::take(&mut self.doubt);
+        self.asked = Some(Asked { at: now, after, doubt, poll, is_joint: false });
         Some(ask)
     }
 
@@ -427,8 +429,8 @@ impl Merge {
     /// begins; then it is asked for again.
     pub fn asked_jointly(&mut self, now: Instant) {
         self.stats.refills += 1;
-        self.doubt = false;
-        self.asked = Some(Asked { at: now, after: Some(self.verified), poll: None, is_joint: true });
+        let doubt = std::mem::take(&mut self.doubt);
+        self.asked = Some(Asked { at: now, after: Some(self.verified), doubt, poll: None, is_joint: true });
     }
 
     /// The question that was handed out last could not be asked; not before then.
@@ -559,7 +561,8 @@ impl Merge {
 
     /// Says so if nothing is missing any more.
     fn settle(&mut self) {
-        if self.phase == Phase::Follow && !self.is_behind() && !self.caught_up {
+        let is_doubtful = self.asked.is_some_and(|asked| asked.doubt);
+        if self.phase == Phase::Follow && !self.is_behind() && !is_doubtful && !self.caught_up {
             self.caught_up = true;
             self.told_disconnected = false;
             self.tell(WatchEvent::CaughtUp { revision: self.verified });

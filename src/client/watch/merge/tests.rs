@@ -109,6 +109,31 @@ fn a_late_compacted_about_what_the_stream_has_told_meanwhile_ends_nothing() {
 }
 
 #[test]
+fn a_stream_that_goes_on_does_not_end_a_doubt_before_it_is_answered() {
+    let mut bench = Bench::following(true);
+    bench.merge.unlinked(bench.now, "gone");
+    bench.merge.linked(bench.now);
+    // The table was set back, which the stream's second word does not show.
+    bench.hear(message(7, 7, &[]));
+    assert_eq!(bench.ask(), events(10, false));
+    bench.hear(message(7, 8, &[8]));
+    assert_eq!((bench.told(), bench.ask()), (vec!["disconnected: gone".into()], None));
+    bench.answer(failed(kvbroker_protocol::ErrorCode::Invalid, 8));
+    assert_eq!((bench.told(), bench.ask()), (vec![], Some(Ask::Now)));
+
+    // It was not.
+    let mut bench = Bench::following(true);
+    bench.merge.unlinked(bench.now, "gone");
+    bench.merge.linked(bench.now);
+    bench.hear(message(7, 7, &[]));
+    assert_eq!(bench.ask(), events(10, false));
+    bench.hear(message(10, 12, &[12]));
+    assert_eq!(bench.told(), ["disconnected: gone", "12"]);
+    bench.answer(page(&[12], 12, false));
+    assert_eq!((bench.told(), bench.ask()), (vec!["caught up 12".into()], None));
+}
+
+#[test]
 fn what_is_behind_a_hole_waits_for_the_refill() {
     let mut bench = Bench::following(false);
     bench.hear(message(12, 14, &[14]));
