@@ -227,14 +227,20 @@ fn write_origin(origin: &EventOrigin, sink: &mut Sink<'_>) {
     sink.end_map();
 }
 
+/// Room that is made for elements before they were read: what a message says of their number need not be true.
+const ROOM_MAX: usize = 256;
+
 pub(crate) fn read_events(cursor: &mut Cursor<'_>) -> Result<Vec<RevisionEvents>, ReplyError> {
     let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no events".into())) };
-    let mut events = Vec::new();
+    let mut events = Vec::with_capacity(count.min(ROOM_MAX));
     for _ in 0..count {
         let length = elements(cursor, 3, "a revision's events")?;
         let (revision, time_ms) = (uint(cursor)?, uint(cursor)?);
         let Token::Array(count) = cursor.token()? else { return Err(ReplyError("a revision has no changes".into())) };
-        let changes = (0..count).map(|_| read_change(cursor)).collect::<Result<_, _>>()?;
+        let mut changes = Vec::with_capacity(count.min(ROOM_MAX));
+        for _ in 0..count {
+            changes.push(read_change(cursor)?);
+        }
         let origin = if length > 3 { Some(read_origin(cursor)?) } else { None };
         pass_over(cursor, length.saturating_sub(4))?;
         events.push(RevisionEvents { revision, time_ms, changes, origin });
@@ -244,8 +250,12 @@ pub(crate) fn read_events(cursor: &mut Cursor<'_>) -> Result<Vec<RevisionEvents>
 
 fn read_change(cursor: &mut Cursor<'_>) -> Result<KeyEvent, ReplyError> {
     let length = elements(cursor, 2, "a change")?;
-    let (key, name) = (needed_key(cursor)?, text(cursor)?);
-    let kind = match (name.as_str(), length) {
+    let key = needed_key(cursor)?;
+    let name = match cursor.token()? {
+        Token::Str(name) => name,
+        other => return Err(ReplyError(format!("{other:?} where a kind of change was expected"))),
+    };
+    let kind = match (name, length) {
         ("put", 3..) => ChangeKind::Put(stored(cursor)?),
         ("remove", _) => ChangeKind::Remove,
         ("expire", _) => ChangeKind::Expire,

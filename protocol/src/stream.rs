@@ -148,6 +148,10 @@ fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
                 ""
             }
         };
+        if name == "events" {
+            events = read_events(&mut cursor).map_err(|error| wrong(&format!("has events that can't be read: {error}")))?;
+            continue;
+        }
         let field = cursor.raw().map_err(malformed)?;
         let number = || match Cursor::new(field).token() {
             Ok(Token::UInt(number)) => Some(number),
@@ -157,10 +161,6 @@ fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
             "epoch" => epoch = epoch_of(field),
             "prev" => prev = number(),
             "rev" => revision = number(),
-            "events" => {
-                events = read_events(&mut Cursor::new(field))
-                    .map_err(|error| wrong(&format!("has events that can't be read: {error}")))?;
-            }
             _ => {}
         }
     }

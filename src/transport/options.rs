@@ -28,7 +28,7 @@ const DEALER_HWM: i32 = 8_192;
 
 /// Notifications that a subscriber holds unread. Beyond it the broker's side
 /// fills, and then the broker drops, which the chain of revisions shows.
-const SUBSCRIBER_HWM: i32 = 10_000;
+const SUBSCRIBER_HWM: i32 = 2_048;
 
 /// Pause before a subscriber's socket would connect again by itself, milliseconds: a day, and whoever has it closes it long before. With none at all libzmq
 /// takes the socket's end of a lost connection away at once, also between the frames of a message that is being read, and then aborts the

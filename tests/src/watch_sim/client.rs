@@ -75,7 +75,7 @@ pub enum Beginning {
     /// Behind a revision of the present log.
     After(u64),
     /// Where an earlier run has ended.
-    Resumed(Kept),
+    Resumed(Box<Kept>),
 }
 
 /// What the world knows when a program acts.
@@ -143,7 +143,8 @@ impl Program {
                 let from = WatchFrom::After { revision, epoch: position.epoch };
                 (from, Judge::new(subject, Some(position), false, around.bug))
             }
-            Beginning::Resumed(Kept { position: Position { revision, epoch }, judge }) => {
+            Beginning::Resumed(kept) => {
+                let Kept { position: Position { revision, epoch }, judge } = *kept;
                 (WatchFrom::After { revision, epoch }, judge)
             }
         };

@@ -23,6 +23,9 @@ pub fn notes(notes: &Notes) -> MutexGuard<'_, Passed> {
     notes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Hears of what is about to be committed.
+pub type Hearer = Box<dyn Fn(&[Committed]) + Send>;
+
 /// The log with its witness.
 pub struct WitnessLog {
     /// The real one.
@@ -30,7 +33,7 @@ pub struct WitnessLog {
     /// What passes.
     pub notes: Notes,
     /// Hears of a batch before it is in the log: what no broker may let happen.
-    pub before: Option<Box<dyn Fn(&[Committed]) + Send>>,
+    pub before: Option<Hearer>,
 }
 
 impl Log for WitnessLog {

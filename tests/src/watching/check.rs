@@ -203,6 +203,7 @@ fn shortened(event: &Heard) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::super::truth::Change;
     use super::*;
 

@@ -36,6 +36,9 @@ const CROWDED: Duration = Duration::from_millis(10);
 /// With events ready to be taken, the sockets are still looked at this often.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// That is, when so many events were taken.
+const TAKEN_BEFORE_LOOK: u32 = 32;
+
 /// Unless so many bytes of events are ready.
 const READY_BYTES: usize = 8 << 20;
 
@@ -88,6 +91,8 @@ pub struct Hub {
     /// Not before then is one question asked for many.
     joint_at: Instant,
     looked_at: Instant,
+    /// Events that were taken.
+    taken: u32,
 }
 
 impl fmt::Debug for Hub {
@@ -119,6 +124,7 @@ impl Client {
             flights: Vec::new(),
             joint_at: Instant::now(),
             looked_at: Instant::now(),
+            taken: 0,
         })
     }
 }
@@ -231,7 +237,10 @@ impl Hub {
 
     pub(super) fn next_or_end(&mut self, until: Option<Instant>) -> Option<(WatchId, Result<WatchEvent, WatchEnd>)> {
         loop {
-            if self.ready_bytes < READY_BYTES && self.looked_at.elapsed() >= LOOK {
+            // Not at the clock for each event.
+            self.taken = self.taken.wrapping_add(1);
+            if self.taken.is_multiple_of(TAKEN_BEFORE_LOOK) && self.ready_bytes < READY_BYTES && self.looked_at.elapsed() >= LOOK
+            {
                 self.look();
             }
             while let Some((id, ready)) = self.ready.pop_front() {

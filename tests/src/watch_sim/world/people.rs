@@ -82,7 +82,7 @@ impl World {
             _ => {
                 self.happened.resumed += 1;
                 let which = self.dice.below(self.kept.len());
-                Beginning::Resumed(self.kept.swap_remove(which))
+                Beginning::Resumed(Box::new(self.kept.swap_remove(which)))
             }
         };
         self.with_program(at, |program, around, dice| {
