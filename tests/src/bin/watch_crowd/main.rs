@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failed> {
     let lines = [prefixes(args)?, watchers(args)?];
     println!(
-        "| | until all had begun, s | idle: messages/s to all | processor of the broker | of the watchers | until all had caught up after kill -9 and a start, s |"
+        "| | until all had begun, s | idle: messages of streams/s to all | processor of the broker | of the watchers | until all had caught up after kill -9 and a start, s |"
     );
     println!("|---|---:|---:|---:|---:|---:|");
     for Line { what, begun_s, messages_per_s, broker_cpu, watchers_cpu, again_s } in lines {
