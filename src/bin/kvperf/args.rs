@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, Subcommand};
 use kvbroker::catalog::CatalogList;
 use kvbroker::client::{ConnectOptions, NewKeys};
 use kvbroker::lookup::Target;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::beside::Dear;
 use crate::keyspace::{CLIENTS_MAX, KEY_BYTES_MIN, KEYS_MAX, RunPrefix, VALUE_BYTES_MIN};
+use crate::lab;
 use crate::stages::{Shape, Stage};
 
 /// Most numbers of clients that one run goes through.
@@ -30,7 +31,8 @@ const BESIDE_CLIENTS_MAX: usize = 64;
 /// What an operation takes in a request beside its key and value, at most.
 const OPERATION_BYTES: usize = 32;
 
-const EXAMPLES: &str = "PROJECT is the name that the broker was started with, or its address.
+const EXAMPLES: &str =
+    "PROJECT is the name that the broker was started with, or its address; one that is called report: kvperf -- report
 
 Each client is a process of its own with one request outstanding. All start a stage at the same moment. Stages run
 in this order: insert (new keys), lookup (keys at random), scan (pages of neighbouring keys), query (one group of a
@@ -115,12 +117,16 @@ impl Finding {
 #[derive(Debug, Parser)]
 #[command(
     name = "kvperf",
-    override_usage = "kvperf PROJECT [OPTIONS]",
+    override_usage = "kvperf PROJECT [OPTIONS]\n       kvperf report [OPTIONS]",
     disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
     max_term_width = 116,
     after_help = EXAMPLES
 )]
 pub(crate) struct Words {
+    #[command(subcommand)]
+    pub(crate) apart: Option<Apart>,
     /// The project's name or address
     pub(crate) project: Option<String>,
     /// Numbers of client processes; the stages run for one after the other
@@ -181,8 +187,15 @@ pub(crate) struct Words {
     finding: Finding,
 }
 
+/// What is done instead of measuring one broker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Apart {
+    /// Measures brokers of its own and writes the measured parts of the report
+    Report(lab::Words),
+}
+
 /// Clients that make dear requests while others are measured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Besides {
     /// What they do, one after the other, in the order in which it runs; empty: nothing.
     pub(crate) dear: Vec<Dear>,
@@ -380,6 +393,16 @@ mod tests {
             let error = check(words).unwrap_err();
             assert!(error.contains(part), "{words:?}: {error}");
         }
+    }
+
+    #[test]
+    fn report_is_a_word_of_its_own_and_can_be_a_project() {
+        let words = |words: &[&str]| Words::try_parse_from(["kvperf"].iter().chain(words));
+        assert!(matches!(words(&["report"]).unwrap().apart, Some(Apart::Report(_))));
+        assert!(words(&["lab", "report"]).is_err() && words(&["report", "--clients", "2"]).is_err());
+        let named = words(&["--catalog", "none", "--", "report"]).unwrap();
+        assert!(named.apart.is_none());
+        assert_eq!(named.check().unwrap().target, "report");
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::args::Amount;
 use crate::beside::{Dear, Others};
 use crate::clean::remove_keys;
 use crate::keyspace::{KEYS_MAX, Keyspace, RunPrefix};
-use crate::measure::{Latencies, Measured};
-use crate::orders::{Note, Order, Task, now_ns, tell};
+use crate::measure::Measured;
+use crate::orders::{Note, Order, Task, cpu_ns, now_ns, tell};
 use crate::stages::{Ask, Shape, Stage, Workload};
 use crate::trouble::Trouble;
 
@@ -137,7 +137,8 @@ impl Bench {
         // All are at it before anything is measured.
         note(&Note::Ready);
         let started_ns = now_ns();
-        let mut measured = Measured { operations: 0, rows: 0, started_ns, ended_ns: started_ns, latencies: Latencies::new() };
+        let cpu_before_ns = cpu_ns();
+        let mut measured = Measured::begun(started_ns);
         while !CEASE.swap(false, Ordering::Relaxed) {
             if STOP.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -146,6 +147,7 @@ impl Bench {
             measured.operations += 1;
             measured.ended_ns = now_ns();
         }
+        measured.cpu_ns = cpu_ns() - cpu_before_ns;
         Ok(Some(measured))
     }
 
@@ -172,7 +174,8 @@ impl Bench {
         let batch = self.task.shape.batch_of(stage);
         std::thread::sleep(Duration::from_nanos(at_ns.saturating_sub(now_ns())));
         let started_ns = now_ns();
-        let mut measured = Measured { operations: 0, rows: 0, started_ns, ended_ns: started_ns, latencies: Latencies::new() };
+        let cpu_before_ns = cpu_ns();
+        let mut measured = Measured::begun(started_ns);
         let mut progress_ns = started_ns;
         while left > 0 && measured.ended_ns < until_ns {
             if STOP.load(Ordering::Relaxed) {
@@ -194,6 +197,7 @@ impl Bench {
                 note(&Note::Progress { operations: measured.operations });
             }
         }
+        measured.cpu_ns = cpu_ns() - cpu_before_ns;
         Ok(Some(measured))
     }
 

@@ -2,10 +2,10 @@
 
 use kvbroker::client::{Client, Route};
 use kvbroker::version;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// All that is needed to repeat a measurement, beside the command line. Names are stable: programs read them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Facts {
     pub(crate) project: String,
     /// `ipc` or `tcp` (with CURVE).

@@ -11,10 +11,12 @@ mod facts;
 mod fleet;
 mod interrupt;
 mod keyspace;
+mod lab;
 mod measure;
 mod orders;
 mod progress;
 mod report;
+mod result;
 mod run;
 mod stages;
 mod trouble;
@@ -39,6 +41,9 @@ fn main() -> ExitCode {
     };
     if words.as_client {
         return client::run();
+    }
+    if let Some(args::Apart::Report(words)) = &words.apart {
+        return lab::run(words);
     }
     let alone = words.project.as_deref();
     if words.version || alone == Some("version") {

@@ -8,10 +8,14 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::result::Summary;
+
 /// Longest latency that is told from longer ones: an hour.
 const LATENCY_NS_MAX: u64 = 3_600 * 1_000_000_000;
 /// Digits of a latency that are kept.
 const DIGITS: u8 = 3;
+/// Points of a distribution in each half of the way that is left to the slowest one.
+const TICKS: u32 = 5;
 /// More clients have levelled out where they bring less than this on top.
 const GROWTH_MIN: f64 = 1.10;
 
@@ -20,6 +24,8 @@ const GROWTH_MIN: f64 = 1.10;
 pub(crate) struct Latencies {
     histogram: Histogram<u64>,
     sum_ns: u64,
+    /// `u64::MAX`: there is none.
+    min_ns: u64,
     max_ns: u64,
 }
 
@@ -27,13 +33,14 @@ impl Latencies {
     pub(crate) fn new() -> Latencies {
         let histogram =
             Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("1 < an hour, and 3 digits are within 0 to 5");
-        Latencies { histogram, sum_ns: 0, max_ns: 0 }
+        Latencies { histogram, sum_ns: 0, min_ns: u64::MAX, max_ns: 0 }
     }
 
     /// Notes that `operations` took this long, each.
     pub(crate) fn record(&mut self, latency_ns: u64, operations: u64) {
         self.histogram.saturating_record_n(latency_ns, operations);
         self.sum_ns = self.sum_ns.saturating_add(latency_ns.saturating_mul(operations));
+        self.min_ns = self.min_ns.min(latency_ns);
         self.max_ns = self.max_ns.max(latency_ns);
     }
 
@@ -42,7 +49,19 @@ impl Latencies {
             self.histogram.saturating_record_n(step.value_iterated_to(), step.count_at_value());
         }
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+        self.min_ns = self.min_ns.min(other.min_ns);
         self.max_ns = self.max_ns.max(other.max_ns);
+    }
+
+    /// So many in a hundred of the operations took at most so many microseconds.
+    fn percentiles(&self) -> Vec<(f64, f64)> {
+        if self.histogram.is_empty() {
+            return Vec::new();
+        }
+        let step_us = |step_ns: u64| step_ns.clamp(self.min_ns, self.max_ns) as f64 / 1e3;
+        let steps = self.histogram.iter_quantiles(TICKS);
+        let points = steps.map(|step| (step.quantile_iterated_to() * 100.0, step_us(step.value_iterated_to())));
+        [(0.0, self.min_ns as f64 / 1e3)].into_iter().chain(points.filter(|(percent, _)| *percent > 0.0)).collect()
     }
 }
 
@@ -54,7 +73,16 @@ pub(crate) struct Measured {
     pub(crate) rows: u64,
     pub(crate) started_ns: u64,
     pub(crate) ended_ns: u64,
+    /// Processor time of the client's process meanwhile.
+    pub(crate) cpu_ns: u64,
     pub(crate) latencies: Latencies,
+}
+
+impl Measured {
+    /// Nothing yet.
+    pub(crate) fn begun(started_ns: u64) -> Measured {
+        Measured { operations: 0, rows: 0, started_ns, ended_ns: started_ns, cpu_ns: 0, latencies: Latencies::new() }
+    }
 }
 
 /// The form in which it goes from process to process.
@@ -64,7 +92,9 @@ struct Sent {
     rows: u64,
     started_ns: u64,
     ended_ns: u64,
+    cpu_ns: u64,
     sum_ns: u64,
+    min_ns: u64,
     max_ns: u64,
     /// Latency and count.
     counts: Vec<(u64, u64)>,
@@ -72,10 +102,10 @@ struct Sent {
 
 impl From<Measured> for Sent {
     fn from(measured: Measured) -> Sent {
-        let Latencies { histogram, sum_ns, max_ns } = measured.latencies;
+        let Latencies { histogram, sum_ns, min_ns, max_ns } = measured.latencies;
         let counts = histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
-        let Measured { operations, rows, started_ns, ended_ns, .. } = measured;
-        Sent { operations, rows, started_ns, ended_ns, sum_ns, max_ns, counts }
+        let Measured { operations, rows, started_ns, ended_ns, cpu_ns, .. } = measured;
+        Sent { operations, rows, started_ns, ended_ns, cpu_ns, sum_ns, min_ns, max_ns, counts }
     }
 }
 
@@ -85,30 +115,14 @@ impl From<Sent> for Measured {
         for (latency_ns, count) in sent.counts {
             latencies.histogram.saturating_record_n(latency_ns, count);
         }
-        (latencies.sum_ns, latencies.max_ns) = (sent.sum_ns, sent.max_ns);
-        let Sent { operations, rows, started_ns, ended_ns, .. } = sent;
-        Measured { operations, rows, started_ns, ended_ns, latencies }
+        (latencies.sum_ns, latencies.min_ns, latencies.max_ns) = (sent.sum_ns, sent.min_ns, sent.max_ns);
+        let Sent { operations, rows, started_ns, ended_ns, cpu_ns, .. } = sent;
+        Measured { operations, rows, started_ns, ended_ns, cpu_ns, latencies }
     }
 }
 
-/// The figures that are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Summary {
-    /// Operations done, each with a right answer.
-    pub(crate) operations: u64,
-    /// Rows that scans and queries brought.
-    pub(crate) rows: u64,
-    /// From start to end.
-    pub(crate) seconds: f64,
-    pub(crate) ops_per_s: f64,
-    pub(crate) mean_us: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    pub(crate) max_us: f64,
-}
-
 impl Summary {
-    fn new(operations: u64, rows: u64, elapsed_ns: u64, latencies: &Latencies) -> Summary {
+    fn new(operations: u64, rows: u64, elapsed_ns: u64, cpu_ns: u64, latencies: &Latencies) -> Summary {
         let seconds = elapsed_ns as f64 / 1e9;
         let per = |amount: u64, by: f64| if by > 0.0 { amount as f64 / by } else { 0.0 };
         // A bucket's upper end is at most the true maximum's bucket, never beyond the maximum itself.
@@ -119,16 +133,20 @@ impl Summary {
             seconds,
             ops_per_s: per(operations, seconds),
             mean_us: per(latencies.sum_ns, latencies.histogram.len() as f64) / 1e3,
+            min_us: latencies.min_ns.min(latencies.max_ns) as f64 / 1e3,
             p50_us: quantile_us(0.5),
+            p90_us: quantile_us(0.9),
             p99_us: quantile_us(0.99),
+            p999_us: quantile_us(0.999),
             max_us: latencies.max_ns as f64 / 1e3,
+            client_cpu_us_per_op: per(cpu_ns, operations as f64) / 1e3,
+            percentiles: latencies.percentiles(),
         }
     }
 
     /// One client's.
     pub(crate) fn of(measured: &Measured) -> Summary {
-        let elapsed_ns = measured.ended_ns.saturating_sub(measured.started_ns);
-        Summary::new(measured.operations, measured.rows, elapsed_ns, &measured.latencies)
+        Summary::of_all(std::slice::from_ref(measured))
     }
 
     /// All clients' together.
@@ -138,8 +156,9 @@ impl Summary {
         let started_ns = all.iter().map(|measured| measured.started_ns).min().unwrap_or_default();
         let ended_ns = all.iter().map(|measured| measured.ended_ns).max().unwrap_or_default();
         let total = |count: fn(&Measured) -> u64| all.iter().map(count).sum();
-        let elapsed_ns = ended_ns.saturating_sub(started_ns);
-        Summary::new(total(|measured| measured.operations), total(|measured| measured.rows), elapsed_ns, &latencies)
+        let (operations, rows) = (total(|measured| measured.operations), total(|measured| measured.rows));
+        let cpu_ns = total(|measured| measured.cpu_ns);
+        Summary::new(operations, rows, ended_ns.saturating_sub(started_ns), cpu_ns, &latencies)
     }
 }
 
@@ -161,7 +180,7 @@ mod tests {
     fn measured(started_ns: u64, ended_ns: u64, latencies_us: &[u64]) -> Measured {
         let mut latencies = Latencies::new();
         latencies_us.iter().for_each(|us| latencies.record(us * 1_000, 1));
-        Measured { operations: latencies_us.len() as u64, rows: 0, started_ns, ended_ns, latencies }
+        Measured { operations: latencies_us.len() as u64, rows: 0, started_ns, ended_ns, cpu_ns: 1_000_000, latencies }
     }
 
     fn near(found: f64, wanted: f64) -> bool {
@@ -174,7 +193,8 @@ mod tests {
         let summary = Summary::of(&measured(5_000_000_000, 7_000_000_000, &hundred));
         assert_eq!((summary.operations, summary.seconds, summary.ops_per_s), (100, 2.0, 50.0));
         assert!(near(summary.mean_us, 50.5) && near(summary.p50_us, 50.0) && near(summary.p99_us, 99.0), "{summary:?}");
-        assert_eq!(summary.max_us, 100.0, "the largest is exact");
+        assert_eq!((summary.min_us, summary.max_us), (1.0, 100.0), "the smallest and the largest are exact");
+        assert_eq!(summary.client_cpu_us_per_op, 10.0);
         let nothing = Summary::of(&measured(1, 1, &[]));
         assert_eq!((nothing.ops_per_s, nothing.mean_us, nothing.max_us), (0.0, 0.0, 0.0));
     }
@@ -184,7 +204,7 @@ mod tests {
         let mut latencies = Latencies::new();
         latencies.record(1_000_000, 256);
         latencies.record(3_000_000, 256);
-        let summary = Summary::new(512, 0, 4_000_000, &latencies);
+        let summary = Summary::new(512, 0, 4_000_000, 0, &latencies);
         assert!(near(summary.mean_us, 2_000.0) && near(summary.p99_us, 3_000.0) && near(summary.ops_per_s, 128_000.0));
     }
 
@@ -194,6 +214,19 @@ mod tests {
         let sum = Summary::of_all(&all);
         assert_eq!((sum.operations, sum.ops_per_s), (200, 100.0));
         assert!(near(sum.mean_us, 20.0) && near(sum.max_us, 30.0) && near(sum.p50_us, 10.0));
+    }
+
+    #[test]
+    fn a_distribution_rises_from_the_fastest_to_the_slowest() {
+        let thousand: Vec<u64> = (1..=1_000).collect();
+        let points = Summary::of(&measured(0, 1, &thousand)).percentiles;
+        assert_eq!((points[0], points[points.len() - 1]), ((0.0, 1.0), (100.0, 1_000.0)));
+        assert!(points.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1), "{points:?}");
+        assert!(
+            points.iter().all(|(percent, us)| near(us.max(1.0), (percent * 10.0).max(1.0)) || (us - percent * 10.0).abs() < 1.5)
+        );
+        assert!((20..200).contains(&points.len()), "{}", points.len());
+        assert_eq!(Summary::of(&measured(0, 1, &[])).percentiles, []);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Amount, Finding};
@@ -83,8 +84,17 @@ pub(crate) fn tell(to: &mut impl Write, what: &impl Serialize) -> io::Result<()>
 
 /// Now, by the clock that all processes of this machine share. Nanoseconds.
 pub(crate) fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // Since the start of the machine: never negative, and 64 bits hold 584 years.
+    clock_ns(ClockId::Monotonic)
+}
+
+/// Processor time that this process has used, user and system. Nanoseconds.
+pub(crate) fn cpu_ns() -> u64 {
+    clock_ns(ClockId::ProcessCPUTime)
+}
+
+fn clock_ns(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    // Since the start of the machine or the process: never negative, and 64 bits hold 584 years.
     (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }
 
@@ -92,7 +102,7 @@ pub(crate) fn now_ns() -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::measure::{Latencies, Summary};
+    use crate::result::Summary;
 
     #[test]
     fn lines_are_read_as_they_were_meant() {
@@ -102,9 +112,8 @@ mod tests {
         let order: Order = serde_json::from_slice(&line).unwrap();
         assert_eq!(order, Order::Start { stage: Stage::Scan, at_ns: u64::MAX });
 
-        let mut latencies = Latencies::new();
-        latencies.record(1_500, 3);
-        let measured = Measured { operations: 3, rows: 0, started_ns: 1, ended_ns: 5_000, latencies };
+        let mut measured = Measured { operations: 3, ended_ns: 5_000, ..Measured::begun(1) };
+        measured.latencies.record(1_500, 3);
         let text = serde_json::to_string(&Note::Done(measured.clone())).unwrap();
         let Note::Done(read) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
         assert_eq!(Summary::of(&read), Summary::of(&measured));

@@ -5,46 +5,11 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
-
 use crate::args::{Amount, Besides, Config};
-use crate::beside::Dear;
 use crate::facts::Facts;
-use crate::measure::{Summary, levels_out_at};
+use crate::measure::levels_out_at;
+use crate::result::{Beside, Document, FORMAT, Level, Run, Settings, Summary};
 use crate::stages::Stage;
-
-/// One stage with one number of clients.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Run {
-    pub(crate) clients: usize,
-    pub(crate) stage: Stage,
-    /// Operations of one request.
-    pub(crate) batch: usize,
-    /// Syncs of the broker's log meanwhile, whoever wrote; null if it doesn't tell.
-    pub(crate) syncs: Option<u64>,
-    /// All clients together.
-    pub(crate) sum: Summary,
-    /// Each client.
-    pub(crate) each: Vec<Summary>,
-    /// What others did meanwhile; null: nothing.
-    pub(crate) beside: Option<Beside>,
-}
-
-/// What others did while a stage was measured.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Beside {
-    pub(crate) dear: Dear,
-    /// Their requests, all of them together.
-    pub(crate) sum: Summary,
-}
-
-/// Where one stage levels out.
-#[derive(Serialize)]
-struct Level {
-    stage: Stage,
-    /// Null: not up to the largest number of clients.
-    clients: Option<usize>,
-}
 
 /// The settings and facts as lines of text.
 pub(crate) fn head(config: &Config, facts: &Facts) -> String {
@@ -98,7 +63,7 @@ pub(crate) fn table(runs: &[Run]) -> String {
 }
 
 fn line(text: &mut String, run: &Run, client: &str, summary: &Summary, is_all: bool) {
-    let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us } = *summary;
+    let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us, .. } = *summary;
     let _ = write!(text, "{:<8}{client:>6}{:>12}", run.stage, grouped(operations as f64));
     cells(text, [ops_per_s, mean_us, p50_us, p99_us, max_us].map(grouped));
     let rows_per_s = if rows > 0 && seconds > 0.0 { grouped(rows as f64 / seconds) } else { String::new() };
@@ -177,20 +142,23 @@ fn levels(config: &Config, runs: &[Run]) -> Vec<Level> {
     config.stages.iter().map(level).collect()
 }
 
-/// Everything as one JSON document.
-pub(crate) fn json(config: &Config, facts: &Facts, runs: &[Run]) -> serde_json::Value {
-    serde_json::json!({
-        "facts": facts,
-        "settings": {
-            "clients": config.clients,
-            "stages": config.stages,
-            "amount": config.amount,
-            "shape": config.shape,
-            "beside": config.besides,
-        },
-        "runs": runs,
-        "levels_out": levels(config, runs),
-    })
+/// Everything as one document. `began_unix_ms`: when it began, by the wall clock.
+pub(crate) fn document(config: &Config, facts: &Facts, began_unix_ms: u64, runs: Vec<Run>) -> Document {
+    let settings = Settings {
+        clients: config.clients.clone(),
+        sweep: false,
+        stages: config.stages.clone(),
+        amount: config.amount,
+        shape: config.shape.clone(),
+        pipeline: 1,
+        rate: None,
+        distribution: "uniform".to_owned(),
+        workload: None,
+        loaded: config.loaded(),
+        beside: config.besides.clone(),
+    };
+    let levels_out = levels(config, &runs);
+    Document { format: FORMAT, began_unix_ms, facts: facts.clone(), settings, runs, levels_out, verified: Vec::new() }
 }
 
 /// The first line of CSV.
@@ -203,7 +171,7 @@ pub(crate) fn csv(runs: &[Run]) -> String {
     for run in runs {
         let numbers = (1..=run.each.len()).map(|number| number.to_string()).chain(["sum".to_owned()]);
         for (client, summary) in numbers.zip(run.each.iter().chain([&run.sum])) {
-            let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us } = *summary;
+            let Summary { operations, rows, seconds, ops_per_s, mean_us, p50_us, p99_us, max_us, .. } = *summary;
             let Run { clients, stage, batch, .. } = run;
             let beside = run.beside.as_ref().map_or("", |beside| beside.dear.name());
             let syncs = run.syncs.filter(|_| client == "sum").map_or(String::new(), |syncs| syncs.to_string());
@@ -239,26 +207,20 @@ mod tests {
 
     use super::*;
     use crate::args::Words;
+    use crate::beside::Dear;
 
     fn config(words: &[&str]) -> Config {
         Words::try_parse_from(["kvperf", "lab", "--catalog", "none"].iter().chain(words)).unwrap().check().unwrap()
     }
 
     fn summary(operations: u64, ops_per_s: f64) -> Summary {
-        Summary { operations, rows: 0, seconds: 2.0, ops_per_s, mean_us: 1_234.56, p50_us: 9.95, p99_us: 3.0, max_us: 5_000.0 }
+        let summary = Summary { operations, seconds: 2.0, ops_per_s, ..Summary::default() };
+        Summary { mean_us: 1_234.56, p50_us: 9.95, p99_us: 3.0, max_us: 5_000.0, ..summary }
     }
 
     fn run(clients: usize, rate: f64) -> Run {
         let each = vec![summary(10, rate / clients as f64); clients];
-        Run {
-            clients,
-            stage: Stage::Insert,
-            batch: 1,
-            syncs: Some(4),
-            sum: summary(10 * clients as u64, rate),
-            each,
-            beside: None,
-        }
+        Run { clients, syncs: Some(4), sum: summary(10 * clients as u64, rate), each, ..Run::of(Stage::Insert, 1) }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - Text and CSV appear as soon as a number of clients is through; JSON at the end.
 
 use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvbroker::client::Client;
 use kvbroker::exit::Exit;
@@ -16,10 +17,10 @@ use crate::facts::Facts;
 use crate::fleet::Fleet;
 use crate::interrupt;
 use crate::keyspace::RunPrefix;
-use crate::measure::Summary;
 use crate::orders::Task;
 use crate::progress::Progress;
-use crate::report::{self, Beside, Run};
+use crate::report;
+use crate::result::{Beside, Run, Summary};
 use crate::say;
 use crate::stages::Stage;
 use crate::trouble::Trouble;
@@ -52,7 +53,9 @@ pub(crate) fn run(config: &Config) -> Result<(), RunError> {
     let facts = Facts::of(&client);
     match &config.aim {
         Aim::Measure => measure(config, &client, &facts),
-        Aim::Info if config.format == Format::Json => Ok(print(&format!("{:#}\n", report::json(config, &facts, &[])))?),
+        Aim::Info if config.format == Format::Json => {
+            Ok(print(&report::document(config, &facts, unix_ms(), Vec::new()).to_json())?)
+        }
         Aim::Info => Ok(print(&report::head(config, &facts))?),
         Aim::Clean(prefix) => {
             let removed = remove_keys(&client, prefix.as_bytes()).map_err(Trouble::from)?;
@@ -62,6 +65,7 @@ pub(crate) fn run(config: &Config) -> Result<(), RunError> {
 }
 
 fn measure(config: &Config, client: &Client, facts: &Facts) -> Result<(), RunError> {
+    let began_unix_ms = unix_ms();
     let prefix = draw_prefix(client)?;
     let mut progress = Progress::new(config.quiet);
     let head = report::head(config, facts);
@@ -85,7 +89,7 @@ fn measure(config: &Config, client: &Client, facts: &Facts) -> Result<(), RunErr
     }
     match config.format {
         Format::Text => print(&report::growth(config, &all))?,
-        Format::Json => print(&format!("{:#}\n", report::json(config, facts, &all)))?,
+        Format::Json => print(&report::document(config, facts, began_unix_ms, all).to_json())?,
         Format::Csv => {}
     }
     Ok(())
@@ -184,7 +188,7 @@ fn stage_run(config: &Config, client: &Client, fleet: &mut Fleet, stage: Stage, 
     let syncs = syncs(client)?.zip(syncs_before).map(|(after, before)| after.saturating_sub(before));
     let each: Vec<Summary> = measured.iter().map(Summary::of).collect();
     let batch = config.shape.batch_of(stage);
-    Ok(Run { clients: each.len(), stage, batch, syncs, sum: Summary::of_all(&measured), each, beside: None })
+    Ok(Run { clients: each.len(), syncs, sum: Summary::of_all(&measured), each, ..Run::of(stage, batch) })
 }
 
 /// Syncs of the log since the broker's start.
@@ -194,6 +198,12 @@ fn syncs(client: &Client) -> Result<Option<u64>, Trouble> {
         (name, StatValue::Number(syncs)) if name == "log_syncs" => Some(syncs),
         _ => None,
     }))
+}
+
+/// Now, by the wall clock: milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn print(text: &str) -> io::Result<()> {
