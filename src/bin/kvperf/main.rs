@@ -14,6 +14,8 @@ mod keyspace;
 mod lab;
 mod measure;
 mod orders;
+#[allow(dead_code, reason = "drawn by what is measured with them next")]
+mod plots;
 mod progress;
 mod report;
 mod result;
