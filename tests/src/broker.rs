@@ -64,6 +64,8 @@ pub struct BrokerOptions {
     pub wrapper: Vec<OsString>,
     /// How long a start may take.
     pub patience: Duration,
+    /// The program; None: the workspace's.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for BrokerOptions {
@@ -77,6 +79,7 @@ impl Default for BrokerOptions {
             env: Vec::new(),
             wrapper: Vec::new(),
             patience: PATIENCE,
+            program: None,
         }
     }
 }
@@ -447,7 +450,8 @@ fn read(path: &Path) -> String {
 
 fn spawn(options: &BrokerOptions, output: &Path, start: u32) -> Child {
     let file = |name: &str| File::create(output.join(format!("{name}-{start}"))).expect("a home has room for output");
-    let mut words = options.wrapper.iter().cloned().chain([program("kvbroker").into()]);
+    let broker = options.program.clone().unwrap_or_else(|| program("kvbroker"));
+    let mut words = options.wrapper.iter().cloned().chain([broker.into()]);
     let mut command = Command::new(words.next().expect("there is at least the program"));
     command.args(words).arg(&options.project).args(["--catalog", &options.catalog]);
     for address in &options.listen {

@@ -1,0 +1,86 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::Failed;
+use crate::servers::EchoArgs;
+
+/// Measures kvbroker beside other products, and beside what libzmq and the disk allow, by turns on this machine; prints Markdown.
+///
+/// `tests/report/compare` installs the peers, builds and runs it.
+#[derive(Debug, Parser)]
+#[command(name = "compare", max_term_width = 120)]
+pub struct Options {
+    /// Another thing to do
+    #[command(subcommand)]
+    pub word: Option<Word>,
+    /// Only rows whose names are among these, or begin with one of these and a hyphen
+    #[arg(long, value_name = "ROW", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Rounds of each row; odd, so that there is a median
+    #[arg(long, default_value_t = 5, value_parser = odd)]
+    pub rounds: usize,
+    /// Length of one side's turn, seconds
+    #[arg(long, default_value = "1.5", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Keys of the table, loaded before
+    #[arg(long, default_value_t = 100_000)]
+    pub keys: u32,
+    /// The directory of the program kvbroker [default: that of this program]
+    #[arg(long, value_name = "DIR")]
+    pub bin: Option<PathBuf>,
+    /// The directory of another build of kvbroker, which takes the peer's place with the same generator
+    #[arg(long, value_name = "DIR")]
+    pub against: Option<PathBuf>,
+    /// A flag for kvbroker; may be given again
+    #[arg(long = "broker", value_name = "FLAG", allow_hyphen_values = true)]
+    pub flags: Vec<String>,
+    /// Valkey's server
+    #[arg(long, value_name = "PROGRAM")]
+    pub valkey: Option<PathBuf>,
+    /// Where everything that was measured is kept, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Names the rows and ends
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// What else this program does.
+#[derive(Debug, Subcommand)]
+pub enum Word {
+    /// Answers every message at once (one of the things that are measured)
+    #[command(hide = true)]
+    Echo(EchoArgs),
+}
+
+fn odd(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "a number is wanted")?;
+    if number.is_multiple_of(2) { Err("an odd number is wanted".to_owned()) } else { Ok(number) }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|time| !time.is_zero()).ok_or_else(|| "seconds are wanted".to_owned())
+}
+
+impl Options {
+    /// True if a row of this name is to be measured.
+    pub fn wants(&self, row: &str) -> bool {
+        let begins = |word: &String| row.strip_prefix(word.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        self.only.is_empty() || self.only.iter().any(begins)
+    }
+
+    /// The broker's program, if it is not the one beside this program.
+    pub fn broker(&self) -> Option<PathBuf> {
+        self.bin.as_ref().map(|directory| directory.join("kvbroker"))
+    }
+
+    /// Valkey's server.
+    pub fn valkey(&self) -> Result<&PathBuf, Failed> {
+        Ok(self.valkey.as_ref().ok_or("no Valkey here: name its server with --valkey (tests/report/compare installs it)")?)
+    }
+}
