@@ -1,24 +1,19 @@
 //! A state from the records of a checkpoint.
 //!
-//! - The records come in the order of their keys, each once. So the table's index is built in one go from what is sorted already:
-//!   each of its nodes is full, no key is looked up, and no record is copied again.
+//! - The records come in the order of their keys, each once. So the table is made in one go from what is sorted already: each leaf of
+//!   it is full, and no key is looked up.
 //! - What is wrong with a record is told with its key; nothing is guessed.
 
 use crate::change::{Change, ChangeError, Space};
-use crate::deadlines::Deadlines;
 use crate::sessions::Sessions;
 use crate::state::State;
-use crate::table::{Entry, Table, expires_ms};
+use crate::table::TableBuilder;
 
 /// Takes the records of a checkpoint and makes the state of them.
 #[derive(Debug, Default)]
 pub struct Loader {
     sessions: Sessions,
-    /// Of the table, in key order.
-    entries: Vec<(Box<[u8]>, Entry)>,
-    /// Of the entries that have one, in the order of their keys.
-    deadlines: Vec<(u64, Box<[u8]>)>,
-    bytes: u64,
+    table: TableBuilder,
     last_key: Vec<u8>,
     highest_revision: u64,
 }
@@ -68,11 +63,7 @@ impl Loader {
             Space::Floor => self.sessions.apply_floor(key, Some(value)),
             Space::Session => self.sessions.apply_session(key, Some(value)),
             Space::Window => self.sessions.apply_window(key, Some(value), revision),
-            Space::Table => {
-                self.bytes += (key.len() + value.len()) as u64;
-                self.deadlines.extend(expires_ms(value).map(|at_ms| (at_ms, key.into())));
-                self.entries.push((key.into(), Entry { modified: revision, record: value.into() }));
-            }
+            Space::Table => self.table.push(key, value, revision),
         }
         self.last_key.clear();
         self.last_key.extend_from_slice(record_key);
@@ -87,7 +78,6 @@ impl Loader {
         if self.highest_revision > revision {
             return Err(LoadError::AfterTheEnd { record: self.highest_revision, end: revision });
         }
-        let table = Table::from_sorted(self.entries, Deadlines::from_unsorted(self.deadlines), self.bytes);
-        Ok(State::from_parts(table, self.sessions, revision))
+        Ok(State::from_parts(self.table.finish(), self.sessions, revision))
     }
 }

@@ -67,7 +67,7 @@ impl<'a> Overlay<'a> {
     pub(crate) fn get(&self, key: &[u8]) -> Option<Seen<'_>> {
         match self.find(key) {
             Ok(at) => Seen::of(self.own[at].1.as_deref()?, self.stamp.revision),
-            Err(_) => self.state.table.get(key).and_then(|entry| Seen::of(&entry.record, entry.modified)),
+            Err(_) => self.state.table.get(key).and_then(|entry| Seen::of(entry.record, entry.modified)),
         }
     }
 
@@ -112,7 +112,7 @@ impl<'a> Overlay<'a> {
 
     fn part<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Seen<'s>)> + 's> {
         let below = self.state.table.range(range);
-        let below = below.filter_map(|(key, entry)| Some((key, Seen::of(&entry.record, entry.modified)?)));
+        let below = below.filter_map(|(key, entry)| Some((key, Seen::of(entry.record, entry.modified)?)));
         let own = range.part_of(&self.own);
         let is_empty = own.is_empty();
         let own = own.iter().map(|(key, record)| (key.as_slice(), record.as_deref()));

@@ -4,8 +4,6 @@
 //! - Slices of one revision are the whole state: a [`Loader`](crate::Loader) comes to an equal one. Slices of several revisions are
 //!   whole once the changes logged since the first of them are laid over, the last one of each record, or all in their order.
 
-use std::ops::Bound;
-
 use crate::change::{Change, Space};
 use crate::state::State;
 
@@ -72,10 +70,9 @@ impl State {
                 Box::new(self.sessions.sessions_behind(behind).filter_map(move |change| StateRecord::of(change, now)))
             }
             Space::Table => {
-                let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
-                let entries = self.table.entries().range::<[u8], _>((from, Bound::Unbounded));
+                let entries = self.table.behind(behind);
                 Box::new(entries.map(|(key, entry)| StateRecord {
-                    key: [&[Space::Table as u8], &**key].concat(),
+                    key: [&[Space::Table as u8], key].concat(),
                     value: entry.record.to_vec(),
                     revision: entry.modified,
                 }))

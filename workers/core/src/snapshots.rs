@@ -27,7 +27,7 @@ use crate::decide::{Decision, Stamp, Turn};
 use crate::overlay::Seen;
 use crate::scan::{Entries, pages};
 use crate::state::State;
-use crate::table::{Entry, EntryMap, KeyRange};
+use crate::table::{Entry, EntryRef, KeyRange};
 
 /// What snapshots may hold, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +110,9 @@ enum Gone {
     Ended,
 }
 
+/// Entries by key.
+type EntryMap = BTreeMap<Box<[u8]>, Entry>;
+
 /// Bytes that an entry takes beside its key and record, as far as they are the same for all.
 const ENTRY_BYTES: usize = 96;
 /// How many entries are dropped or passed on in one go.
@@ -148,9 +151,9 @@ impl Snapshots {
     }
 
     /// An entry of the table was replaced or removed: keeps a copy of it if a snapshot needs it.
-    pub(crate) fn keep_replaced(&mut self, key: &[u8], old: &Entry) {
+    pub(crate) fn keep_replaced(&mut self, key: &[u8], old: EntryRef<'_>) {
         if let Some(newest) = self.newest.filter(|newest| old.modified <= *newest) {
-            self.keep(newest, key.into(), old.clone());
+            self.keep(newest, key.into(), Entry { modified: old.modified, record: old.record.into() });
         }
     }
 
@@ -430,7 +433,7 @@ struct AsOf<'a> {
     kept: Vec<&'a EntryMap>,
 }
 
-type EntriesInOrder<'s> = Box<dyn Iterator<Item = (&'s [u8], &'s Entry)> + 's>;
+type EntriesInOrder<'s> = Box<dyn Iterator<Item = (&'s [u8], EntryRef<'s>)> + 's>;
 
 impl Entries for AsOf<'_> {
     fn scope(&self) -> &Scope {
@@ -448,12 +451,14 @@ impl Entries for AsOf<'_> {
 
 impl AsOf<'_> {
     fn part<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Option<Seen<'s>>)> + 's> {
-        let kept = self.kept.iter().copied();
-        let sources = std::iter::once(self.state.table.entries()).chain(kept).map(|entries| {
-            let entries = range.entries(entries);
-            let entries: EntriesInOrder<'s> = if reverse { Box::new(entries.rev()) } else { Box::new(entries) };
-            entries.peekable()
-        });
+        fn in_order<'s>(
+            entries: impl DoubleEndedIterator<Item = (&'s [u8], EntryRef<'s>)> + 's,
+            reverse: bool,
+        ) -> EntriesInOrder<'s> {
+            if reverse { Box::new(entries.rev()) } else { Box::new(entries) }
+        }
+        let kept = self.kept.iter().map(|kept| in_order(range.of_map(kept).map(|(key, entry)| (key, entry.as_ref())), reverse));
+        let sources = std::iter::once(in_order(self.state.table.range(range), reverse)).chain(kept).map(Iterator::peekable);
         let sources = sources.filter_map(|mut entries| entries.peek().is_some().then_some(entries)).collect();
         Box::new(Merged { sources, revision: self.revision, reverse })
     }
@@ -478,7 +483,7 @@ impl<'s> Iterator for Merged<'s> {
                 && entry.modified <= self.revision
             {
                 debug_assert!(seen.is_none(), "a key has one entry at a revision");
-                seen = Seen::of(&entry.record, entry.modified);
+                seen = Seen::of(entry.record, entry.modified);
             }
         }
         Some((key, seen))

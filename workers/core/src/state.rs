@@ -4,7 +4,7 @@ use kvbroker_protocol::{Key, SessionId, limits};
 
 use crate::change::{Change, Space};
 use crate::sessions::Sessions;
-use crate::table::{Entry, Table};
+use crate::table::{Replaced, Table};
 
 /// Everything the broker knows durably, in memory. Two states are equal when the same changes led to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,15 +72,15 @@ impl State {
 
     /// Makes one change of the group with this revision. The only way to change the state: live, in recovery and on a standby.
     pub fn apply(&mut self, change: Change, revision: u64) {
-        self.replace(change, revision);
+        self.replace(change, revision, |_| {});
     }
 
-    /// As [`State::apply`]; gives the entry of the table that was replaced or removed.
-    pub(crate) fn replace(&mut self, change: Change, revision: u64) -> Option<Entry> {
+    /// As [`State::apply`]; gives what `keep` makes of the entry of the table that is replaced or removed.
+    pub(crate) fn replace<R>(&mut self, change: Change, revision: u64, keep: impl FnOnce(Replaced<'_>) -> R) -> Option<R> {
         self.revision = revision;
         match (change.space, change.value) {
-            (Space::Table, Some(record)) => self.table.put(change.key, record, revision),
-            (Space::Table, None) => self.table.delete(&change.key),
+            (Space::Table, Some(record)) => self.table.put(&change.key, record, revision, keep),
+            (Space::Table, None) => self.table.delete(&change.key, keep),
             (Space::Session, value) => {
                 self.sessions.apply_session(&change.key, value.as_deref());
                 None

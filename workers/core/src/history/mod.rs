@@ -25,7 +25,7 @@ use kvbroker_protocol::{SessionId, limits};
 use crate::change::{Change, Space};
 use crate::snapshots::Snapshots;
 use crate::state::State;
-use crate::table::Entry;
+use crate::table::{Entry, EntryRef, Replaced};
 
 use arena::{Arena, Piece};
 pub use events::{EventsFor, EventsPage, EventsWanted};
@@ -91,14 +91,12 @@ struct Past {
 enum Old {
     /// Nothing; the revision of the removal before, 0 if none is known.
     Nothing { removed_at: u64 },
-    /// A small record: a copy costs less than memory that is freed long after it was used.
+    /// A small record, which stood among others in the table.
     Copied { record: Piece, modified: u64 },
     /// A larger one, as it was in the table.
     Moved(Box<Entry>),
 }
 
-/// Records up to this length are copied, bytes.
-const COPIED_BYTES_MAX: usize = 1 << 10;
 /// Bytes of a change beside its key and old record.
 const CHANGE_BYTES: usize = size_of::<Past>() + size_of::<u64>();
 /// Bytes of a group beside its changes.
@@ -107,6 +105,17 @@ const GROUP_BYTES: usize = size_of::<Origin>() + size_of::<u64>();
 const MOVED_BYTES: usize = size_of::<Entry>() + 32;
 /// Bytes of a removal in the index beside its key.
 const REMOVAL_BYTES: usize = 64;
+
+impl Old {
+    /// The revision of the change before, as far as it is known; else 0.
+    fn modified(&self) -> u64 {
+        match self {
+            Old::Nothing { removed_at } => *removed_at,
+            Old::Copied { modified, .. } => *modified,
+            Old::Moved(entry) => entry.modified,
+        }
+    }
+}
 
 impl Past {
     /// Without those in the arena.
@@ -189,23 +198,25 @@ impl History {
         self.make(state, change, revision, |_, _| {});
     }
 
-    fn make(&mut self, state: &mut State, change: Change, revision: u64, replaced: impl FnOnce(&[u8], &Entry)) {
+    fn make(&mut self, state: &mut State, change: Change, revision: u64, replaced: impl FnOnce(&[u8], EntryRef<'_>)) {
         if change.space != Space::Table {
             return state.apply(change, revision);
         }
         if !self.is_open || self.next_revision() != revision + 1 || change.key.len() > limits::KEY_BYTES_MAX {
             let key = change.key.clone();
-            if let Some(old) = state.replace(change, revision) {
-                replaced(&key, &old);
-            }
+            state.replace(change, revision, |old| replaced(&key, old.as_ref()));
             return self.forget_before(revision + 1);
         }
         // Before the table takes the key.
         let (key, is_put) = (self.arena.put(&change.key), change.value.is_some());
-        let old = state.replace(change, revision);
-        if let Some(old) = &old {
-            replaced(self.arena.get(key), old);
-        }
+        let arena = &mut self.arena;
+        let old = state.replace(change, revision, |old| {
+            replaced(arena.get(key), old.as_ref());
+            match old {
+                Replaced::Packed(EntryRef { modified, record }) => Old::Copied { record: arena.put(record), modified },
+                Replaced::Whole(entry) => Old::Moved(Box::new(entry)),
+            }
+        });
         if self.is_behind_the_last(key) {
             self.push(key, old, is_put, revision);
         } else {
@@ -219,16 +230,13 @@ impl History {
         is_first || self.changes.back().is_some_and(|last| self.arena.get(last.key) < self.arena.get(key))
     }
 
-    fn push(&mut self, key: Piece, old: Option<Entry>, is_put: bool, revision: u64) {
+    fn push(&mut self, key: Piece, old: Option<Old>, is_put: bool, revision: u64) {
         let old = match old {
             Some(old) => {
-                if let Some(before) = self.find_maker(old.modified, key) {
+                if let Some(before) = self.find_maker(old.modified(), key) {
                     self.nexts[before] = revision;
                 }
-                match old.record.len() {
-                    ..=COPIED_BYTES_MAX => Old::Copied { record: self.arena.put(&old.record), modified: old.modified },
-                    _ => Old::Moved(Box::new(old)),
-                }
+                old
             }
             // Nearly always nothing was removed lately, and a look into nothing costs nothing.
             None => Old::Nothing { removed_at: self.removed.remove(self.arena.get(key)).unwrap_or_default() },

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Cause, History, Old, Origin, Past};
+use super::{Cause, History, Origin};
 use crate::record::{TableRecord, split_table_record};
 use crate::state::State;
 
@@ -77,7 +77,7 @@ impl History {
         let mut versions = Versions { history: self, state, key, next: 0 };
         if self.oldest_revision(state) <= state.revision() {
             versions.next = match before.and_then(|revision| self.find(revision, key)) {
-                Some(place) => self.previous(&self.changes[place]),
+                Some(place) => self.changes[place].old.modified(),
                 None => match state.table.get(key) {
                     Some(entry) => entry.modified,
                     None => self.removed.get(key).copied().unwrap_or_default(),
@@ -92,15 +92,6 @@ impl History {
         self.origins.get(at).copied()
     }
 
-    /// The revision of the key's change before this one; 0 if none is known.
-    fn previous(&self, past: &Past) -> u64 {
-        match &past.old {
-            Old::Nothing { removed_at } => *removed_at,
-            Old::Copied { modified, .. } => *modified,
-            Old::Moved(entry) => entry.modified,
-        }
-    }
-
     /// What the put at this place made: it stands with the next change, or in the table.
     fn new_at<'h>(&'h self, state: &'h State, place: usize) -> Option<TableRecord<'h>> {
         let past = &self.changes[place];
@@ -109,7 +100,7 @@ impl History {
         }
         let key = self.arena.get(past.key);
         let record = match self.nexts[place] {
-            0 => &state.table.get(key)?.record,
+            0 => state.table.get(key)?.record,
             next => self.old_of(&self.changes[self.find(next, key)?])?.0,
         };
         split_table_record(record)
@@ -182,7 +173,7 @@ impl<'h> Iterator for Versions<'h> {
         let (history, revision) = (self.history, self.next);
         let origin = history.origin(revision)?;
         let place = history.find(revision, self.key)?;
-        self.next = history.previous(&history.changes[place]);
+        self.next = history.changes[place].old.modified();
         Some(PastVersion { revision, origin, record: history.new_at(self.state, place) })
     }
 }

@@ -1,23 +1,9 @@
-//! The table in memory: keys in order, each with its record and the revision of its last change.
-//!
-//! Callers see entries by key and ranges in key order, nothing of the structure behind.
+//! Ranges of keys.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use kvbroker_protocol::{Key, Scope};
-
-use crate::deadlines::Deadlines;
-use crate::record::split_table_record;
-
-/// What the table holds for a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Revision of the last change.
-    pub(crate) modified: u64,
-    /// The table record (see `record.rs`).
-    pub(crate) record: Box<[u8]>,
-}
 
 /// A range of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,11 +113,17 @@ impl KeyRange {
     }
 
     /// Entries of a map whose keys lie in the range, in key order; nothing if its bounds leave no room.
-    pub(crate) fn entries<'m>(&self, map: &'m EntryMap) -> impl DoubleEndedIterator<Item = (&'m [u8], &'m Entry)> + use<'m> {
-        let bounds = (self.from.as_ref().map(Vec::as_slice), self.to.as_ref().map(Vec::as_slice));
+    pub(crate) fn of_map<'m, T>(
+        &self,
+        map: &'m BTreeMap<Box<[u8]>, T>,
+    ) -> impl DoubleEndedIterator<Item = (&'m [u8], &'m T)> + use<'m, T> {
         // An empty range must not reach the map, which would take it for a fault.
-        let entries = (!self.is_empty()).then(|| map.range::<[u8], _>(bounds));
+        let entries = (!self.is_empty()).then(|| map.range::<[u8], _>(self.bounds()));
         entries.into_iter().flatten().map(|(key, entry)| (&**key, entry))
+    }
+
+    pub(super) fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (self.from.as_ref().map(Vec::as_slice), self.to.as_ref().map(Vec::as_slice))
     }
 
     fn is_empty(&self) -> bool {
@@ -151,94 +143,17 @@ fn end_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
-/// Entries by key.
-pub(crate) type EntryMap = BTreeMap<Box<[u8]>, Entry>;
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Table {
-    entries: EntryMap,
-    /// Bytes of keys and records, without the map's own overhead.
-    bytes: u64,
-    /// Of the records above, no more and no fewer.
-    deadlines: Deadlines,
-}
-
-/// The deadline in a table record.
-pub(crate) fn expires_ms(record: &[u8]) -> Option<u64> {
-    split_table_record(record)?.expires_ms
-}
-
-impl Table {
-    /// A table of entries in key order, each key once, with their deadlines and the bytes of their keys and records.
-    pub(crate) fn from_sorted(entries: Vec<(Box<[u8]>, Entry)>, deadlines: Deadlines, bytes: u64) -> Table {
-        // The map takes them out of the list as they are: it finds them sorted and fills one node after the other.
-        Table { entries: entries.into_iter().collect(), bytes, deadlines }
-    }
-
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.entries.get(key)
-    }
-
-    /// Gives the entry that was there.
-    pub(crate) fn put(&mut self, key: Vec<u8>, record: Vec<u8>, modified: u64) -> Option<Entry> {
-        self.bytes += (key.len() + record.len()) as u64;
-        let new_ms = expires_ms(&record);
-        let new = Entry { modified, record: record.into_boxed_slice() };
-        match self.entries.entry(key.into_boxed_slice()) {
-            btree_map::Entry::Occupied(mut place) => {
-                let old = place.insert(new);
-                self.bytes -= (place.key().len() + old.record.len()) as u64;
-                self.deadlines.change(place.key(), expires_ms(&old.record), new_ms);
-                Some(old)
-            }
-            btree_map::Entry::Vacant(place) => {
-                self.deadlines.change(place.key(), None, new_ms);
-                place.insert(new);
-                None
-            }
-        }
-    }
-
-    /// Gives the entry that was there.
-    pub(crate) fn delete(&mut self, key: &[u8]) -> Option<Entry> {
-        let old = self.entries.remove(key)?;
-        self.bytes -= (key.len() + old.record.len()) as u64;
-        self.deadlines.change(key, expires_ms(&old.record), None);
-        Some(old)
-    }
-
-    pub(crate) fn entries(&self) -> &EntryMap {
-        &self.entries
-    }
-
-    pub(crate) fn deadlines(&self) -> &Deadlines {
-        &self.deadlines
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Entries between two bounds, in key order; nothing if the bounds leave no room.
-    pub(crate) fn range<'a>(&'a self, range: &KeyRange) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a Entry)> + use<'a> {
-        range.entries(&self.entries)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Table;
 
     fn keys(table: &Table, range: &KeyRange) -> Vec<Vec<u8>> {
         let forward: Vec<Vec<u8>> = table.range(range).map(|(key, _)| key.to_vec()).collect();
         let mut backward: Vec<Vec<u8>> = table.range(range).rev().map(|(key, _)| key.to_vec()).collect();
         backward.reverse();
         assert_eq!(forward, backward);
-        let list: Vec<(Vec<u8>, ())> = table.entries.keys().map(|key| (key.to_vec(), ())).collect();
+        let list: Vec<(Vec<u8>, ())> = table.behind(None).map(|(key, _)| (key.to_vec(), ())).collect();
         assert!(range.part_of(&list).iter().map(|(key, ())| key).eq(&forward));
         forward
     }
@@ -248,7 +163,7 @@ mod tests {
         let mut table = Table::default();
         let names: &[&[u8]] = &[b"", b"a", b"a\xff", b"a\xff\xff", b"a\xff\xffb", b"b", b"\xff", b"\xff\xff", b"\xff\xff\xff"];
         for name in names {
-            table.put(name.to_vec(), vec![1, 0], 1);
+            table.put(name, vec![1, 0], 1, |_| {});
         }
         for prefix in names {
             for from in names {
