@@ -2,64 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Child, Command, Stdio};
-
-use kvbroker_tests::{Broker, PATIENCE, json, program, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use kvbroker_tests::{Broker, PATIENCE, Perf, Said, json, wait_until};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// What a finished run said.
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Said {
-    fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "stderr:\n{}", self.stderr);
-        self.stdout
-    }
-}
-
-/// A `kvperf` for this broker; killed where a test fails.
-struct Perf(Option<Child>);
-
-impl Perf {
-    fn start(broker: &Broker, words: &[&str]) -> Perf {
-        let mut command = Command::new(program("kvperf"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("KVBROKER_") || name.starts_with("CATALOG_")) {
-                command.env_remove(name);
-            }
-        }
-        command.env("KVBROKER_HOME", broker.home().path()).args(["test", "--catalog", "none"]).args(words);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Perf(Some(command.spawn().unwrap()))
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.0.as_ref().unwrap()), signal).unwrap();
-    }
-
-    fn end(mut self) -> Said {
-        let output = self.0.take().unwrap().wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-    }
-}
-
-impl Drop for Perf {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 fn run(broker: &Broker, words: &[&str]) -> Said {
-    Perf::start(broker, words).end()
+    Perf::run(broker, words)
+}
+
+/// What a run wrote that succeeded.
+fn ok(said: Said) -> String {
+    assert_eq!(said.code, Some(0), "stderr:\n{}", said.stderr);
+    said.text()
 }
 
 /// Keys that a run of kvperf made.
@@ -79,7 +33,7 @@ const LONG: &[&str] = &["--seconds", "600", "--clients", "2"];
 fn every_stage_counts_what_it_did_and_nothing_is_left() {
     let broker = Broker::plain();
     broker.dealer().ask_json(&json!({"op": "put", "key": "kq", "value": 1}));
-    let text = run(&broker, &["--ops", "150", "--clients", "1,3", "--json"]).ok();
+    let text = ok(run(&broker, &["--ops", "150", "--clients", "1,3", "--json"]));
     let result = json(text.as_bytes());
     assert_eq!(result["facts"]["transport"], "ipc");
     assert_eq!(result["facts"]["sync"], "always");
@@ -109,7 +63,7 @@ fn requests_of_many_operations_and_other_sizes_are_checked_as_well() {
     let broker = Broker::plain();
     let words =
         ["--ops", "1000", "--batch", "256", "--key-bytes", "40", "--value-bytes", "300", "--page-rows", "30", "--csv", "-q"];
-    let text = run(&broker, &words).ok();
+    let text = ok(run(&broker, &words));
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(rows.len(), 1 + 5 * 2, "a head, and a client and a sum for each stage:\n{text}");
     assert!(rows[1..].iter().all(|row| row[4] == "1000"), "{text}");
@@ -119,7 +73,7 @@ fn requests_of_many_operations_and_other_sizes_are_checked_as_well() {
 #[test]
 fn stages_that_need_keys_get_them() {
     let broker = Broker::plain();
-    let text = run(&broker, &["--ops", "40", "--stages", "query,lookup", "--clients", "2"]).ok();
+    let text = ok(run(&broker, &["--ops", "40", "--stages", "query,lookup", "--clients", "2"]));
     assert!(text.contains("lookup     sum") && text.contains("query      sum") && !text.contains("insert"), "{text}");
     assert_eq!(keys_of_runs(&broker), Vec::<Value>::new());
 }
@@ -129,7 +83,7 @@ fn two_runs_at_once_do_not_meet() {
     let broker = Broker::plain();
     let both = [(), ()].map(|()| Perf::start(&broker, &["--ops", "300", "--clients", "2", "--json"]));
     for one in both {
-        let result = json(one.end().ok().as_bytes());
+        let result = json(ok(one.end()).as_bytes());
         assert!(result["runs"].as_array().unwrap().iter().all(|run| run["sum"]["operations"] == 600));
     }
     assert_eq!(keys_of_runs(&broker), Vec::<Value>::new());
@@ -164,7 +118,7 @@ fn clients_of_a_killed_run_remove_their_keys() {
 fn stages_are_measured_beside_others_who_are_checked_as_well() {
     let broker = Broker::plain();
     let words = ["--beside", "delete,regex,scan,query", "--beside-keys", "3000", "--beside-clients", "2", "--seconds", "0.2"];
-    let result = json(run(&broker, &[&words[..], &["--json"]].concat()).ok().as_bytes());
+    let result = json(ok(run(&broker, &[&words[..], &["--json"]].concat())).as_bytes());
     let runs = result["runs"].as_array().unwrap();
     let of = |run: &Value| (run["stage"].as_str().unwrap().to_owned(), run["beside"]["dear"].as_str().unwrap_or("-").to_owned());
     let wanted =
@@ -203,16 +157,16 @@ fn a_broker_that_dies_is_no_success_and_what_is_left_has_a_name() {
 }
 
 fn run_clean(broker: &Broker, prefix: &str) -> String {
-    run(broker, &["--clean", prefix]).ok()
+    ok(run(broker, &["--clean", prefix]))
 }
 
 #[test]
 fn no_broker_is_said_with_its_exit_code() {
     let mut broker = Broker::plain();
-    assert!(run(&broker, &["--info"]).ok().contains("--sync always"));
+    assert!(ok(run(&broker, &["--info"])).contains("--sync always"));
     broker.stop();
     let said = run(&broker, &[]);
-    assert_eq!((said.code, said.stdout.as_str()), (Some(5), ""), "{}", said.stderr);
+    assert_eq!((said.code, said.text().as_str()), (Some(5), ""), "{}", said.stderr);
     assert!(said.stderr.contains("no broker for test runs here"), "{}", said.stderr);
 }
 
@@ -227,7 +181,7 @@ fn a_value_that_somebody_else_changed_ends_the_run() {
         for row in keys_of_runs(&broker) {
             client.ask_json(&json!({"op": "put", "key": row[0], "value": "not what was stored"}));
         }
-        run.0.as_mut().unwrap().try_wait().unwrap()
+        run.try_wait()
     });
     let said = run.end();
     assert_eq!(said.code, Some(1), "{}", said.stderr);

@@ -115,7 +115,7 @@ impl Others {
             }
             Dear::Delete => {
                 let numbers = self.present..self.count.min(self.present + PUT_AT_ONCE);
-                let puts = numbers.map(|number| Ok(put(self.keys.key(number), self.keys.value(number)?)));
+                let puts = numbers.map(|number| Ok(put(self.keys.key(number), self.keys.value(number, 0)?)));
                 Operations::Many(puts.collect::<Result<_, Failure>>()?)
             }
         })
@@ -145,7 +145,7 @@ impl Others {
                 let end = self.next + rows.len() as u64;
                 for (row, number) in [(rows.first(), self.next), (rows.last(), end.saturating_sub(1))] {
                     let row = row.ok_or("a page without rows")?;
-                    if row.key != self.keys.key(number) || !self.keys.is_value(number, &row.value) {
+                    if row.key != self.keys.key(number) || !self.keys.is_value(number, 0, &row.value) {
                         return Err(format!("{:?} is not the row of number {number}", String::from_utf8_lossy(&row.key)));
                     }
                 }

@@ -4,7 +4,7 @@ use kvbroker_protocol::Row;
 use super::*;
 
 fn others(count: u64) -> Others {
-    Others::new(Keyspace::new(&"kp00000/".parse().unwrap(), 3, 15, 64), count)
+    Others::new(Keyspace::new(&"kp00000/".parse().unwrap(), 3, 15, 64..=64), count)
 }
 
 fn said(answer: Answer) -> [Outcome; 1] {
@@ -12,7 +12,7 @@ fn said(answer: Answer) -> [Outcome; 1] {
 }
 
 fn page(others: &Others, numbers: std::ops::Range<u64>, cursor: bool) -> Answer {
-    let row = |number| Row { key: others.keys.key(number), value: others.keys.value(number).unwrap(), modified: 1 };
+    let row = |number| Row { key: others.keys.key(number), value: others.keys.value(number, 0).unwrap(), modified: 1 };
     let cursor = cursor.then(|| others.keys.key(numbers.end - 1));
     Answer::Rows { rows: numbers.map(row).collect(), cursor, snapshot: None }
 }

@@ -1,7 +1,6 @@
 //! One client process: does what its run tells it, measures it, and tells what came of it.
 //!
-//! - One request is outstanding at a time. What is timed is the library's call; making operations and checking answers lies
-//!   outside of latencies and inside of rates.
+//! - How it measures is in `loops`.
 //! - Ctrl-C reaches all processes of a terminal's job: here it does nothing, the run decides.
 //! - Where the run is gone without a word, this process removes its own keys before it ends.
 
@@ -13,22 +12,22 @@ use std::time::Duration;
 
 use kvbroker::client::Client;
 use kvbroker::exit::Exit;
-use kvbroker_protocol::Operations;
 
 use crate::args::Amount;
+use crate::audit::Audit;
 use crate::beside::{Dear, Others};
 use crate::clean::remove_keys;
-use crate::keyspace::{KEYS_MAX, Keyspace, RunPrefix};
+use crate::keyspace::{Keyspace, RunPrefix};
+use crate::loops::{self, Course, Pace, Schedule};
 use crate::measure::Measured;
 use crate::orders::{Note, Order, Task, cpu_ns, now_ns, tell};
-use crate::stages::{Ask, Shape, Stage, Workload};
+use crate::recorder::Recorder;
+use crate::stages::{Shape, Stage, Workload};
 use crate::trouble::Trouble;
 
 /// Keys and bytes of one request while loading.
 const LOAD_KEYS: usize = 1_024;
 const LOAD_BYTES: usize = 4 << 20;
-/// Pause between two notes about progress.
-const PROGRESS_NS: u64 = 200_000_000;
 
 /// Set: the loop of dear requests ends.
 static CEASE: AtomicBool = AtomicBool::new(false);
@@ -36,6 +35,11 @@ static CEASE: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 /// Set with it where the run is gone.
 static ABANDONED: AtomicBool = AtomicBool::new(false);
+
+/// True once the process is to end before its next request.
+pub(crate) fn is_stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
 
 /// Serves a run until it says stop or is gone.
 pub(crate) fn run() -> ExitCode {
@@ -87,11 +91,13 @@ fn listen(lines: impl BufRead, to: &SyncSender<Order>) {
 
 fn serve(task: Task, orders: &Receiver<Order>) -> Result<(), Trouble> {
     let run: RunPrefix = task.run.parse().map_err(|error| Trouble::new(Exit::Usage, error))?;
-    let keys = Keyspace::new(&run, task.client, task.shape.key_bytes, task.shape.value_bytes);
+    let Shape { key_bytes, value_bytes, value_bytes_max, .. } = task.shape;
+    let keys = Keyspace::new(&run, task.client, key_bytes, value_bytes..=value_bytes_max);
     let options = task.finding.options().map_err(|error| Trouble::new(Exit::Usage, error))?;
     let client = Client::connect_with(&task.target, options)?;
     let aside = keys.aside();
-    let mut bench = Bench { client, workload: Workload::new(keys, task.shape.clone(), task.client as u64), others: None, task };
+    let workload = Workload::new(keys, task.shape.clone(), task.distribution, task.mix, task.client as u64);
+    let mut bench = Bench { client, workload, others: None, task };
     let result = bench.follow(orders);
     if ABANDONED.load(Ordering::SeqCst) {
         remove_keys(&bench.client, bench.workload.keyspace().prefix())?;
@@ -116,6 +122,10 @@ impl Bench {
             let measured = match orders.recv() {
                 Ok(Order::Start { stage, at_ns }) => self.stage(stage, at_ns)?,
                 Ok(Order::Beside { dear }) => self.beside(dear)?,
+                Ok(Order::Verify) => {
+                    self.verify()?;
+                    continue;
+                }
                 Ok(Order::Cease | Order::Stop) | Err(_) => break,
             };
             match measured {
@@ -152,78 +162,50 @@ impl Bench {
     }
 
     fn load(&mut self) -> Result<(), Trouble> {
-        let Shape { key_bytes, value_bytes, .. } = self.task.shape;
-        let at_once = LOAD_KEYS.min(LOAD_BYTES / (key_bytes + value_bytes)).max(1);
+        let Shape { key_bytes, value_bytes_max, .. } = self.task.shape;
+        let at_once = LOAD_KEYS.min(LOAD_BYTES / (key_bytes + value_bytes_max)).max(1);
+        let mut asks = Vec::with_capacity(at_once);
         while self.workload.present() < self.task.load && !STOP.load(Ordering::SeqCst) {
             let missing = usize::try_from(self.task.load - self.workload.present()).unwrap_or(usize::MAX);
-            let asks = self.workload.ask(Stage::Insert, at_once.min(missing));
-            self.request(&asks)?;
+            asks.clear();
+            self.workload.ask(Stage::Insert, at_once.min(missing), &mut asks);
+            loops::request(&self.client, &mut self.workload, &asks, self.task.verify)?;
         }
         Ok(())
     }
 
     /// Runs a stage. None: it was stopped before its end.
     fn stage(&mut self, stage: Stage, at_ns: u64) -> Result<Option<Measured>, Trouble> {
-        let (mut left, until_ns) = match self.task.amount {
+        let Bench { client, workload, task, .. } = self;
+        let (operations, until_ns) = match task.amount {
             Amount::Operations(operations) => (operations, u64::MAX),
             Amount::Time(time) => (u64::MAX, at_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))),
         };
-        if stage == Stage::Insert {
-            left = left.min(KEYS_MAX.saturating_sub(self.workload.present()));
-        }
-        let batch = self.task.shape.batch_of(stage);
+        let batch = task.shape.batch_of(stage);
+        let course = Course { stage, at_ns, until_ns, operations, batch, tolerant: task.verify };
+        let pace = match (task.rate, task.pipeline) {
+            (Some(ops_per_s), _) => Pace::Open(Schedule { ops_per_s, clients: task.clients, client: task.client }),
+            (None, 0 | 1) => Pace::Requests,
+            (None, depth) => Pace::Pipeline(depth),
+        };
         std::thread::sleep(Duration::from_nanos(at_ns.saturating_sub(now_ns())));
-        let started_ns = now_ns();
         let cpu_before_ns = cpu_ns();
-        let mut measured = Measured::begun(started_ns);
-        let mut progress_ns = started_ns;
-        while left > 0 && measured.ended_ns < until_ns {
-            if STOP.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            let asks = self.workload.ask(stage, batch.min(usize::try_from(left).unwrap_or(usize::MAX)));
-            if asks.is_empty() {
-                break;
-            }
-            let (latency_ns, rows) = self.request(&asks)?;
-            let done = asks.len() as u64;
-            measured.latencies.record(latency_ns, done);
-            measured.operations += done;
-            measured.rows += rows;
-            measured.ended_ns = now_ns();
-            left -= done;
-            if self.task.progress && measured.ended_ns - progress_ns >= PROGRESS_NS {
-                progress_ns = measured.ended_ns;
-                note(&Note::Progress { operations: measured.operations });
-            }
-        }
-        measured.cpu_ns = cpu_ns() - cpu_before_ns;
-        Ok(Some(measured))
+        let recorder = Recorder::new(at_ns, now_ns(), task.slice_ns, task.outliers, |slice| note(&Note::Slice(slice)));
+        loops::run(client, workload, &course, pace, recorder, || cpu_ns() - cpu_before_ns)
     }
 
-    /// One request, and a look at every answer. Gives its latency in nanoseconds and the rows that it brought.
-    fn request(&mut self, asks: &[Ask]) -> Result<(u64, u64), Trouble> {
-        let mut operations = asks.iter().map(|ask| self.workload.operation(*ask)).collect::<Result<Vec<_>, _>>()?;
-        let operations = match operations.pop() {
-            Some(only) if operations.is_empty() => Operations::One(only),
-            last => {
-                operations.extend(last);
-                Operations::Many(operations)
+    /// Compares all keys with what is remembered, and tells that it was right.
+    fn verify(&mut self) -> Result<(), Trouble> {
+        let mut audit = Audit::new(&self.workload);
+        while !is_stopped() {
+            let page = self.client.scan_page(audit.page())?;
+            if let Some(keys) = audit.check(&page.rows, page.cursor)? {
+                let memory = self.workload.memory();
+                note(&Note::Verified { acknowledged: memory.acknowledged(), unknown: memory.unknown(), keys });
+                break;
             }
-        };
-        let before_ns = now_ns();
-        let reply = self.client.call(operations)?;
-        let latency_ns = now_ns() - before_ns;
-        let outcomes = reply.outcomes.as_slice();
-        if outcomes.len() != asks.len() {
-            let sentence = format!("wrong answer: {} outcomes to {} operations", outcomes.len(), asks.len());
-            return Err(Trouble::new(Exit::NotFound, sentence));
         }
-        let mut rows = 0;
-        for (ask, outcome) in asks.iter().zip(outcomes) {
-            rows += self.workload.check(*ask, outcome)?;
-        }
-        Ok((latency_ns, rows))
+        Ok(())
     }
 }
 

@@ -54,4 +54,24 @@ impl Facts {
             system,
         }
     }
+
+    /// Some, for tests.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Facts {
+        let text = str::to_owned;
+        Facts {
+            project: text("lab"),
+            transport: text("ipc"),
+            endpoint: text("ipc:///run/lab"),
+            broker: text("0"),
+            broker_version: text("0.1.0"),
+            sync: text("always"),
+            kvperf_version: text("0.1.0"),
+            kvperf_commit: text("0"),
+            is_debug_build: true,
+            libzmq: text("4.3.5"),
+            processors: 2,
+            system: text("Linux"),
+        }
+    }
 }

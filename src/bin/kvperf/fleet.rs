@@ -19,6 +19,7 @@ use crate::measure::Measured;
 use crate::orders::{Note, Order, Task, now_ns, tell};
 use crate::progress::Progress;
 use crate::stages::Stage;
+use crate::timeline::Timeline;
 use crate::trouble::Trouble;
 
 /// This program, whatever became of its file since it was started.
@@ -40,8 +41,27 @@ pub(crate) struct Fleet {
     members: Vec<Member>,
     notes: Receiver<(usize, Option<Note>)>,
     timeout: Option<Duration>,
+    slice_ns: u64,
     /// A request that is under way may change the table.
     is_writing: bool,
+}
+
+/// What a fleet did in a stage.
+pub(crate) struct Stint {
+    /// When it began for all, by the monotonic clock.
+    pub(crate) at_ns: u64,
+    /// Each client.
+    pub(crate) measured: Vec<Measured>,
+    /// All of them.
+    pub(crate) timeline: Timeline,
+}
+
+/// What a look at everything that a fleet wrote compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compared {
+    pub(crate) acknowledged: u64,
+    pub(crate) unknown: u64,
+    pub(crate) keys: u64,
 }
 
 struct Member {
@@ -58,7 +78,8 @@ impl Fleet {
     /// One can't be started or can't connect. None of them runs on.
     pub(crate) fn start(clients: usize, task: &Task, progress: &mut Progress) -> Result<Fleet, Trouble> {
         let (to, notes) = sync_channel(NOTES_WAITING);
-        let mut fleet = Fleet { members: Vec::new(), notes, timeout: task.finding.timeout(), is_writing: task.load > 0 };
+        let (timeout, slice_ns) = (task.finding.timeout(), task.slice_ns);
+        let mut fleet = Fleet { members: Vec::new(), notes, timeout, slice_ns, is_writing: task.load > 0 };
         for client in 0..clients {
             let started = Member::start(client, to.clone(), &Task { client: task.client + client, ..task.clone() });
             fleet.members.push(started.map_err(|error| Trouble::system("a client process can't be started", error))?);
@@ -72,11 +93,11 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Runs one stage. Gives what each client measured.
+    /// Runs one stage.
     ///
     /// # Errors
     /// A client failed, or the run was interrupted.
-    pub(crate) fn run(&mut self, stage: Stage, progress: &mut Progress) -> Result<Vec<Measured>, Trouble> {
+    pub(crate) fn run(&mut self, stage: Stage, progress: &mut Progress) -> Result<Stint, Trouble> {
         let clients = self.members.len();
         self.is_writing = stage.is_mutation();
         let ahead = AHEAD + AHEAD_EACH * u32::try_from(clients).unwrap_or(u32::MAX);
@@ -86,26 +107,46 @@ impl Fleet {
         }
         progress.stage(stage, clients);
         let mut measured: Vec<Option<Measured>> = vec![None; clients];
+        let mut timeline = Timeline::new(self.slice_ns);
         let shown = &mut *progress;
-        let (mut operations, mut notes) = (vec![0; clients], 0);
         let result = listen(&self.notes, &mut self.members, |client, note| {
             match note {
-                Note::Progress { operations: so_far } => {
-                    operations[client] = so_far;
-                    notes += 1;
-                    // Once all have told anew: otherwise the rate would flicker.
-                    if notes % clients == 0 {
-                        shown.operations(operations.iter().sum());
-                    }
+                Note::Slice(slice) => {
+                    timeline.add(slice);
+                    shown.slices(&timeline);
                 }
                 Note::Done(done) => measured[client] = Some(done),
-                Note::Ready | Note::Failed(_) => {}
+                Note::Ready | Note::Verified { .. } | Note::Failed(_) => {}
             }
             measured.iter().all(Option::is_some)
         });
         progress.clear();
         result?;
-        Ok(measured.into_iter().flatten().collect())
+        Ok(Stint { at_ns, measured: measured.into_iter().flatten().collect(), timeline })
+    }
+
+    /// Has all clients compare all of their keys with what they remember.
+    ///
+    /// # Errors
+    /// An acknowledged write is lost, a client failed, or the run was interrupted.
+    pub(crate) fn verify(&mut self, progress: &mut Progress) -> Result<Compared, Trouble> {
+        self.is_writing = false;
+        self.members.iter_mut().for_each(|member| member.order(&Order::Verify));
+        progress.verifying(self.members.len());
+        let mut compared: Vec<Option<Compared>> = vec![None; self.members.len()];
+        let result = listen(&self.notes, &mut self.members, |client, note| {
+            if let Note::Verified { acknowledged, unknown, keys } = note {
+                compared[client] = Some(Compared { acknowledged, unknown, keys });
+            }
+            compared.iter().all(Option::is_some)
+        });
+        progress.clear();
+        result?;
+        Ok(compared.into_iter().flatten().fold(Compared::default(), |sum, one| Compared {
+            acknowledged: sum.acknowledged + one.acknowledged,
+            unknown: sum.unknown + one.unknown,
+            keys: sum.keys + one.keys,
+        }))
     }
 
     /// Has all of them make dear requests in a loop; they are at it when this returns.

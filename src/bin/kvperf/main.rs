@@ -4,23 +4,33 @@
 //! and checked in `stages` over the keys of `keyspace`; figures come from `measure`, and `report` prints them.
 
 mod args;
+mod audit;
 mod beside;
 mod clean;
 mod client;
+mod distribution;
+mod drawings;
 mod facts;
 mod fleet;
 mod interrupt;
 mod keyspace;
 mod lab;
+mod loops;
 mod measure;
+mod memory;
+mod mixes;
+mod observer;
 mod orders;
-#[allow(dead_code, reason = "drawn by what is measured with them next")]
+mod outliers;
 mod plots;
 mod progress;
+mod recorder;
 mod report;
 mod result;
 mod run;
 mod stages;
+mod sweep;
+mod timeline;
 mod trouble;
 
 use std::io::{self, Write};
@@ -67,7 +77,7 @@ fn main() -> ExitCode {
         Err(RunError::Trouble(trouble)) => end(trouble.code, &trouble.sentence, trouble.hint.as_deref()),
         // Whoever reads `| head` has what they wanted.
         Err(RunError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok.into(),
-        Err(error @ RunError::Output(_)) => end(Exit::Usage.code(), &error.to_string(), None),
+        Err(error @ (RunError::Output(_) | RunError::Drawing(_))) => end(Exit::Usage.code(), &error.to_string(), None),
     }
 }
 

@@ -4,10 +4,13 @@
 //!   operations of one request all have the request's latency: none is done for its client before the reply is there.
 //! - A client's rate is its operations by its own time. The sum's rate is all operations by the time from the first client's
 //!   start to the last one's end: it is at most the rates' sum, and less where some end earlier.
+//! - In an open loop a latency is from when the operation was due, so that operations that had to wait for others are not told
+//!   better than they were (coordinated omission); from when it was sent, beside it.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::mixes::Act;
 use crate::result::Summary;
 
 /// Longest latency that is told from longer ones: an hour.
@@ -20,7 +23,8 @@ const TICKS: u32 = 5;
 const GROWTH_MIN: f64 = 1.10;
 
 /// Latencies of many operations.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(into = "Counts", from = "Counts")]
 pub(crate) struct Latencies {
     histogram: Histogram<u64>,
     sum_ns: u64,
@@ -44,7 +48,12 @@ impl Latencies {
         self.max_ns = self.max_ns.max(latency_ns);
     }
 
-    fn add(&mut self, other: &Latencies) {
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    pub(crate) fn add(&mut self, other: &Latencies) {
         for step in other.histogram.iter_recorded() {
             self.histogram.saturating_record_n(step.value_iterated_to(), step.count_at_value());
         }
@@ -65,9 +74,35 @@ impl Latencies {
     }
 }
 
+/// The form in which they go from process to process.
+#[derive(Serialize, Deserialize)]
+struct Counts {
+    sum_ns: u64,
+    min_ns: u64,
+    max_ns: u64,
+    /// Latency and count.
+    counts: Vec<(u64, u64)>,
+}
+
+impl From<Latencies> for Counts {
+    fn from(latencies: Latencies) -> Counts {
+        let Latencies { histogram, sum_ns, min_ns, max_ns } = latencies;
+        let counts = histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
+        Counts { sum_ns, min_ns, max_ns, counts }
+    }
+}
+
+impl From<Counts> for Latencies {
+    fn from(sent: Counts) -> Latencies {
+        let Counts { sum_ns, min_ns, max_ns, counts } = sent;
+        let Latencies { mut histogram, .. } = Latencies::new();
+        counts.into_iter().for_each(|(latency_ns, count)| histogram.saturating_record_n(latency_ns, count));
+        Latencies { histogram, sum_ns, min_ns, max_ns }
+    }
+}
+
 /// What one client did in one stage. Times are of the monotonic clock, which all processes of a machine share.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(into = "Sent", from = "Sent")]
 pub(crate) struct Measured {
     pub(crate) operations: u64,
     pub(crate) rows: u64,
@@ -76,53 +111,48 @@ pub(crate) struct Measured {
     /// Processor time of the client's process meanwhile.
     pub(crate) cpu_ns: u64,
     pub(crate) latencies: Latencies,
+    /// The kinds of operations of a mix.
+    pub(crate) kinds: Vec<(Act, Latencies)>,
+    /// Of an open loop.
+    pub(crate) kept: Option<Kept>,
+    /// The fastest operations, and the slowest ones, in this order: latency, and when the reply came. Empty unless wanted.
+    pub(crate) fastest: Vec<(u64, u64)>,
+    pub(crate) slowest: Vec<(u64, u64)>,
+}
+
+/// How a client of an open loop kept its schedule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// Operations that were due.
+    pub(crate) due: u64,
+    /// Those that were sent too late, or never.
+    pub(crate) late: u64,
+    /// Those that were never sent.
+    pub(crate) unsent: u64,
+    /// Latencies from when they were sent.
+    pub(crate) from_sent: Latencies,
 }
 
 impl Measured {
     /// Nothing yet.
     pub(crate) fn begun(started_ns: u64) -> Measured {
-        Measured { operations: 0, rows: 0, started_ns, ended_ns: started_ns, cpu_ns: 0, latencies: Latencies::new() }
-    }
-}
-
-/// The form in which it goes from process to process.
-#[derive(Serialize, Deserialize)]
-struct Sent {
-    operations: u64,
-    rows: u64,
-    started_ns: u64,
-    ended_ns: u64,
-    cpu_ns: u64,
-    sum_ns: u64,
-    min_ns: u64,
-    max_ns: u64,
-    /// Latency and count.
-    counts: Vec<(u64, u64)>,
-}
-
-impl From<Measured> for Sent {
-    fn from(measured: Measured) -> Sent {
-        let Latencies { histogram, sum_ns, min_ns, max_ns } = measured.latencies;
-        let counts = histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
-        let Measured { operations, rows, started_ns, ended_ns, cpu_ns, .. } = measured;
-        Sent { operations, rows, started_ns, ended_ns, cpu_ns, sum_ns, min_ns, max_ns, counts }
-    }
-}
-
-impl From<Sent> for Measured {
-    fn from(sent: Sent) -> Measured {
-        let mut latencies = Latencies::new();
-        for (latency_ns, count) in sent.counts {
-            latencies.histogram.saturating_record_n(latency_ns, count);
+        Measured {
+            operations: 0,
+            rows: 0,
+            started_ns,
+            ended_ns: started_ns,
+            cpu_ns: 0,
+            latencies: Latencies::new(),
+            kinds: Vec::new(),
+            kept: None,
+            fastest: Vec::new(),
+            slowest: Vec::new(),
         }
-        (latencies.sum_ns, latencies.min_ns, latencies.max_ns) = (sent.sum_ns, sent.min_ns, sent.max_ns);
-        let Sent { operations, rows, started_ns, ended_ns, cpu_ns, .. } = sent;
-        Measured { operations, rows, started_ns, ended_ns, cpu_ns, latencies }
     }
 }
 
 impl Summary {
-    fn new(operations: u64, rows: u64, elapsed_ns: u64, cpu_ns: u64, latencies: &Latencies) -> Summary {
+    pub(crate) fn new(operations: u64, rows: u64, elapsed_ns: u64, cpu_ns: u64, latencies: &Latencies) -> Summary {
         let seconds = elapsed_ns as f64 / 1e9;
         let per = |amount: u64, by: f64| if by > 0.0 { amount as f64 / by } else { 0.0 };
         // A bucket's upper end is at most the true maximum's bucket, never beyond the maximum itself.
@@ -153,13 +183,25 @@ impl Summary {
     pub(crate) fn of_all(all: &[Measured]) -> Summary {
         let mut latencies = Latencies::new();
         all.iter().for_each(|measured| latencies.add(&measured.latencies));
-        let started_ns = all.iter().map(|measured| measured.started_ns).min().unwrap_or_default();
-        let ended_ns = all.iter().map(|measured| measured.ended_ns).max().unwrap_or_default();
         let total = |count: fn(&Measured) -> u64| all.iter().map(count).sum();
         let (operations, rows) = (total(|measured| measured.operations), total(|measured| measured.rows));
         let cpu_ns = total(|measured| measured.cpu_ns);
-        Summary::new(operations, rows, ended_ns.saturating_sub(started_ns), cpu_ns, &latencies)
+        Summary::new(operations, rows, elapsed_ns(all), cpu_ns, &latencies)
     }
+
+    /// Some of all clients' latencies, over the same time.
+    pub(crate) fn of_some<'a>(all: &'a [Measured], some: impl Fn(&'a Measured) -> Option<&'a Latencies>) -> Summary {
+        let mut latencies = Latencies::new();
+        all.iter().filter_map(some).for_each(|some| latencies.add(some));
+        Summary::new(latencies.count(), 0, elapsed_ns(all), 0, &latencies)
+    }
+}
+
+/// From the first client's start to the last one's end.
+fn elapsed_ns(all: &[Measured]) -> u64 {
+    let started_ns = all.iter().map(|measured| measured.started_ns).min().unwrap_or_default();
+    let ended_ns = all.iter().map(|measured| measured.ended_ns).max().unwrap_or_default();
+    ended_ns.saturating_sub(started_ns)
 }
 
 /// The number of clients at which the sum levels out: the smallest one that no larger one exceeds by a tenth. None where that
@@ -180,7 +222,8 @@ mod tests {
     fn measured(started_ns: u64, ended_ns: u64, latencies_us: &[u64]) -> Measured {
         let mut latencies = Latencies::new();
         latencies_us.iter().for_each(|us| latencies.record(us * 1_000, 1));
-        Measured { operations: latencies_us.len() as u64, rows: 0, started_ns, ended_ns, cpu_ns: 1_000_000, latencies }
+        let operations = latencies_us.len() as u64;
+        Measured { operations, ended_ns, cpu_ns: 1_000_000, latencies, ..Measured::begun(started_ns) }
     }
 
     fn near(found: f64, wanted: f64) -> bool {

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{Amount, Finding};
 use crate::beside::Dear;
+use crate::distribution::Distribution;
 use crate::measure::Measured;
+use crate::mixes::Mix;
 use crate::stages::{Shape, Stage};
+use crate::timeline::Slice;
 use crate::trouble::Trouble;
 
 /// All that a client needs to know.
@@ -24,12 +27,24 @@ pub(crate) struct Task {
     pub(crate) run: String,
     /// Which client this is, from 0; those that are not measured come behind those that are.
     pub(crate) client: usize,
+    /// How many there are that are measured.
+    pub(crate) clients: usize,
     pub(crate) shape: Shape,
     pub(crate) amount: Amount,
     /// Keys to insert before saying [`Note::Ready`].
     pub(crate) load: u64,
-    /// Tell about progress.
-    pub(crate) progress: bool,
+    pub(crate) distribution: Distribution,
+    pub(crate) mix: Mix,
+    /// Operations outstanding at most; 1: one request.
+    pub(crate) pipeline: usize,
+    /// Operations per second of all clients together, on schedule.
+    pub(crate) rate: Option<f64>,
+    /// Length of the parts of a stage that are told apart.
+    pub(crate) slice_ns: u64,
+    /// Tell the fastest and slowest operations.
+    pub(crate) outliers: bool,
+    /// Remember what has no answer, and go on: everything is looked at afterwards.
+    pub(crate) verify: bool,
 }
 
 /// What a client does next.
@@ -50,6 +65,8 @@ pub(crate) enum Order {
     },
     /// Ends that loop.
     Cease,
+    /// Compare all of the client's keys with what it remembers.
+    Verify,
     /// End. The keys are taken care of.
     Stop,
 }
@@ -60,10 +77,16 @@ pub(crate) enum Order {
 pub(crate) enum Note {
     /// Connected; the keys that are needed are there.
     Ready,
-    /// Operations of the present stage so far.
-    Progress {
-        /// How many.
-        operations: u64,
+    /// A part of the present stage.
+    Slice(Slice),
+    /// Every acknowledged write was there.
+    Verified {
+        /// Writes that were acknowledged.
+        acknowledged: u64,
+        /// Writes that were not answered.
+        unknown: u64,
+        /// Keys that were compared.
+        keys: u64,
     },
     /// The stage is over.
     Done(Measured),

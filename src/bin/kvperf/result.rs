@@ -12,7 +12,9 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use crate::args::{Amount, Besides};
 use crate::beside::Dear;
+use crate::distribution::Distribution;
 use crate::facts::Facts;
+use crate::mixes::{Act, Mix};
 use crate::stages::{Shape, Stage};
 
 /// The format that this program writes and reads.
@@ -55,10 +57,10 @@ pub(crate) struct Settings {
     pub(crate) rate: Option<f64>,
     /// Which keys are chosen where any will do: `uniform`, `zipfian:0.99`, `latest`.
     #[serde(default = "uniform")]
-    pub(crate) distribution: String,
+    pub(crate) distribution: Distribution,
     /// The mix of the stage `mixed`: `a` to `f`; null: there is no such stage.
     #[serde(default)]
-    pub(crate) workload: Option<String>,
+    pub(crate) workload: Option<Mix>,
     /// Keys that each client inserts before the first stage.
     #[serde(default)]
     pub(crate) loaded: u64,
@@ -159,8 +161,7 @@ pub(crate) struct Summary {
 /// One kind of operation among others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Kind {
-    /// `read`, `update`, `insert`, `scan`, `read-modify-write`.
-    pub(crate) kind: String,
+    pub(crate) kind: Act,
     /// A read-modify-write is one operation, from before the read to after the write's reply.
     pub(crate) sum: Summary,
 }
@@ -303,8 +304,8 @@ fn one() -> usize {
     1
 }
 
-fn uniform() -> String {
-    "uniform".to_owned()
+fn uniform() -> Distribution {
+    Distribution::Uniform
 }
 
 /// Objects over several lines, lists of numbers on one: a distribution has hundreds.
@@ -338,11 +339,11 @@ impl Formatter for Lines {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn document() -> Document {
+    pub(crate) fn document() -> Document {
         let summary =
             Summary { operations: 3, ops_per_s: 1.5, percentiles: vec![(0.0, 1.5), (100.0, 72.25)], ..Summary::default() };
         let mut run = Run { clients: 2, sum: summary.clone(), each: vec![summary.clone(); 2], ..Run::of(Stage::Scan, 16) };
@@ -353,35 +354,21 @@ mod tests {
         let outlier = Outlier { client: 1, t_ms: 12.0, us: 7.5, in_checkpoint: true };
         run.outliers =
             Some(Outliers { fastest: vec![outlier], slowest: Vec::new(), within: Some(summary.clone()), outside: None });
-        run.kinds.push(Kind { kind: "read-modify-write".to_owned(), sum: summary });
-        let text = |text: &str| text.to_owned();
+        run.kinds.push(Kind { kind: Act::ReadModifyWrite, sum: summary });
         Document {
             format: FORMAT,
             began_unix_ms: 1_700_000_000_000,
-            facts: Facts {
-                project: text("lab"),
-                transport: text("ipc"),
-                endpoint: text("ipc:///run/lab"),
-                broker: text("0"),
-                broker_version: text("0.1.0"),
-                sync: text("always"),
-                kvperf_version: text("0.1.0"),
-                kvperf_commit: text("0"),
-                is_debug_build: true,
-                libzmq: text("4.3.5"),
-                processors: 2,
-                system: text("Linux"),
-            },
+            facts: Facts::sample(),
             settings: Settings {
                 clients: vec![1, 2],
                 sweep: true,
-                stages: Stage::ALL.to_vec(),
+                stages: Stage::USUAL.to_vec(),
                 amount: Amount::Time(std::time::Duration::from_millis(1_500)),
-                shape: Shape { key_bytes: 15, value_bytes: 64, batch: 16, page_rows: 100 },
+                shape: Shape { key_bytes: 15, value_bytes: 64, value_bytes_max: 64, batch: 16, page_rows: 100 },
                 pipeline: 64,
                 rate: Some(1e3),
-                distribution: text("zipfian:0.99"),
-                workload: Some(text("f")),
+                distribution: Distribution::ZIPFIAN,
+                workload: Some(Mix::F),
                 loaded: 10_000,
                 beside: Besides { dear: vec![Dear::Regex], clients: 1, keys: 5 },
             },
@@ -407,7 +394,7 @@ mod tests {
             value["settings"].as_object_mut().unwrap().remove(name).unwrap();
         }
         let read = Document::from_json(&value.to_string()).unwrap();
-        assert_eq!((read.settings.pipeline, read.settings.distribution.as_str(), read.verified.len()), (1, "uniform", 0));
+        assert_eq!((read.settings.pipeline, read.settings.distribution, read.verified.len()), (1, Distribution::Uniform, 0));
     }
 
     #[test]

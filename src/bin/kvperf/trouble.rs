@@ -60,7 +60,7 @@ impl From<Wrong> for Trouble {
     fn from(wrong: Wrong) -> Trouble {
         let exit = match &wrong {
             Wrong::Refused { failure, .. } => exit_of(failure.code),
-            Wrong::Answer { .. } => Exit::NotFound,
+            Wrong::Answer { .. } | Wrong::Lost { .. } => Exit::NotFound,
         };
         Trouble::new(exit, wrong.to_string())
     }
