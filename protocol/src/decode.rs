@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use crate::PROTOCOL_VERSION;
 use crate::error::{ErrorCode, Failure};
+use crate::fast;
 use crate::field::Raw;
 use crate::grammar::{Fields, Verb};
 use crate::header::{Form, Header};
@@ -32,6 +33,14 @@ pub struct Rejected {
 /// # Errors
 /// [`Rejected`] with `invalid`, `limit` or `unsupported_version`; nothing of the message may run.
 pub fn decode_request(body: &[u8]) -> Result<Request, Rejected> {
+    match fast::request(body) {
+        Some(request) => Ok(request),
+        None => decode_generally(body),
+    }
+}
+
+/// The whole protocol, which [`fast`] knows a part of.
+pub(crate) fn decode_generally(body: &[u8]) -> Result<Request, Rejected> {
     let form = form_of(body);
     let mut header = Header::default();
     let operations = if body.len() > MESSAGE_BYTES_MAX {

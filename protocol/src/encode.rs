@@ -6,6 +6,7 @@ use crate::header::Header;
 use crate::msgpack::write;
 use crate::operation::{Condition, Events, List, Operation, Operations, Scan};
 use crate::txn::Compare;
+use crate::value::Stored;
 
 /// Appends the compact form of a message.
 pub fn encode_request(header: &Header, operations: &Operations, out: &mut Vec<u8>) {
@@ -19,6 +20,24 @@ pub fn encode_request(header: &Header, operations: &Operations, out: &mut Vec<u8
 /// Appends the compact form of one operation, to be put into a message by [`encode_message`].
 pub fn encode_operation(operation: &Operation, out: &mut Vec<u8>) {
     write_operation(operation, out);
+}
+
+/// Appends the compact form of a get, for whoever has no [`Operation`] and needs none.
+pub fn encode_get(key: &[u8], out: &mut Vec<u8>) {
+    write_head("get", 2, out);
+    write::key(out, key);
+}
+
+/// Appends the compact form of a put without condition and time to live.
+pub fn encode_put(key: &[u8], value: &Stored, out: &mut Vec<u8>) {
+    write_head("put", 3, out);
+    write::key(out, key);
+    value.write_msgpack(out);
+}
+
+fn write_head(verb: &str, length: usize, out: &mut Vec<u8>) {
+    write::array(out, length);
+    write::text(out, verb);
 }
 
 /// Appends the compact form of a message of operations that are encoded already: a single one by itself, others as an array.
@@ -47,11 +66,10 @@ fn write_operations(operations: &[Operation], out: &mut Vec<u8>) {
 }
 
 pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
-    let head = |out: &mut Vec<u8>, length: usize| {
-        write::array(out, length);
-        write::text(out, operation.verb());
-    };
+    let head = |out: &mut Vec<u8>, length: usize| write_head(operation.verb(), length, out);
     match operation {
+        Operation::Get { key } => encode_get(key, out),
+        Operation::Put { key, value, condition: None, ttl_ms: None } => encode_put(key, value, out),
         Operation::Ping | Operation::Stats | Operation::Size | Operation::Noop | Operation::End | Operation::Who => head(out, 1),
         Operation::Hello { project } => {
             head(out, 2);
@@ -155,7 +173,7 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
             head(out, 2);
             write::text(out, &key.to_string());
         }
-        Operation::Get { key } | Operation::Exists { key } | Operation::Persist { key } | Operation::Ttl { key } => {
+        Operation::Exists { key } | Operation::Persist { key } | Operation::Ttl { key } => {
             head(out, 2);
             write::key(out, key);
         }

@@ -12,6 +12,7 @@ mod decode;
 mod encode;
 mod error;
 mod events;
+mod fast;
 mod feed;
 mod field;
 mod grammar;
@@ -36,7 +37,7 @@ pub use access::{Access, GrantInfo, Role, Scope, UserKey, UserKeyError, grant_co
 pub use compare::{integer_of, same_value};
 pub use convert::{json_to_msgpack, msgpack_to_json};
 pub use decode::{Rejected, decode_request};
-pub use encode::{encode_message, encode_operation, encode_request};
+pub use encode::{encode_get, encode_message, encode_operation, encode_put, encode_request};
 pub use error::{ErrorCode, Failure, Status};
 pub use events::{ChangeKind, EventBefore, EventCause, EventOrigin, KeyEvent, RevisionEvents};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
@@ -47,7 +48,7 @@ pub use reply::{
     Answer, Deadline, Fate, Found, HelloAnswer, NamedLimits, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind,
     reported_limits,
 };
-pub use reply_decode::{Expect, ReplyError, decode_reply, reply_id};
+pub use reply_decode::{Expect, ReplyError, decode_reply, decode_reply_to, reply_id};
 pub use reply_encode::{encode_outcome, encode_reply};
 pub use reply_kept::{decode_kept_outcome, encode_kept_outcome};
 pub use reply_named::decode_outcome;

@@ -160,7 +160,8 @@ impl<'a> Cursor<'a> {
         Ok(&self.bytes[start..self.at])
     }
 
-    fn check_value(&mut self, depth_left: usize) -> Result<(), Malformed> {
+    /// Passes over one value that may be anything, nested at most so deep.
+    pub(crate) fn check_value(&mut self, depth_left: usize) -> Result<(), Malformed> {
         let start = self.at;
         let nest =
             |what: &Self| depth_left.checked_sub(1).ok_or(Malformed { what: "nested deeper than 100 levels", offset: what.at });

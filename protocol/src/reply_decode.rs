@@ -3,6 +3,7 @@
 use crate::access::{GrantInfo, Role};
 use crate::error::{ErrorCode, Failure, Status};
 use crate::events::{read_epoch, read_events};
+use crate::fast;
 use crate::header::Form;
 use crate::limits::DEPTH_MAX;
 use crate::msgpack::{self, Cursor, Malformed, Token};
@@ -129,7 +130,26 @@ fn head(cursor: &mut Cursor<'_>) -> Result<Option<u64>, ReplyError> {
 /// # Errors
 /// [`ReplyError`] if the bytes don't follow the protocol or don't fit what was asked.
 pub fn decode_reply(body: &[u8], expects: &[Expect]) -> Result<Reply, ReplyError> {
-    msgpack::check(body, DEPTH_MAX + 8)?;
+    decode_reply_to(body, expects.iter())
+}
+
+/// As [`decode_reply`], for whoever has no slice of what is expected.
+///
+/// # Errors
+/// As there.
+pub fn decode_reply_to<'e>(body: &[u8], expects: impl ExactSizeIterator<Item = &'e Expect> + Clone) -> Result<Reply, ReplyError> {
+    match fast::reply(body, expects.clone()) {
+        Some(reply) => Ok(reply),
+        None => decode_generally(body, expects),
+    }
+}
+
+/// The whole protocol, which [`fast`] knows a part of.
+pub(crate) fn decode_generally<'e>(
+    body: &[u8],
+    mut expects: impl ExactSizeIterator<Item = &'e Expect>,
+) -> Result<Reply, ReplyError> {
+    msgpack::check(body, REPLY_DEPTH_MAX)?;
     let mut cursor = Cursor::new(body);
     let id = head(&mut cursor)?;
     let retry_safe = match cursor.token()? {
@@ -143,11 +163,11 @@ pub fn decode_reply(body: &[u8], expects: &[Expect]) -> Result<Reply, ReplyError
     let first_at = cursor.offset();
     let outcomes = if matches!(cursor.token()?, Token::UInt(_)) {
         cursor.seek(first_at);
-        let expect = expects.first().unwrap_or(&Expect::Done);
-        let outcome = outcome_of(&mut cursor, length, expect)?;
+        let operations = expects.len();
+        let outcome = outcome_of(&mut cursor, length, expects.next().unwrap_or(&Expect::Done))?;
         // A refusal of the whole message answers an array with one result; a success can't.
-        if expects.len() > 1 && outcome.result.is_ok() {
-            return Err(ReplyError(format!("one result for {} operations", expects.len())));
+        if operations > 1 && outcome.result.is_ok() {
+            return Err(ReplyError(format!("one result for {operations} operations")));
         }
         Outcomes::One(outcome)
     } else {
@@ -202,7 +222,23 @@ pub(crate) fn stored(cursor: &mut Cursor<'_>) -> Result<Stored, ReplyError> {
     Ok(Stored::unbounded(ValueKind::MessagePack, raw))
 }
 
-fn outcomes_of(cursor: &mut Cursor<'_>, length: usize, expects: &[Expect]) -> Result<Vec<Outcome>, ReplyError> {
+/// How deep a reply may be nested: its own arrays around a value.
+pub(crate) const REPLY_DEPTH_MAX: usize = DEPTH_MAX + 8;
+
+/// One outcome whose bytes were checked.
+pub(crate) fn checked_outcome(bytes: &[u8], expect: &Expect) -> Result<Outcome, ReplyError> {
+    let mut cursor = Cursor::new(bytes);
+    match cursor.token()? {
+        Token::Array(length) => outcome_of(&mut cursor, length, expect),
+        other => Err(ReplyError(format!("a result is {other:?}"))),
+    }
+}
+
+fn outcomes_of<'e>(
+    cursor: &mut Cursor<'_>,
+    length: usize,
+    expects: impl ExactSizeIterator<Item = &'e Expect>,
+) -> Result<Vec<Outcome>, ReplyError> {
     if length != expects.len() {
         return Err(ReplyError(format!("{length} results for {} operations", expects.len())));
     }
@@ -210,7 +246,7 @@ fn outcomes_of(cursor: &mut Cursor<'_>, length: usize, expects: &[Expect]) -> Re
         Token::Array(length) => outcome_of(cursor, length, expect),
         other => Err(ReplyError(format!("a result is {other:?}"))),
     };
-    expects.iter().map(outcome).collect()
+    expects.map(outcome).collect()
 }
 
 fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result<Outcome, ReplyError> {
@@ -315,7 +351,7 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
             end_of(4)?;
             let succeeded = boolean(cursor)?;
             let Token::Array(length) = cursor.token()? else { return Err(ReplyError("no results".into())) };
-            Answer::Txn { succeeded, results: outcomes_of(cursor, length, if succeeded { then } else { otherwise })? }
+            Answer::Txn { succeeded, results: outcomes_of(cursor, length, if succeeded { then } else { otherwise }.iter())? }
         }
         Expect::Granted => {
             end_of(3)?;
