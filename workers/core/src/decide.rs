@@ -179,9 +179,14 @@ pub fn decide_numbered(
                 return Decision::refused(state, Failure::busy(message, 1));
             }
             let revision = if decision.takes_revision { stamp.revision } else { state.revision() };
-            changes.extend(decision.changes);
-            changes.push(remember(numbered, acked, &decision.outcome, revision, stamp.time_ms));
-            Decision { changes, ..decision }
+            // Nearly always there is nothing else, and what was decided has room for one more.
+            let mut all = decision.changes;
+            if !changes.is_empty() {
+                changes.append(&mut all);
+                all = changes;
+            }
+            all.push(remember(numbered, acked, &decision.outcome, revision, stamp.time_ms));
+            Decision { changes: all, ..decision }
         }
     }
 }

@@ -132,7 +132,10 @@ impl<'a> Overlay<'a> {
     }
 
     pub(crate) fn into_changes(self) -> Vec<Change> {
-        self.own.into_iter().map(|(key, value)| Change { space: Space::Table, key, value }).collect()
+        // With room for the reply that may be remembered with them.
+        let mut changes = Vec::with_capacity(if self.own.is_empty() { 0 } else { self.own.len() + 1 });
+        changes.extend(self.own.into_iter().map(|(key, value)| Change { space: Space::Table, key, value }));
+        changes
     }
 }
 

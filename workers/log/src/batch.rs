@@ -6,7 +6,8 @@
 //!   [`Log::append`](crate::Log::append), before anything is written.
 
 use crate::format::{
-    BATCH_HEADER_BYTES, GROUP_FLAG_SESSION, GROUP_HEADER_BYTES, MAX_BATCH_BYTES, RECORD_DELETE, RECORD_PUT, put_at,
+    BATCH_HEADER_BYTES, GROUP_FLAG_SESSION, GROUP_HEADER_BYTES, MAX_BATCH_BYTES, RECORD_DELETE, RECORD_PUT,
+    RECORD_PUT_HEADER_BYTES, put_at,
 };
 use crate::payload::{Cause, GroupRef, Groups, SessionRef};
 
@@ -91,19 +92,33 @@ impl BatchBuilder {
 
     /// Adds a put to the open group.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        let (Some(key_bytes), Some(value_bytes)) = (self.count_record(key), self.length(value)) else { return };
-        self.buffer.push(RECORD_PUT);
-        self.buffer.extend_from_slice(&key_bytes.to_le_bytes());
-        self.buffer.extend_from_slice(&value_bytes.to_le_bytes());
-        self.buffer.extend_from_slice(key);
-        self.buffer.extend_from_slice(value);
+        self.put_in(&[], key, value);
     }
 
     /// Adds a delete to the open group.
     pub fn delete(&mut self, key: &[u8]) {
-        let Some(key_bytes) = self.count_record(key) else { return };
+        self.delete_in(&[], key);
+    }
+
+    /// Adds a put of a key that comes in two parts, and need not be put together before.
+    pub fn put_in(&mut self, space: &[u8], key: &[u8], value: &[u8]) {
+        let (Some(key_bytes), Some(value_bytes)) = (self.count_record(space, key), self.length(value.len())) else { return };
+        let mut head = [RECORD_PUT; RECORD_PUT_HEADER_BYTES];
+        head[1..5].copy_from_slice(&key_bytes.to_le_bytes());
+        head[5..].copy_from_slice(&value_bytes.to_le_bytes());
+        self.buffer.reserve(head.len() + space.len() + key.len() + value.len());
+        self.buffer.extend_from_slice(&head);
+        self.buffer.extend_from_slice(space);
+        self.buffer.extend_from_slice(key);
+        self.buffer.extend_from_slice(value);
+    }
+
+    /// Adds a delete of a key that comes in two parts.
+    pub fn delete_in(&mut self, space: &[u8], key: &[u8]) {
+        let Some(key_bytes) = self.count_record(space, key) else { return };
         self.buffer.push(RECORD_DELETE);
         self.buffer.extend_from_slice(&key_bytes.to_le_bytes());
+        self.buffer.extend_from_slice(space);
         self.buffer.extend_from_slice(key);
     }
 
@@ -138,8 +153,8 @@ impl BatchBuilder {
         Ok(())
     }
 
-    fn count_record(&mut self, key: &[u8]) -> Option<u32> {
-        let length = self.length(key)?;
+    fn count_record(&mut self, space: &[u8], key: &[u8]) -> Option<u32> {
+        let length = self.length(space.len() + key.len())?;
         let Some((_, records)) = &mut self.open else {
             self.refuse("a record stands outside of a group".to_owned());
             return None;
@@ -149,13 +164,13 @@ impl BatchBuilder {
         Some(length)
     }
 
-    fn length(&mut self, bytes: &[u8]) -> Option<u32> {
+    fn length(&mut self, bytes: usize) -> Option<u32> {
         // Checked before the copy, so that a batch out of bounds doesn't grow further. 64 is more than any header.
-        if bytes.len() + self.buffer.len() + 64 > MAX_BATCH_BYTES {
+        if bytes + self.buffer.len() + 64 > MAX_BATCH_BYTES {
             self.refuse(format!("it is larger than {MAX_BATCH_BYTES} bytes"));
             return None;
         }
-        Some(u32::try_from(bytes.len()).expect("it is below MAX_BATCH_BYTES"))
+        Some(u32::try_from(bytes).expect("it is below MAX_BATCH_BYTES"))
     }
 
     fn refuse(&mut self, why: String) {

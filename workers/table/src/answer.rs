@@ -309,13 +309,12 @@ impl<L: Log> Worker<L> {
         let revision = self.state.revision() + u64::from(cause.takes_revision());
         batch.group(revision, cause, name);
         self.history.begin_group(&self.state, revision, origin(cause, batch.stamp_ms(), name));
-        let mut record_key = Vec::new();
         for change in changes {
-            record_key.clear();
-            change.write_record_key(&mut record_key);
+            // As `Change::write_record_key` has it.
+            let space = [change.space as u8];
             match &change.value {
-                Some(value) => batch.put(&record_key, value),
-                None => batch.delete(&record_key),
+                Some(value) => batch.put_in(&space, &change.key, value),
+                None => batch.delete_in(&space, &change.key),
             }
             if let Some(events) = events {
                 events.extend(event_of(&change, cause, revision));

@@ -85,7 +85,7 @@ fn admission(sessions: &Sessions, numbered: &Numbered<'_>, time_ms: u64, bounds:
         let message = format!("the reply to number {seq} was acknowledged and is forgotten");
         return Err(Failure::new(ErrorCode::UnknownOutcome, message));
     }
-    if let Some(remembered) = session.replies.get(&seq) {
+    if let Some(remembered) = session.replies.get(seq) {
         let original = remembered.outcome();
         if remembered.hash == hash {
             return Ok(Admission::Again(original));

@@ -54,11 +54,11 @@ impl Session {
     /// The numbers whose records tell what is known.
     fn told(&self) -> impl Iterator<Item = u64> + use<'_> {
         let made_up = !self.ended && self.replies.is_empty() && self.acked > 0;
-        self.replies.keys().copied().chain(made_up.then_some(self.acked))
+        self.replies.numbers().chain(made_up.then_some(self.acked))
     }
 
     fn reply_record(&self, id: SessionId, seq: u64, revision: u64) -> (Change, u64) {
-        let (hash, reply, revision) = match self.replies.get(&seq) {
+        let (hash, reply, revision) = match self.replies.get(seq) {
             Some(remembered) => (remembered.hash, remembered.reply.clone(), remembered.revision),
             None => (0, Reply::Done, revision),
         };

@@ -16,6 +16,7 @@ mod evict;
 mod kept;
 mod owners;
 mod record;
+mod replies;
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,7 @@ pub(crate) use admit::{Admission, admit, end, fate, remember};
 use owners::Owners;
 use record::Reply;
 pub(crate) use record::{SessionRecord, WindowRecord, is_record, raise_floor_of_all, session_of, window_session_of};
+use replies::Replies;
 
 /// The bounds of what is remembered; a broker may be told others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ struct Session {
     used_ms: u64,
     ended: bool,
     /// Replies behind `acked`, by number.
-    replies: BTreeMap<u64, Remembered>,
+    replies: Replies,
     /// Bytes of the replies.
     bytes: usize,
 }
@@ -130,7 +132,7 @@ impl Sessions {
             acked: 0,
             used_ms: record.used_ms,
             ended: false,
-            replies: BTreeMap::new(),
+            replies: Replies::default(),
             bytes: 0,
         });
         self.owners.remove(&session.owner, session.ended, session.used_ms, id);
@@ -185,7 +187,7 @@ impl Sessions {
 
     fn fate(&self, owner: &[u8], id: SessionId, seq: u64) -> Option<Fate> {
         let session = self.known.get(&id).filter(|session| *session.owner == *owner)?;
-        Some(match session.replies.get(&seq) {
+        Some(match session.replies.get(seq) {
             Some(remembered) if remembered.hash == request_hash(&Operation::Noop, &mut Vec::new()) => Fate::Filled,
             Some(remembered) => Fate::Decided(Box::new(remembered.outcome())),
             None if seq <= session.acked => Fate::Acknowledged,
@@ -202,13 +204,14 @@ impl Session {
             return;
         }
         self.acked = acked;
-        while let Some(entry) = self.replies.first_entry().filter(|entry| *entry.key() <= acked) {
-            self.bytes -= entry.remove().bytes();
+        while let Some(reply) = self.replies.take_through(acked) {
+            self.bytes -= reply.bytes();
         }
+        self.replies.shrink();
     }
 
     /// The bytes that would stay remembered if `acked` were acknowledged.
     fn bytes_behind(&self, acked: u64) -> usize {
-        self.bytes - self.replies.range(..=acked).map(|(_, remembered)| remembered.bytes()).sum::<usize>()
+        self.bytes - self.replies.through(acked).map(Remembered::bytes).sum::<usize>()
     }
 }
