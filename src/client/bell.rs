@@ -1,6 +1,6 @@
 //! A bell for a thread that waits in a poll: an eventfd.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -25,6 +25,11 @@ impl Bell {
     pub(super) fn hush(&self) {
         // It is silent already where nothing is read.
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+
+    /// Readable while it rings.
+    pub(super) fn signal(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// For a poll: ready while it rings.

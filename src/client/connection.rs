@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,8 +25,8 @@ use super::progress::Progress;
 use crate::keys::{KeyPair, PublicKey};
 use crate::project::ProjectName;
 use crate::transport::{
-    CLIENT_FRAME_BYTES, ClientSocket, Context, Message, MonitorEventKind, POLLIN, POLLOUT, PollItem, ReceiveLimits, Reception,
-    Security, SendOutcome, TransportError, poll,
+    CLIENT_FRAME_BYTES, ClientSocket, Context, Message, MonitorEventKind, POLLIN, POLLOUT, ReceiveLimits, Reception, Security,
+    SendOutcome, TransportError, poll, wait,
 };
 
 /// The id of a Hello; calls count from 1.
@@ -179,6 +180,10 @@ pub struct Connection {
     hello: HelloAnswer,
     frames: Vec<Message>,
     has_ended: bool,
+    /// The socket's signal may have been taken for something else since it was last seen to be empty.
+    is_unsure: bool,
+    /// Events of the socket may wait.
+    has_events: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -207,7 +212,15 @@ impl Connection {
         let hello = opening.hello(expected, patience, progress)?;
         check(&hello, expected, route)?;
         tracing::debug!(target: "kvbroker::client", %route, broker = %hello.broker, session = %hello.session, "connected");
-        Ok(Self { socket: opening.socket, route: route.clone(), hello, frames: opening.frames, has_ended: false })
+        Ok(Self {
+            socket: opening.socket,
+            route: route.clone(),
+            hello,
+            frames: opening.frames,
+            has_ended: false,
+            is_unsure: true,
+            has_events: true,
+        })
     }
 
     /// Who the broker is.
@@ -221,7 +234,8 @@ impl Connection {
     }
 
     /// Sends a message. False: there is no connection to send it over, and nothing was sent.
-    pub(crate) fn send(&self, body: &[u8]) -> Result<bool, TransportError> {
+    pub(crate) fn send(&mut self, body: &[u8]) -> Result<bool, TransportError> {
+        self.is_unsure = true;
         Ok(self.socket.try_send(&[body])? == SendOutcome::Queued)
     }
 
@@ -241,8 +255,12 @@ impl Connection {
                 Reception::Nothing if self.has_ended => {
                     return Ok(Incoming::Lost("the connection to the broker ended".into()));
                 }
-                Reception::Nothing => {}
+                Reception::Nothing => self.is_unsure = false,
             }
+            if !self.has_events {
+                return Ok(Incoming::Nothing);
+            }
+            self.has_events = false;
             while let Some(event) = self.socket.try_next_event()? {
                 self.has_ended |= event.kind.ends_connection();
             }
@@ -253,9 +271,16 @@ impl Connection {
         }
     }
 
-    /// For [`poll`]: ready when [`Connection::try_receive`] may have something.
-    pub(crate) fn poll_items(&self) -> impl Iterator<Item = PollItem<'_>> {
-        [Some(self.socket.poll_item(POLLIN)), self.socket.event_poll_item()].into_iter().flatten()
+    /// Waits until [`Connection::try_receive`] may have something, or `bell` rings, or the time is up. True: the bell rings.
+    pub(crate) fn wait(&mut self, bell: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool, TransportError> {
+        if self.is_unsure && self.socket.has_input()? {
+            return Ok(false);
+        }
+        self.is_unsure = false;
+        let signals = [Some(bell), Some(self.socket.signal()?), self.socket.event_signal()?];
+        let [rings, _, has_events] = wait(signals, timeout)?;
+        self.has_events |= has_events;
+        Ok(rings)
     }
 
     /// Drops the connection, but gives what was sent last this long to leave.

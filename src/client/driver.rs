@@ -1,8 +1,9 @@
 //! What drives a client: the session's wishes carried out over a connection.
 //!
 //! - All decisions are the session's ([`super::session`]); here are the socket, the clock and the lookup.
-//! - One thread drives at a time: a caller while it waits for its own calls, or the client's own thread ([`super::inbox`] settles which).
-//! - Whoever drives never blocks but in one poll, over the socket, its events and the inbox's bell. A lookup, which may take
+//! - One thread drives at a time: a caller while it waits for its own calls, or the client's own thread where nobody waits
+//!   ([`super::inbox`] settles which).
+//! - Whoever drives never blocks but in one wait, for the socket, its events and the inbox's bell. A lookup, which may take
 //!   long, has a thread of its own while it lasts, so that deadlines hold meanwhile.
 //! - A libzmq failure counts as a lost connection: a new socket is tried, up to each call's deadline.
 
@@ -11,12 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Incoming, Route};
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Lead};
 use super::progress::{Notices, Progress};
 use super::session::{Action, RequestId, Session};
 use super::slot::{Slot, Token};
 use crate::lookup::{Looked, Lookup};
-use crate::transport::{Context, poll};
+use crate::transport::{Context, wait};
 
 /// Longest time for one attempt to find the broker: a silent one must not hold up the next attempt for ever.
 const FIND_MAX: Duration = Duration::from_secs(30);
@@ -135,12 +136,15 @@ impl Driver {
 
     /// Takes what has come and does what the session wants, until it wants to wait.
     fn work(&mut self, patience: &mut Patience<'_>) -> Option<Instant> {
-        let mut ended = Vec::new();
         self.receive(patience);
+        let mut ended = self.session.take_finished();
+        let mut now = Instant::now();
         let until = loop {
-            let now = Instant::now();
             match self.session.poll(now) {
-                Action::Finished { token, result } => ended.push((token, result)),
+                Action::Finished { token, result } => {
+                    ended.push_back((token, result));
+                    continue;
+                }
                 Action::Open { until } => {
                     self.drop_connection();
                     patience.progress.doing(now, format!("connecting to the broker of {} again", self.shared.project));
@@ -148,14 +152,17 @@ impl Driver {
                 }
                 Action::Drop => self.drop_connection(),
                 Action::Send { id, body } => {
-                    let what = if self.session.awaits_changes() { "changes in" } else { "the broker of" };
-                    patience.progress.doing(now, format!("waiting for {what} {}", self.shared.project));
+                    if patience.notices.is_some() {
+                        let what = if self.session.awaits_changes() { "changes in" } else { "the broker of" };
+                        patience.progress.doing(now, format!("waiting for {what} {}", self.shared.project));
+                    }
                     // Before it leaves: whoever ends the program next must know of it.
                     self.shared.note_in_doubt(self.session.in_doubt());
                     self.send(now, id, &body);
                 }
                 Action::Wait { until } => break until,
             }
+            now = Instant::now();
         };
         if !ended.is_empty() {
             // Whoever is told that a call has ended must not find it in doubt, or counted.
@@ -189,7 +196,7 @@ impl Driver {
     }
 
     fn send(&mut self, now: Instant, id: u64, body: &[u8]) {
-        let sent = self.connection.as_ref().map_or(Ok(false), |connection| connection.send(body));
+        let sent = self.connection.as_mut().map_or(Ok(false), |connection| connection.send(body));
         let why = match sent {
             Ok(true) => return,
             Ok(false) => "the connection to the broker ended".to_owned(),
@@ -237,13 +244,16 @@ impl Driver {
         }
     }
 
-    fn sleep(&self, until: Option<Instant>) {
+    fn sleep(&mut self, until: Option<Instant>) {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let mut items = vec![self.shared.inbox.poll_item()];
-        items.extend(self.connection.iter().flat_map(Connection::poll_items));
-        match poll(&mut items, left) {
-            Ok(_) if items.first().is_some_and(|bell| bell.is_readable()) => self.shared.inbox.hush(),
-            Ok(_) => {}
+        let bell = self.shared.inbox.signal();
+        let rings = match &mut self.connection {
+            Some(connection) => connection.wait(bell, left),
+            None => wait([Some(bell)], left).map(|[rings]| rings),
+        };
+        match rings {
+            Ok(true) => self.shared.inbox.hush(),
+            Ok(false) => {}
             Err(error) => {
                 // The context can't have ended while it is shared; don't spin on what is left.
                 tracing::warn!(target: "kvbroker::client", %error, "can't wait for messages");
@@ -253,7 +263,7 @@ impl Driver {
     }
 
     fn close(mut self) {
-        let Some(connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return };
         if let Some(body) = self.session.farewell()
             && matches!(connection.send(&body), Ok(true))
         {
@@ -278,7 +288,7 @@ impl Desk {
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client's thread: drives when it is wanted, until the inbox is closed.
+    /// The client's thread: drives when it is wanted and nobody waits who would, until the inbox is closed.
     pub(super) fn run(&self) {
         let _ends = EndsAll(self);
         let inbox = &self.shared.inbox;
@@ -286,27 +296,47 @@ impl Desk {
             inbox.until_wanted();
             let mut place = self.driver();
             let Some(driver) = place.as_mut() else { return };
-            if !driver.drive(|driver| driver.session.is_idle() && inbox.may_rest()) {
+            if !driver.drive(|driver| driver.session.is_idle() && inbox.may_rest() || inbox.has_heir()) {
                 return place.take().map_or((), Driver::close);
+            }
+            let is_idle = driver.session.is_idle();
+            drop(place);
+            inbox.hand_over(is_idle);
+        }
+    }
+
+    /// Waits until a slot is complete, and drives meanwhile if nobody else does.
+    pub(super) fn attend(&self, slot: &Arc<Slot>) {
+        let inbox = &self.shared.inbox;
+        while !slot.is_complete() {
+            match inbox.lead(slot) {
+                Lead::Yours => self.lead(|_| slot.is_complete()),
+                Lead::Others => {
+                    slot.until_complete_or_nudged();
+                    inbox.disclaim(slot);
+                }
+                Lead::Closed => return slot.until_complete(),
             }
         }
     }
 
-    /// Drives for a caller until its own calls have ended, if nobody else does.
-    pub(super) fn lead(&self, slot: &Slot) {
-        let inbox = &self.shared.inbox;
-        if slot.is_complete() || !inbox.lead() {
-            return;
+    /// Sends what lies in the inbox, and takes what has come, if nobody else does. Does not wait.
+    pub(super) fn send_off(&self) {
+        if self.shared.inbox.lead_if_needed() {
+            self.lead(|_| true);
         }
+    }
+
+    fn lead(&self, is_done: impl Fn(&Driver) -> bool) {
         let panicking = EndsAll(self);
         let mut place = self.driver();
         let is_idle = place.as_mut().is_none_or(|driver| {
-            driver.drive(|_| slot.is_complete());
+            driver.drive(is_done);
             driver.session.is_idle()
         });
         drop(place);
         std::mem::forget(panicking);
-        inbox.hand_over(is_idle);
+        self.shared.inbox.hand_over(is_idle);
     }
 }
 

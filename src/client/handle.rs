@@ -13,7 +13,7 @@ use super::bell::Bell;
 use super::connection::{Connection, Route};
 use super::driver::{Desk, Shared};
 use super::error::ClientError;
-use super::inbox::{Inbox, Submission};
+use super::inbox::{Inbox, Submission, Urgency};
 use super::options::ConnectOptions;
 use super::progress::Progress;
 use super::session::{Asked, GaveUp, RequestId};
@@ -204,8 +204,9 @@ impl Client {
     pub fn call_within(&self, operations: Operations, timeout: Option<Duration>) -> Result<Reply, ClientError> {
         let start = Instant::now();
         let described = tracing::enabled!(target: "kvbroker::client", Level::TRACE).then(|| describe(&operations));
-        let slot = self.submit(operations.as_slice(), start, timeout, true);
-        self.handle.desk.lead(&slot);
+        let slot = Slot::new(operations.as_slice().len());
+        self.submit_to(&slot, operations.as_slice(), start, timeout, Urgency::Waits);
+        self.handle.desk.attend(&slot);
         let outcomes = self.outcomes(slot.wait(), timeout);
         let outcomes = match operations {
             Operations::One(_) => outcomes.and_then(|mut outcomes| outcomes.pop().ok_or(ClientError::Closed)).map(Outcomes::One),
@@ -220,17 +221,17 @@ impl Client {
         Ok(Reply { id: None, form: Form::Compact, retry_safe: None, outcomes: outcomes? })
     }
 
-    /// Hands operations in, as soon as there is room. Who `will_drive` leads next; for others the client's thread does.
-    pub(super) fn submit(
-        &self,
-        operations: &[Operation],
-        start: Instant,
-        timeout: Option<Duration>,
-        will_drive: bool,
-    ) -> Arc<Slot> {
-        let slot = Slot::new(operations.len());
-        self.submit_to(&slot, operations, start, timeout, will_drive);
-        slot
+    /// Hands an operation in, as soon as there is room, for somebody who will wait for its end later.
+    pub(super) fn submit(&self, slot: &Arc<Slot>, asked: Result<Asked, Failure>, timeout: Option<Duration>) {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        if self.submit_one(slot, 0, asked, deadline, Urgency::Soon) {
+            self.handle.desk.send_off();
+        }
+    }
+
+    /// Waits until a slot is complete, and drives meanwhile if nobody else does.
+    pub(super) fn attend(&self, slot: &Arc<Slot>) {
+        self.handle.desk.attend(slot);
     }
 
     /// Hands one operation in whose end rings a bell, for who has other things to wait for as well. None: so much is outstanding that
@@ -240,19 +241,39 @@ impl Client {
             return None;
         }
         let slot = Slot::ringing(1, Some(Arc::clone(bell)));
-        self.submit_to(&slot, std::slice::from_ref(operation), Instant::now(), Some(timeout), false);
+        self.submit_to(&slot, std::slice::from_ref(operation), Instant::now(), Some(timeout), Urgency::Rings);
         Some(slot)
     }
 
-    fn submit_to(&self, slot: &Arc<Slot>, operations: &[Operation], start: Instant, timeout: Option<Duration>, will_drive: bool) {
+    /// Sends what was handed in, if nobody drives who does it. Does not wait.
+    pub(super) fn send_off(&self) {
+        self.handle.desk.send_off();
+    }
+
+    fn submit_to(&self, slot: &Arc<Slot>, operations: &[Operation], start: Instant, timeout: Option<Duration>, urgency: Urgency) {
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         for (index, operation) in operations.iter().enumerate() {
-            match Asked::new(operation) {
-                Ok(asked) => {
-                    let token = Token::new(slot, index, asked.bytes());
-                    self.handle.shared.inbox.submit(Submission { asked, deadline, token }, will_drive);
-                }
-                Err(failure) => Token::new(slot, index, 0).complete(Err(GaveUp::OverLimit(failure))),
+            self.submit_one(slot, index, Asked::new(operation), deadline, urgency);
+        }
+    }
+
+    /// True if what lies there is to be sent off.
+    fn submit_one(
+        &self,
+        slot: &Arc<Slot>,
+        index: usize,
+        asked: Result<Asked, Failure>,
+        deadline: Option<Instant>,
+        urgency: Urgency,
+    ) -> bool {
+        match asked {
+            Ok(asked) => {
+                let token = Token::new(slot, index, asked.bytes());
+                self.handle.shared.inbox.submit(Submission { asked, deadline, token }, urgency)
+            }
+            Err(failure) => {
+                Token::new(slot, index, 0).complete(Err(GaveUp::OverLimit(failure)));
+                false
             }
         }
     }

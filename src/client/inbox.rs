@@ -1,20 +1,23 @@
 //! Calls on their way from the callers' threads to the driver's.
 //!
 //! - The inbox and everything behind it hold a bounded number of calls and bytes; a caller waits for room, up to its deadline.
-//! - One thread drives at a time, and it is settled here which: a caller who waits for its own calls and finds nobody driving does
-//!   it itself, which saves two changes of threads; the client's own thread does it for everybody else, and takes over what is left.
-//! - Whoever drives sleeps in one poll over the socket and an eventfd; a caller writes to that only if the driver sleeps.
+//! - One thread drives at a time, and it is settled here which. A caller who waits and finds nobody driving does it itself, which
+//!   saves two changes of threads. One who finds somebody driving is an heir: whoever leaves hands on to an heir whose calls have not
+//!   ended.
+//! - The client's own thread drives where nobody waits: at once for calls that ring a bell and for callers without room, and after
+//!   [`LEFT_FOR`] for what is left lying, such as tickets that nobody waits for yet. A lone pipeline so never meets that thread.
+//! - Whoever drives sleeps in one wait for the socket and an eventfd; a caller writes to that only if the driver sleeps.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::{IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 use super::bell::Bell;
 use super::session::{Asked, GaveUp};
-use super::slot::Token;
-use crate::transport::PollItem;
+use super::slot::{Slot, Token};
 
 /// Most calls of one client that have not ended.
 pub(super) const CALLS_MAX: usize = 16_384;
@@ -23,6 +26,34 @@ pub(super) const CALLS_MAX: usize = 16_384;
 const BYTES_MAX: usize = IN_FLIGHT_BYTES_MAX;
 
 const _: () = assert!(BYTES_MAX >= MESSAGE_BYTES_MAX, "the largest call has room");
+
+/// How long calls that nobody waits for lie at least, and at most twice that, until the client's thread drives.
+const LEFT_FOR: Duration = Duration::from_millis(1);
+
+/// So many calls are not left lying: whoever hands in the last of them sends them off.
+const PILE: usize = 512;
+
+/// Who drives when a call was handed in and nobody does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// The caller, who will wait for the end next.
+    Waits,
+    /// The caller, when it waits; the client's thread, if it does not do so soon.
+    Soon,
+    /// The client's thread, and at once.
+    Rings,
+}
+
+/// What becomes of a caller who would drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lead {
+    /// It drives.
+    Yours,
+    /// Somebody else does: to be asked again when the slot was nudged.
+    Others,
+    /// Nobody does any more.
+    Closed,
+}
 
 /// A call that was handed in.
 #[derive(Debug)]
@@ -50,7 +81,17 @@ struct State {
     is_driven: bool,
     /// The caller who drives.
     leader: Option<ThreadId>,
+    /// Callers who wait while somebody else drives.
+    heirs: Vec<Arc<Slot>>,
     thread_is_wanted: bool,
+    /// The client's thread must drive until nothing is left, whoever else would.
+    is_bound: bool,
+    /// Something was left lying, with nobody driving.
+    is_left: bool,
+    /// Counts how often it was, so that the client's thread sees whether anybody was there meanwhile.
+    left: u64,
+    /// The client's thread looks every [`LEFT_FOR`].
+    thread_watches: bool,
     driver_sleeps: bool,
     is_closed: bool,
 }
@@ -58,8 +99,29 @@ struct State {
 impl State {
     fn want_thread(&mut self, thread: &Condvar) {
         self.is_driven = true;
+        self.is_bound = true;
         self.thread_is_wanted = true;
         thread.notify_one();
+    }
+
+    fn has_heir(&self) -> bool {
+        !self.is_bound && self.crowd == 0 && self.heirs.iter().any(|heir| !heir.is_complete())
+    }
+
+    fn begin_to_lead(&mut self) {
+        self.is_driven = true;
+        self.is_left = false;
+        self.leader = Some(std::thread::current().id());
+    }
+
+    /// Nobody drives, and there is something to do.
+    fn leave(&mut self, thread: &Condvar) {
+        self.is_left = true;
+        self.left += 1;
+        if !self.thread_watches {
+            self.thread_watches = true;
+            thread.notify_one();
+        }
     }
 }
 
@@ -79,9 +141,9 @@ impl Inbox {
         Ok(Inbox { state: Mutex::default(), room: Condvar::new(), thread: Condvar::new(), bell: Bell::new()? })
     }
 
-    /// Hands a call in, once there is room. After a close the call's token says so. A caller who will drive itself, if nobody does,
-    /// does not wake the client's thread.
-    pub(super) fn submit(&self, submission: Submission, will_drive: bool) {
+    /// Hands a call in, once there is room. After a close the call's token says so. True if so many lie there now that they are to be
+    /// sent off.
+    pub(super) fn submit(&self, submission: Submission, urgency: Urgency) -> bool {
         let bytes = submission.token.bytes;
         let mut state = self.lock();
         while !state.is_closed && state.calls > 0 && (state.calls >= CALLS_MAX || state.bytes + bytes > BYTES_MAX) {
@@ -89,7 +151,8 @@ impl Inbox {
             if left.is_some_and(|left| left.is_zero()) {
                 drop(state);
                 let trouble = Some(format!("{CALLS_MAX} calls or {BYTES_MAX} bytes were outstanding all the time"));
-                return submission.token.complete(Err(GaveUp::TimedOut { trouble }));
+                submission.token.complete(Err(GaveUp::TimedOut { trouble }));
+                return false;
             }
             if !state.is_driven {
                 state.want_thread(&self.thread);
@@ -103,26 +166,65 @@ impl Inbox {
         }
         if state.is_closed {
             drop(state);
-            return drop(submission);
+            drop(submission);
+            return false;
         }
         state.calls += 1;
         state.bytes += bytes;
         state.submissions.push(submission);
-        if !state.is_driven && !will_drive {
-            state.want_thread(&self.thread);
+        let mut is_pile = false;
+        match urgency {
+            Urgency::Rings if state.is_driven => state.is_bound = true,
+            Urgency::Rings => state.want_thread(&self.thread),
+            Urgency::Soon if !state.is_driven => {
+                is_pile = state.submissions.len() >= PILE;
+                // Only the first one: what lies there does not lie longer because more comes.
+                if !state.is_left {
+                    state.leave(&self.thread);
+                }
+            }
+            Urgency::Soon | Urgency::Waits => {}
         }
         self.wake(state);
+        is_pile
     }
 
-    /// Makes the caller the driver; false: somebody else is, or the client is closed.
-    pub(super) fn lead(&self) -> bool {
+    /// Makes the caller, who waits for this slot, the driver, or an heir.
+    pub(super) fn lead(&self, slot: &Arc<Slot>) -> Lead {
         let mut state = self.lock();
-        let leads = !state.is_driven && !state.is_closed;
-        if leads {
-            state.is_driven = true;
-            state.leader = Some(std::thread::current().id());
+        if state.is_closed {
+            return Lead::Closed;
         }
-        leads
+        if !state.is_driven {
+            state.begin_to_lead();
+            return Lead::Yours;
+        }
+        state.heirs.push(Arc::clone(slot));
+        if state.leader.is_none() && !state.is_bound {
+            // The client's thread drives for nobody, and makes room for who waits.
+            self.wake(state);
+        }
+        Lead::Others
+    }
+
+    /// The caller has waited while somebody else drove.
+    pub(super) fn disclaim(&self, slot: &Arc<Slot>) {
+        self.lock().heirs.retain(|heir| !Arc::ptr_eq(heir, slot));
+    }
+
+    /// Makes the caller the driver if something lies here and nobody drives.
+    pub(super) fn lead_if_needed(&self) -> bool {
+        let mut state = self.lock();
+        let is_needed = !state.is_driven && !state.is_closed && !state.submissions.is_empty();
+        if is_needed {
+            state.begin_to_lead();
+        }
+        is_needed
+    }
+
+    /// For the client's thread: true if somebody waits who would drive, and may.
+    pub(super) fn has_heir(&self) -> bool {
+        self.lock().has_heir()
     }
 
     /// True on the thread of a caller who drives.
@@ -130,34 +232,72 @@ impl Inbox {
         self.lock().leader == Some(std::thread::current().id())
     }
 
-    /// The caller drives no longer; what is left is the client's thread's.
+    /// Who drove does so no longer. An heir goes on; without one, what is left lies there, or is the client's thread's if it is bound
+    /// to it.
     pub(super) fn hand_over(&self, is_idle: bool) {
         let mut state = self.lock();
         state.leader = None;
         state.driver_sleeps = false;
-        if is_idle && state.submissions.is_empty() && !state.is_closed {
+        if state.is_closed {
+            return state.want_thread(&self.thread);
+        }
+        if is_idle && state.submissions.is_empty() {
             state.is_driven = false;
-        } else {
-            state.want_thread(&self.thread);
+            state.is_bound = false;
+            return;
+        }
+        if state.is_bound || state.crowd > 0 {
+            return state.want_thread(&self.thread);
+        }
+        state.is_driven = false;
+        // Also with an heir, in case it is late.
+        state.leave(&self.thread);
+        let heir = loop {
+            match state.heirs.pop() {
+                Some(heir) if heir.is_complete() => {}
+                heir => break heir,
+            }
+        };
+        drop(state);
+        if let Some(heir) = heir {
+            heir.nudge();
         }
     }
 
     /// For the client's thread, with nothing left to do: true if it may stop driving.
     pub(super) fn may_rest(&self) -> bool {
-        let mut state = self.lock();
-        let rests = state.submissions.is_empty() && !state.is_closed;
-        state.is_driven &= !rests;
-        rests
+        let state = self.lock();
+        state.submissions.is_empty() && !state.is_closed
     }
 
     /// The client's thread waits here until it is to drive, or to end.
     pub(super) fn until_wanted(&self) {
         let mut state = self.lock();
+        let mut seen = None;
         while !state.thread_is_wanted && (state.is_driven || !state.is_closed) {
-            state = self.thread.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if !state.thread_watches {
+                seen = None;
+                state = self.thread.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (woken, waited) = self.thread.wait_timeout(state, LEFT_FOR).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            if !waited.timed_out() {
+                continue;
+            }
+            if seen == Some(state.left) {
+                if state.is_left && !state.is_driven {
+                    break;
+                }
+                // Somebody drives for long, or all is done.
+                state.thread_watches = state.is_left;
+            }
+            seen = Some(state.left);
         }
         state.thread_is_wanted = false;
         state.is_driven = true;
+        state.is_left = false;
+        state.thread_watches = false;
     }
 
     /// Half of what it takes is taken: who can wait leaves the rest to others.
@@ -206,16 +346,17 @@ impl Inbox {
         Mail { submissions: std::mem::take(&mut state.submissions), is_closed: state.is_closed }
     }
 
-    /// Announces that the driver will sleep; false: there is mail.
+    /// Announces that the driver will sleep; false: there is mail, or somebody who would rather drive.
     pub(super) fn may_sleep(&self) -> bool {
         let mut state = self.lock();
-        state.driver_sleeps = state.submissions.is_empty() && !state.is_closed;
+        let makes_room = state.leader.is_none() && state.has_heir();
+        state.driver_sleeps = state.submissions.is_empty() && !state.is_closed && !makes_room;
         state.driver_sleeps
     }
 
-    /// For the driver's poll: ready when somebody wants it awake.
-    pub(super) fn poll_item(&self) -> PollItem<'_> {
-        self.bell.poll_item()
+    /// For the driver's wait: readable when somebody wants it awake.
+    pub(super) fn signal(&self) -> BorrowedFd<'_> {
+        self.bell.signal()
     }
 
     /// Makes the bell silent again.
@@ -233,5 +374,67 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::Asked;
+    use super::*;
+    use kvbroker_protocol::Operation;
+
+    fn submit(inbox: &Inbox, slot: &Arc<Slot>, urgency: Urgency) -> bool {
+        let asked = Asked::new(&Operation::Size).expect("it is short");
+        inbox.submit(Submission { asked, deadline: None, token: Token::new(slot, 0, 1) }, urgency)
+    }
+
+    #[test]
+    fn who_found_somebody_driving_is_nudged_when_that_one_leaves() {
+        let inbox = Inbox::new().expect("an eventfd");
+        let [first, second, third] = [0; 3].map(|_| Slot::new(1));
+        assert_eq!(inbox.lead(&first), Lead::Yours);
+        assert_eq!(inbox.lead(&second), Lead::Others);
+        assert_eq!(inbox.lead(&third), Lead::Others);
+        assert!(!inbox.lead_if_needed());
+        Token::new(&third, 0, 1).complete(Err(GaveUp::TimedOut { trouble: None }));
+        inbox.hand_over(false);
+        // Nobody else would end this wait.
+        assert!(!second.until_complete_or_nudged(), "it was not its end that came");
+        assert_eq!(inbox.lead(&second), Lead::Yours);
+        inbox.hand_over(true);
+        assert_eq!(inbox.lead(&first), Lead::Yours);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_the_threads_until_somebody_does() {
+        let inbox = Inbox::new().expect("an eventfd");
+        let slot = Slot::new(1);
+        submit(&inbox, &slot, Urgency::Soon);
+        // Nobody calls it, and so it looks by itself.
+        inbox.until_wanted();
+        assert!(!inbox.has_heir());
+        assert_eq!(inbox.lead(&slot), Lead::Others);
+        assert!(inbox.has_heir());
+        inbox.hand_over(false);
+        assert!(!slot.until_complete_or_nudged());
+        assert_eq!(inbox.lead(&slot), Lead::Yours);
+        // Who rings does not wait for others to drive.
+        submit(&inbox, &slot, Urgency::Rings);
+        inbox.hand_over(false);
+        inbox.until_wanted();
+        assert_eq!(inbox.lead(&slot), Lead::Others);
+        assert!(!inbox.has_heir(), "the thread stays");
+    }
+
+    #[test]
+    fn a_pile_is_to_be_sent_off_by_who_makes_it() {
+        let inbox = Inbox::new().expect("an eventfd");
+        let slot = Slot::new(PILE);
+        let is_pile: Vec<bool> = (0..PILE).map(|_| submit(&inbox, &slot, Urgency::Soon)).collect();
+        assert_eq!(is_pile.iter().position(|is_pile| *is_pile), Some(PILE - 1));
+        assert!(inbox.lead_if_needed());
+        assert_eq!(inbox.take().submissions.len(), PILE);
+        inbox.hand_over(true);
+        assert!(!inbox.lead_if_needed(), "nothing lies there");
     }
 }

@@ -1,19 +1,21 @@
 //! Many calls at once, from one thread.
 //!
-//! - An operation is on its way when [`Pipeline::submit`] returns; its [`Ticket`] waits for the outcome. Tickets may be waited for in
+//! - An operation is handed in when [`Pipeline::submit`] returns; its [`Ticket`] waits for the outcome. Tickets may be waited for in
 //!   any order, or dropped: the operation is done all the same.
+//! - Operations leave together: when a ticket is waited for, when some hundreds are there, or else after about two milliseconds.
 //! - A pipeline's operations are done in their order, across restarts of the broker too.
 //! - So many may be outstanding and no more: `submit` waits for the oldest one then.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvbroker_protocol::limits::SESSION_WINDOW;
-use kvbroker_protocol::{Answer, Operation, Outcome, Stored};
+use kvbroker_protocol::{Answer, Failure, Operation, Outcome, Stored};
 
 use super::error::ClientError;
 use super::handle::Client;
+use super::session::Asked;
 use super::slot::Slot;
 
 /// How many operations of a pipeline may be outstanding, unless [`Pipeline::depth`] says otherwise: the session's window.
@@ -25,8 +27,14 @@ pub struct Pipeline {
     client: Client,
     timeout: Option<Duration>,
     depth: usize,
+    /// Those that may not have ended, and some that have.
     outstanding: VecDeque<Arc<Slot>>,
+    /// Slots that nobody looks at any more, to be used again.
+    spare: Vec<Arc<Slot>>,
 }
+
+/// So many slots are kept to be used again.
+const SPARE_MAX: usize = 64;
 
 /// The outcome of a submitted operation, to be waited for.
 #[derive(Debug)]
@@ -53,7 +61,13 @@ impl Client {
     /// ```
     #[must_use]
     pub fn pipeline(&self) -> Pipeline {
-        Pipeline { client: self.clone(), timeout: self.timeout(), depth: PIPELINE_DEPTH, outstanding: VecDeque::new() }
+        Pipeline {
+            client: self.clone(),
+            timeout: self.timeout(),
+            depth: PIPELINE_DEPTH,
+            outstanding: VecDeque::new(),
+            spare: Vec::new(),
+        }
     }
 }
 
@@ -74,27 +88,45 @@ impl Pipeline {
 
     /// Sends an operation. Waits only while too many are outstanding.
     pub fn submit(&mut self, operation: Operation) -> Ticket {
-        while self.outstanding.front().is_some_and(|oldest| oldest.is_complete()) {
-            self.outstanding.pop_front();
+        self.submit_asked(Asked::new(&operation))
+    }
+
+    fn submit_asked(&mut self, asked: Result<Asked, Failure>) -> Ticket {
+        // Two for each one that comes: so there are soon none too many, and those whose tickets were looked at meanwhile are used again.
+        for _ in 0..2 {
+            if self.outstanding.front().is_some_and(|oldest| oldest.is_complete()) {
+                self.forget_oldest();
+            }
         }
         while self.outstanding.len() >= self.depth {
             if let Some(oldest) = self.outstanding.pop_front() {
-                oldest.until_complete();
+                self.client.attend(&oldest);
             }
         }
-        let slot = self.client.submit(std::slice::from_ref(&operation), Instant::now(), self.timeout, false);
+        let slot = self.spare.pop().unwrap_or_else(|| Slot::new(1));
+        self.client.submit(&slot, asked, self.timeout);
         self.outstanding.push_back(Arc::clone(&slot));
         Ticket { client: self.client.clone(), slot, timeout: self.timeout }
     }
 
+    fn forget_oldest(&mut self) {
+        if let Some(mut slot) = self.outstanding.pop_front()
+            && self.spare.len() < SPARE_MAX
+            && let Some(unused) = Arc::get_mut(&mut slot)
+        {
+            unused.reset();
+            self.spare.push(slot);
+        }
+    }
+
     /// Stores a value.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: Stored) -> Ticket {
-        self.submit(Operation::Put { key: key.as_ref().to_vec(), value, condition: None, ttl_ms: None })
+        self.submit_asked(Asked::put(key.as_ref(), &value))
     }
 
     /// Reads a value; the answer is [`Answer::Value`], and `not_found` is a failure here.
     pub fn get(&mut self, key: impl AsRef<[u8]>) -> Ticket {
-        self.submit(Operation::Get { key: key.as_ref().to_vec() })
+        self.submit_asked(Asked::get(key.as_ref()))
     }
 
     /// Adds to an integer; the answer is [`Answer::Integer`].
@@ -110,8 +142,15 @@ impl Pipeline {
     /// Waits until every operation has its outcome. What the outcomes are, the tickets say.
     pub fn wait_all(&mut self) {
         while let Some(oldest) = self.outstanding.pop_front() {
-            oldest.until_complete();
+            self.client.attend(&oldest);
         }
+    }
+}
+
+impl Drop for Pipeline {
+    /// What was submitted leaves now, if it has not left yet. Does not wait.
+    fn drop(&mut self) {
+        self.client.send_off();
     }
 }
 
@@ -137,7 +176,7 @@ impl Ticket {
     /// # Errors
     /// There is no outcome: as [`Client::call`].
     pub fn outcome(self) -> Result<Outcome, ClientError> {
-        let end = self.slot.wait().pop().ok_or(ClientError::Closed)?;
-        self.client.outcome(end, self.timeout)
+        self.client.attend(&self.slot);
+        self.client.outcome(self.slot.wait_for_one(), self.timeout)
     }
 }

@@ -1,8 +1,10 @@
 //! Where a caller waits for the ends of its calls.
 //!
 //! - Every token ends exactly once: a token that is dropped before says [`Ended::Closed`], so nobody waits for ever.
-//! - Whoever completes a slot wakes its waiter only if there is one: most tickets are ready before they are looked at.
+//! - Whoever completes a slot wakes its waiter only if there is one: most tickets are ready before they are looked at, and that
+//!   look takes no lock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use kvbroker_protocol::Outcome;
@@ -19,17 +21,28 @@ pub(super) enum Ended {
     Closed,
 }
 
-#[derive(Debug, Default)]
+/// Nearly always there is one call, which needs no list.
+#[derive(Debug)]
+enum Ends {
+    One(Option<Ended>),
+    Many(Vec<Option<Ended>>),
+}
+
+#[derive(Debug)]
 struct State {
-    ends: Vec<Option<Ended>>,
+    ends: Ends,
     missing: usize,
     is_awaited: bool,
+    /// The waiter is to look whether it may drive.
+    is_nudged: bool,
 }
 
 /// The place for the ends of one or several calls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slot {
     state: Mutex<State>,
+    /// All ends are there. Set while the state is locked.
+    is_complete: AtomicBool,
     complete: Condvar,
     /// For who waits for this and for other things at once.
     bell: Option<Arc<Bell>>,
@@ -43,23 +56,60 @@ impl Slot {
 
     /// The same, with a bell that rings when all calls have ended.
     pub(super) fn ringing(calls: usize, bell: Option<Arc<Bell>>) -> Arc<Slot> {
-        let state = State { ends: vec![None; calls], missing: calls, is_awaited: false };
-        Arc::new(Slot { state: Mutex::new(state), complete: Condvar::new(), bell })
+        let ends = if calls == 1 { Ends::One(None) } else { Ends::Many(vec![None; calls]) };
+        let state = State { ends, missing: calls, is_awaited: false, is_nudged: false };
+        Arc::new(Slot { state: Mutex::new(state), is_complete: AtomicBool::new(calls == 0), complete: Condvar::new(), bell })
+    }
+
+    /// Makes it as good as new, for one call.
+    pub(super) fn reset(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        *state = State { ends: Ends::One(None), missing: 1, is_awaited: false, is_nudged: false };
+        *self.is_complete.get_mut() = false;
+        self.bell = None;
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.lock().missing == 0
+        self.is_complete.load(Ordering::Acquire)
     }
 
     /// Waits for all ends and takes them.
     pub(super) fn wait(&self) -> Vec<Ended> {
-        let ends = std::mem::take(&mut self.complete_state().ends);
-        ends.into_iter().map(|end| end.unwrap_or(Ended::Closed)).collect()
+        match &mut self.complete_state().ends {
+            Ends::One(end) => vec![end.take().unwrap_or(Ended::Closed)],
+            Ends::Many(ends) => std::mem::take(ends).into_iter().map(|end| end.unwrap_or(Ended::Closed)).collect(),
+        }
+    }
+
+    /// Waits for the end of the only call and takes it.
+    pub(super) fn wait_for_one(&self) -> Ended {
+        let end = match &mut self.complete_state().ends {
+            Ends::One(end) => end.take(),
+            Ends::Many(ends) => std::mem::take(ends).pop().flatten(),
+        };
+        end.unwrap_or(Ended::Closed)
     }
 
     /// Waits for all ends and leaves them to somebody else.
     pub(super) fn until_complete(&self) {
         drop(self.complete_state());
+    }
+
+    /// Waits for all ends, or until somebody nudges; true: the ends are there.
+    pub(super) fn until_complete_or_nudged(&self) -> bool {
+        let mut state = self.lock();
+        while state.missing > 0 && !state.is_nudged {
+            state.is_awaited = true;
+            state = self.complete.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.is_nudged = false;
+        state.missing == 0
+    }
+
+    /// The driver has left: whoever waits here may drive.
+    pub(super) fn nudge(&self) {
+        self.lock().is_nudged = true;
+        self.complete.notify_all();
     }
 
     fn complete_state(&self) -> MutexGuard<'_, State> {
@@ -73,13 +123,18 @@ impl Slot {
 
     fn complete(&self, index: usize, end: Ended) {
         let mut state = self.lock();
-        if let Some(place @ None) = state.ends.get_mut(index) {
+        let place = match &mut state.ends {
+            Ends::One(place) => (index == 0).then_some(place),
+            Ends::Many(places) => places.get_mut(index),
+        };
+        if let Some(place @ None) = place {
             *place = Some(end);
             state.missing -= 1;
         }
         if state.missing > 0 {
             return;
         }
+        self.is_complete.store(true, Ordering::Release);
         let is_awaited = state.is_awaited;
         drop(state);
         if is_awaited {

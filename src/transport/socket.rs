@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use zmq::{DONTWAIT, Message, POLLIN, PollEvents, PollItem, SNDMORE};
@@ -197,6 +197,35 @@ impl Socket {
         self.inner.as_poll_item(events)
     }
 
+    /// For [`wait`]: a descriptor that becomes readable when something happens to this socket.
+    ///
+    /// It tells that once. Whoever waits for it has seen, since anything else was last done with the socket, that nothing is there
+    /// ([`Socket::try_receive`] gave nothing, or [`Socket::has_input`] was false); and looks again when it is readable, which need not
+    /// mean that there is a message.
+    ///
+    /// # Errors
+    /// The context ended.
+    pub fn signal(&self) -> Result<BorrowedFd<'_>, TransportError> {
+        signal_of(&self.inner)
+    }
+
+    /// True if a message has arrived.
+    ///
+    /// # Errors
+    /// The context ended.
+    pub fn has_input(&self) -> Result<bool, TransportError> {
+        let events = self.inner.get_events().map_err(|error| TransportError::zmq("look for messages", error))?;
+        Ok(events.contains(POLLIN))
+    }
+
+    /// As [`Socket::signal`], for the events of a watched socket: after [`Socket::try_next_event`] gave nothing. `None`: not watched.
+    ///
+    /// # Errors
+    /// The context ended.
+    pub fn event_signal(&self) -> Result<Option<BorrowedFd<'_>>, TransportError> {
+        self.monitor.as_ref().map(|monitor| signal_of(&monitor.socket)).transpose()
+    }
+
     /// How long closing waits for unsent messages.
     ///
     /// # Errors
@@ -261,6 +290,12 @@ impl Socket {
     pub(super) fn set_ipv6(&self, address: IpAddr) -> Result<(), TransportError> {
         self.inner.set_ipv6(address.is_ipv6()).map_err(|error| TransportError::zmq("choose IPv4 or IPv6", error))
     }
+}
+
+fn signal_of(socket: &zmq::Socket) -> Result<BorrowedFd<'_>, TransportError> {
+    let descriptor = socket.get_fd().map_err(|error| TransportError::zmq("get the descriptor of a socket", error))?;
+    // SAFETY: it is libzmq's own, open as long as the socket, which is borrowed as long as this is used.
+    Ok(unsafe { BorrowedFd::borrow_raw(descriptor) })
 }
 
 fn without_interruption(mut call: impl FnMut() -> zmq::Result<()>) -> zmq::Result<()> {
@@ -360,6 +395,39 @@ pub fn poll(items: &mut [PollItem<'_>], timeout: Option<Duration>) -> Result<usi
         Err(zmq::Error::EINTR) => Ok(0),
         Err(error) => Err(TransportError::zmq("wait for messages", error)),
     }
+}
+
+/// Waits until one of some descriptors is readable, or `timeout` (`None`: for ever) has passed, and says of each whether it is. A signal
+/// ends the wait early. This is one system call, where [`poll`] looks at each socket twice by several; [`Socket::signal`] says what it asks
+/// of whoever uses it.
+///
+/// # Errors
+/// A descriptor is bad.
+pub fn wait<const N: usize>(
+    descriptors: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> Result<[bool; N], TransportError> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    // One that is not there is looked at as another one that is, and nobody hears of it.
+    let Some(some) = descriptors.iter().flatten().next() else { return Ok([false; N]) };
+    let mut polled = std::array::from_fn::<_, N, _>(|at| {
+        let descriptor = descriptors.get(at).and_then(Option::as_ref).unwrap_or(some);
+        PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::IN)
+    });
+    match poll(&mut polled, timeout.as_ref()) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok([false; N]),
+        Err(error) => return Err(TransportError::zmq("wait for messages", Errno::from_raw(error.raw_os_error()))),
+    }
+    let mut ready = [false; N];
+    for ((ready, polled), descriptor) in ready.iter_mut().zip(&polled).zip(&descriptors) {
+        *ready = descriptor.is_some() && !polled.revents().is_empty();
+    }
+    Ok(ready)
 }
 
 fn check(outcome: i32, action: &str, endpoint: &CStr) -> Result<(), TransportError> {

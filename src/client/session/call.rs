@@ -3,10 +3,13 @@
 use std::time::Instant;
 
 use kvbroker_protocol::limits::MESSAGE_BYTES_MAX;
-use kvbroker_protocol::{Expect, Failure, Operation, Outcome, encode_operation};
+use kvbroker_protocol::{Expect, Failure, Operation, Outcome, Stored, encode_get, encode_operation, encode_put};
 
 /// What a header takes at most, with room to spare.
 pub(super) const HEADER_BYTES: usize = 128;
+
+/// What an operation takes beside its key and value, with room to spare.
+const SHORT_BYTES: usize = 24;
 
 /// How well an operation gets on with others in an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,12 +41,9 @@ impl Asked {
     /// # Errors
     /// `limit`: it does not fit into a message.
     pub fn new(operation: &Operation) -> Result<Asked, Failure> {
-        let mut body = Vec::new();
+        let mut body = Vec::with_capacity(SHORT_BYTES);
         encode_operation(operation, &mut body);
-        if body.len() > MESSAGE_BYTES_MAX - HEADER_BYTES {
-            let message = format!("the request has {} bytes; at most {MESSAGE_BYTES_MAX} are taken", body.len() + HEADER_BYTES);
-            return Err(Failure::limit(message));
-        }
+        check(&body)?;
         Ok(Asked {
             body,
             expect: operation.expects(),
@@ -52,6 +52,22 @@ impl Asked {
             regexes: operation.regexes(),
             company: company(operation),
         })
+    }
+
+    /// As [`Asked::new`] with a get of this key, which need not be copied first.
+    pub(crate) fn get(key: &[u8]) -> Result<Asked, Failure> {
+        let mut body = Vec::with_capacity(key.len() + SHORT_BYTES);
+        encode_get(key, &mut body);
+        check(&body)?;
+        Ok(Asked { body, expect: Expect::Value, mutation: false, weight: 1, regexes: 0, company: Company::Reads })
+    }
+
+    /// As [`Asked::new`] with a put without conditions.
+    pub(crate) fn put(key: &[u8], value: &Stored) -> Result<Asked, Failure> {
+        let mut body = Vec::with_capacity(key.len() + value.as_bytes().len() + SHORT_BYTES);
+        encode_put(key, value, &mut body);
+        check(&body)?;
+        Ok(Asked { body, expect: Expect::Done, mutation: true, weight: 1, regexes: 0, company: Company::Any })
     }
 
     pub(super) fn noop() -> Asked {
@@ -68,6 +84,14 @@ impl Asked {
     pub fn bytes(&self) -> usize {
         self.body.len()
     }
+}
+
+fn check(body: &[u8]) -> Result<(), Failure> {
+    let bytes = body.len() + HEADER_BYTES;
+    if bytes > MESSAGE_BYTES_MAX {
+        return Err(Failure::limit(format!("the request has {bytes} bytes; at most {MESSAGE_BYTES_MAX} are taken")));
+    }
+    Ok(())
 }
 
 fn company(operation: &Operation) -> Company {
@@ -113,7 +137,7 @@ pub(super) struct Call<T> {
     /// Next time by itself.
     pub(super) alone: bool,
     /// A definite refusal that made it wait: the answer if the deadline comes first.
-    pub(super) refusal: Option<Outcome>,
+    pub(super) refusal: Option<Box<Outcome>>,
 }
 
 impl<T> Call<T> {

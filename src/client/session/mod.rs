@@ -159,7 +159,6 @@ enum Link {
 #[derive(Debug)]
 struct Flight<T> {
     calls: Vec<Call<T>>,
-    expects: Vec<Expect>,
     sent_at: Instant,
     bytes: usize,
 }
@@ -167,17 +166,19 @@ struct Flight<T> {
 impl<T> Flight<T> {
     /// How long its reply may take before the connection is taken for lost.
     fn patience(&self) -> Duration {
-        // They go alone.
-        match self.expects.as_slice() {
-            [Expect::History] => LOG_PATIENCE,
-            [Expect::Events(wait_ms)] => PATIENCE + Duration::from_millis(*wait_ms),
+        // What takes longer goes alone.
+        let [call] = self.calls.as_slice() else { return PATIENCE };
+        match &call.asked.expect {
+            Expect::History => LOG_PATIENCE,
+            Expect::Events(wait_ms) => PATIENCE + Duration::from_millis(*wait_ms),
             _ => PATIENCE,
         }
     }
 
     /// True if it waits for changes at the broker.
     fn waits(&self) -> bool {
-        self.calls.iter().any(|call| call.asked.waits())
+        // It goes alone.
+        matches!(self.calls.as_slice(), [call] if call.asked.waits())
     }
 }
 
@@ -474,6 +475,11 @@ impl<T> Session<T> {
         Some(body)
     }
 
+    /// The calls that have ended since the last look, as [`Session::poll`] would give them one by one.
+    pub fn take_finished(&mut self) -> VecDeque<(T, Result<Outcome, GaveUp>)> {
+        std::mem::take(&mut self.finished)
+    }
+
     fn finish(&mut self, token: T, result: Result<Outcome, GaveUp>) {
         self.live -= 1;
         self.finished.push_back((token, result));
@@ -521,7 +527,7 @@ impl<T> Session<T> {
                 self.end_unknown(token, doubted, "no reply came before the deadline");
             } else {
                 let trouble = self.trouble.clone();
-                self.finish(token, refusal.ok_or(GaveUp::TimedOut { trouble }));
+                self.finish(token, refusal.map(|outcome| *outcome).ok_or(GaveUp::TimedOut { trouble }));
             }
         }
         self.earliest = self.first_deadline();

@@ -119,7 +119,8 @@ impl<T> Session<T> {
                 return Packed::NotBefore(send_at);
             }
         }
-        let (mut load, mut calls) = (Load::default(), Vec::new());
+        let due = (self.again.len() + self.queue.len()).min(FULL_OPERATIONS);
+        let (mut load, mut calls) = (Load::default(), Vec::with_capacity(due));
         while let Some(call) = pop_if(&mut self.again, |call| load.takes(call, self.numbers.next())) {
             load.add(&call);
             calls.push(call);
@@ -165,9 +166,8 @@ impl<T> Session<T> {
         let header = Header { id: Some(id), broker, session, seq, ack: Some(self.numbers.ack()), got: self.got };
         let mut body = Vec::with_capacity(HEADER_BYTES + bytes);
         encode_message(&header, calls.iter().map(|call| call.asked.body.as_slice()), &mut body);
-        let expects = calls.iter().map(|call| call.asked.expect.clone()).collect();
         self.flight_bytes += bytes;
-        let flight = Flight { calls, expects, sent_at: now, bytes };
+        let flight = Flight { calls, sent_at: now, bytes };
         self.waiting += usize::from(flight.waits());
         self.flights.insert(id, flight);
         Packed::Message { id, body }

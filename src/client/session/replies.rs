@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use kvbroker_protocol::{ErrorCode, Failure, Outcome, Outcomes, decode_reply, reply_id};
+use kvbroker_protocol::{ErrorCode, Failure, Outcome, Outcomes, decode_reply_to, reply_id};
 
 use super::Session;
 use super::call::Call;
@@ -71,7 +71,7 @@ impl<T> Session<T> {
         let Some(flight) = self.take_flight(id) else { return };
         self.losses = 0;
         self.got = self.got.max(Some(id));
-        let reply = decode_reply(body, &flight.expects);
+        let reply = decode_reply_to(body, flight.calls.iter().map(|call| &call.asked.expect));
         let several = flight.calls.len() > 1;
         let mut after = Aftermath::default();
         let outcomes = match reply {
@@ -137,7 +137,7 @@ impl<T> Session<T> {
                 after.pauses = Some(wait);
                 // Perhaps for what it remembers: then only a higher `ack` ends it.
                 after.lacks_room |= call.seq.is_some();
-                call.refusal = Some(outcome);
+                call.refusal = Some(Box::new(outcome));
                 self.come_back(call);
             }
             // Without a number it is what the operation found in another session: that has to do something first.
@@ -149,7 +149,7 @@ impl<T> Session<T> {
             }
             Verdict::Elsewhere => {
                 after.leaves = Some(failure.message.clone());
-                call.refusal = Some(outcome);
+                call.refusal = Some(Box::new(outcome));
                 self.come_back(call);
             }
             Verdict::Doubtful if call.asked.mutation && self.remembers => {
@@ -223,7 +223,7 @@ impl<T> Session<T> {
             // All that was before it was answered, and the broker does not know of it: it has lost a part of its log.
             self.is_over |= self.holes_below >= HOLES_BELOW_MAX;
         }
-        call.refusal = Some(outcome);
+        call.refusal = Some(Box::new(outcome));
         self.come_back(call);
     }
 
