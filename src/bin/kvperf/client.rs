@@ -129,7 +129,7 @@ impl Bench {
                 Ok(Order::Cease | Order::Stop) | Err(_) => break,
             };
             match measured {
-                Some(measured) => note(&Note::Done(measured)),
+                Some(measured) => note(&Note::Done(Box::new(measured))),
                 None => break,
             }
         }

@@ -115,7 +115,7 @@ impl Fleet {
                     timeline.add(slice);
                     shown.slices(&timeline);
                 }
-                Note::Done(done) => measured[client] = Some(done),
+                Note::Done(done) => measured[client] = Some(*done),
                 Note::Ready | Note::Verified { .. } | Note::Failed(_) => {}
             }
             measured.iter().all(Option::is_some)
@@ -173,7 +173,7 @@ impl Fleet {
         let mut measured: Vec<Option<Measured>> = vec![None; self.members.len()];
         let result = listen(&self.notes, &mut self.members, |client, note| {
             if let Note::Done(done) = note {
-                measured[client] = Some(done);
+                measured[client] = Some(*done);
             }
             measured.iter().all(Option::is_some)
         });

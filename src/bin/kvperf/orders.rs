@@ -89,7 +89,7 @@ pub(crate) enum Note {
         keys: u64,
     },
     /// The stage is over.
-    Done(Measured),
+    Done(Box<Measured>),
     /// This client can't go on.
     Failed(Trouble),
 }
@@ -137,7 +137,7 @@ mod tests {
 
         let mut measured = Measured { operations: 3, ended_ns: 5_000, ..Measured::begun(1) };
         measured.latencies.record(1_500, 3);
-        let text = serde_json::to_string(&Note::Done(measured.clone())).unwrap();
+        let text = serde_json::to_string(&Note::Done(Box::new(measured.clone()))).unwrap();
         let Note::Done(read) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
         assert_eq!(Summary::of(&read), Summary::of(&measured));
         let failed = serde_json::to_string(&Note::Failed(Trouble::interrupted())).unwrap();

@@ -411,7 +411,7 @@ mod tests {
     fn what_a_schedule_could_not_keep_is_said() {
         let schedule = |unsent| Some(Schedule { ops_per_s: 1e4, due: 20, late: 5, unsent, from_sent: summary(20, 1.0) });
         let kept = Run { schedule: schedule(0), ..run(1, 5_000.0) };
-        let text = schedules(&[kept.clone()]);
+        let text = schedules(std::slice::from_ref(&kept));
         assert!(text.contains("10,000 operations per second") && !text.contains("never sent are"), "{text}");
         let text = schedules(&[kept, Run { schedule: schedule(4), ..run(1, 5_000.0) }]);
         assert!(text.contains("so much per second is more than is done here"), "{text}");
