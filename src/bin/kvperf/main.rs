@@ -2,6 +2,7 @@
 //!
 //! One process coordinates (`run`, `fleet`), the others are clients (`client`), each this same program. What they measure is made
 //! and checked in `stages` over the keys of `keyspace`; figures come from `measure`, and `report` prints them.
+//! `lab` is `kvperf report`: it starts brokers and this program, and writes the lab report with the `plots`.
 
 mod args;
 mod audit;
@@ -43,6 +44,10 @@ use kvbroker::version;
 use run::RunError;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == lab::guard::WORD) {
+        return lab::guard::run(words);
+    }
     let words = match args::Words::try_parse() {
         Ok(words) => words,
         Err(error) => {
