@@ -89,7 +89,7 @@ impl Client {
     /// As [`Client::connect_with`], with what the lookup saw, also where it failed. There is no
     /// explanation of a target that can't be one.
     pub fn connect_explained(target: &str, options: ConnectOptions) -> (Result<Self, ClientError>, Option<Explanation>) {
-        let context = match Context::new(1) {
+        let context = match Context::shared() {
             Ok(context) => context,
             Err(error) => return (Err(error.into()), None),
         };

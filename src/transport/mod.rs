@@ -32,6 +32,9 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZero;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 pub use curve::curve_public;
 pub use ends::{ClientSocket, ServerSocket};
 pub use error::{Errno, TransportError};
@@ -42,6 +45,10 @@ pub use zmq::{Message, POLLERR, POLLIN, POLLOUT, PollItem};
 
 /// Longest ipc path in bytes: `sun_path` has 108, one of them a zero at the end.
 pub const MAX_IPC_PATH_BYTES: usize = 107;
+
+/// Most clients that share a context. It takes 1,023 sockets, and a client has up to a dozen: its own, its subscriber's, what watches
+/// them, and those of the connection before.
+pub const SHARED_BY_MAX: usize = 64;
 
 /// libzmq's version, as linked.
 #[must_use]
@@ -61,9 +68,30 @@ pub fn has_curve() -> bool {
 /// Clones share it. It ends when the last clone and socket are dropped; with
 /// messages unsent that waits for the sockets' linger time.
 #[derive(Clone)]
-pub struct Context(zmq::Context);
+pub struct Context(Arc<zmq::Context>);
 
 impl Context {
+    /// A context that clients of this program share: the current one, or a new one if it has ended or has [`SHARED_BY_MAX`] already.
+    ///
+    /// An I/O thread that has several connections does in one wake-up what each of several threads would be woken up for.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn shared() -> Result<Self, TransportError> {
+        static CURRENT: Mutex<Weak<zmq::Context>> = Mutex::new(Weak::new());
+        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = current.upgrade()
+            // This one included.
+            && Arc::strong_count(&context) <= SHARED_BY_MAX
+        {
+            return Ok(Self(context));
+        }
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let context = Self::new(if processors < 8 { 1 } else { 2 })?;
+        *current = Arc::downgrade(&context.0);
+        Ok(context)
+    }
+
     /// Makes a context with `io_threads` I/O threads (0 counts as 1).
     ///
     /// # Errors
@@ -73,7 +101,7 @@ impl Context {
         context
             .set_io_threads(i32::from(io_threads.max(1)))
             .map_err(|error| TransportError::zmq("set the number of I/O threads", error))?;
-        Ok(Self(context))
+        Ok(Self(Arc::new(context)))
     }
 
     /// A client's DEALER for requests. It is not connected yet.

@@ -540,3 +540,19 @@ fn what_a_subscriber_was_sent_before_its_connection_ended_is_read_whole() {
         assert_eq!(messages, MESSAGES + usize::from(is_odd));
     }
 }
+
+#[test]
+fn clients_share_contexts_up_to_a_bound() {
+    let contexts: Vec<Context> = (0..2 * SHARED_BY_MAX).map(|_| Context::shared().unwrap()).collect();
+    let mut sharers: Vec<(*const zmq::Context, usize)> = Vec::new();
+    for context in &contexts {
+        let place = std::ptr::from_ref(context.raw());
+        match sharers.iter_mut().find(|(known, _)| *known == place) {
+            Some((_, count)) => *count += 1,
+            None => sharers.push((place, 1)),
+        }
+    }
+    // Other tests of this process have their part.
+    assert!(sharers.iter().all(|(_, count)| *count <= SHARED_BY_MAX), "{sharers:?}");
+    assert!((2..SHARED_BY_MAX).contains(&sharers.len()), "{sharers:?}");
+}
