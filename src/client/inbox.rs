@@ -5,7 +5,7 @@
 //!   saves two changes of threads. One who finds somebody driving is an heir: whoever leaves hands on to an heir whose calls have not
 //!   ended.
 //! - The client's own thread drives where nobody waits: at once for calls that ring a bell and for callers without room, and after
-//!   [`LEFT_FOR`] for what is left lying, such as tickets that nobody waits for yet. A lone pipeline so never meets that thread.
+//!   some milliseconds for what is left lying, such as tickets that nobody waits for yet. A lone pipeline so never meets that thread.
 //! - Whoever drives sleeps in one wait for the socket and an eventfd; a caller writes to that only if the driver sleeps.
 
 use std::os::fd::BorrowedFd;
@@ -29,6 +29,9 @@ const _: () = assert!(BYTES_MAX >= MESSAGE_BYTES_MAX, "the largest call has room
 
 /// How long calls that nobody waits for lie at least, and at most twice that, until the client's thread drives.
 const LEFT_FOR: Duration = Duration::from_millis(1);
+
+/// The same for a pipeline at work, whose thread has come each time until now: looking after it costs something, too.
+const LEFT_FOR_MAX: Duration = Duration::from_millis(8);
 
 /// So many calls are not left lying: whoever hands in the last of them sends them off.
 const PILE: usize = 512;
@@ -90,7 +93,7 @@ struct State {
     is_left: bool,
     /// Counts how often it was, so that the client's thread sees whether anybody was there meanwhile.
     left: u64,
-    /// The client's thread looks every [`LEFT_FOR`].
+    /// The client's thread looks from time to time.
     thread_watches: bool,
     driver_sleeps: bool,
     is_closed: bool,
@@ -273,14 +276,14 @@ impl Inbox {
     /// The client's thread waits here until it is to drive, or to end.
     pub(super) fn until_wanted(&self) {
         let mut state = self.lock();
-        let mut seen = None;
+        let (mut seen, mut pause) = (None, LEFT_FOR);
         while !state.thread_is_wanted && (state.is_driven || !state.is_closed) {
             if !state.thread_watches {
-                seen = None;
+                (seen, pause) = (None, LEFT_FOR);
                 state = self.thread.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let (woken, waited) = self.thread.wait_timeout(state, LEFT_FOR).unwrap_or_else(PoisonError::into_inner);
+            let (woken, waited) = self.thread.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             if !waited.timed_out() {
                 continue;
@@ -291,6 +294,8 @@ impl Inbox {
                 }
                 // Somebody drives for long, or all is done.
                 state.thread_watches = state.is_left;
+            } else if seen.is_some() {
+                pause = (pause * 2).min(LEFT_FOR_MAX);
             }
             seen = Some(state.left);
         }

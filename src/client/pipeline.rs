@@ -2,7 +2,7 @@
 //!
 //! - An operation is handed in when [`Pipeline::submit`] returns; its [`Ticket`] waits for the outcome. Tickets may be waited for in
 //!   any order, or dropped: the operation is done all the same.
-//! - Operations leave together: when a ticket is waited for, when some hundreds are there, or else after about two milliseconds.
+//! - Operations leave together: when a ticket is waited for, when some hundreds are there, or else after some milliseconds.
 //! - A pipeline's operations are done in their order, across restarts of the broker too.
 //! - So many may be outstanding and no more: `submit` waits for the oldest one then.
 
