@@ -74,7 +74,6 @@ pub(crate) enum Order {
 /// What a client tells.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "note", rename_all = "lowercase")]
-#[allow(clippy::large_enum_variant, reason = "notes are read one by one, and none is kept")]
 pub(crate) enum Note {
     /// Connected; the keys that are needed are there.
     Ready,
