@@ -13,7 +13,7 @@ use crate::msgpack::{Cursor, Token};
 use crate::reply::VersionKind;
 use crate::reply_decode::{ReplyError, needed_key, stored, text, uint};
 use crate::sink::Sink;
-use crate::value::{Key, Stored};
+use crate::value::{Key, Stored, StoredRef};
 
 /// What one revision changed, as far as was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +39,12 @@ pub struct KeyEvent {
     pub before: Option<EventBefore>,
 }
 
-/// What happened to a key, as whoever asked must take it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChangeKind {
+/// What happened to a key, as whoever asked must take it. Its value is one of its own, or lent
+/// ([`StoredRef`](crate::StoredRef)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind<V = Stored> {
     /// It got this value.
-    Put(Stored),
+    Put(V),
     /// It was removed.
     Remove,
     /// Its deadline had come.
@@ -99,6 +100,29 @@ impl From<VersionKind> for ChangeKind {
 }
 
 impl ChangeKind {
+    /// The same, with the value lent.
+    pub fn lent(&self) -> ChangeKind<StoredRef<'_>> {
+        match self {
+            ChangeKind::Put(value) => ChangeKind::Put(value.lent()),
+            ChangeKind::Remove => ChangeKind::Remove,
+            ChangeKind::Expire => ChangeKind::Expire,
+            ChangeKind::Leave => ChangeKind::Leave,
+        }
+    }
+}
+
+impl From<ChangeKind<StoredRef<'_>>> for ChangeKind {
+    fn from(kind: ChangeKind<StoredRef<'_>>) -> ChangeKind {
+        match kind {
+            ChangeKind::Put(value) => ChangeKind::Put(value.to_stored()),
+            ChangeKind::Remove => ChangeKind::Remove,
+            ChangeKind::Expire => ChangeKind::Expire,
+            ChangeKind::Leave => ChangeKind::Leave,
+        }
+    }
+}
+
+impl<V> ChangeKind<V> {
     /// The name on the wire.
     pub fn name(&self) -> &'static str {
         match self {
@@ -110,7 +134,7 @@ impl ChangeKind {
     }
 
     /// The key's new value, where it is told.
-    pub fn value(&self) -> Option<&Stored> {
+    pub fn value(&self) -> Option<&V> {
         match self {
             ChangeKind::Put(value) => Some(value),
             ChangeKind::Remove | ChangeKind::Expire | ChangeKind::Leave => None,

@@ -30,6 +30,7 @@ mod reply_named;
 mod request_hash;
 mod sink;
 mod stream;
+mod stream_body;
 mod txn;
 mod value;
 
@@ -57,8 +58,9 @@ pub use stream::{
     STREAM_TOPIC, StreamMessage, encode_stream_change, encode_stream_message, encode_stream_revision, prefix_of_stream_topic,
     stream_topic,
 };
+pub use stream_body::{ChangeRef, RevisionRef, StreamBody};
 pub use txn::{Compare, Txn};
-pub use value::{Key, Stored, ValueKind, key_from_json, key_to_json_text, key_to_line_text};
+pub use value::{Key, Stored, StoredRef, ValueKind, key_from_json, key_to_json_text, key_to_line_text};
 
 /// Version of the wire protocol: the first element of a compact message and what Hello reports.
 pub const PROTOCOL_VERSION: u32 = 1;

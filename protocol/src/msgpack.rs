@@ -49,10 +49,6 @@ impl<'a> Cursor<'a> {
         self.at = offset;
     }
 
-    pub(crate) fn at_end(&self) -> bool {
-        self.at >= self.bytes.len()
-    }
-
     fn wrong(&self, what: &'static str) -> Malformed {
         Malformed { what, offset: self.at }
     }
@@ -239,12 +235,18 @@ pub(crate) fn has_twins<T: Ord>(keys: &mut [T]) -> bool {
 
 /// Checks that `bytes` are exactly one value, nested at most `depth_max` containers deep.
 pub(crate) fn check(bytes: &[u8], depth_max: usize) -> Result<(), Malformed> {
-    let mut cursor = Cursor::new(bytes);
-    cursor.check_value(depth_max)?;
-    if !cursor.at_end() {
-        return Err(cursor.wrong("bytes after the MessagePack value"));
+    let length = checked_length(bytes, depth_max)?;
+    if length < bytes.len() {
+        return Err(Malformed { what: "bytes after the MessagePack value", offset: length });
     }
     Ok(())
+}
+
+/// Checks the value that `bytes` begin with, and says how long it is.
+pub(crate) fn checked_length(bytes: &[u8], depth_max: usize) -> Result<usize, Malformed> {
+    let mut cursor = Cursor::new(bytes);
+    cursor.check_value(depth_max)?;
+    Ok(cursor.offset())
 }
 
 /// Writing to a `Vec` cannot fail: the helpers below keep rmp's `io::Error` out of the callers.

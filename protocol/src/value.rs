@@ -3,6 +3,8 @@
 //! - A key is bytes; a text key is its UTF-8 bytes, so every encoding names the same key.
 //! - A value is kept as it was written: one type byte, then the document.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
@@ -112,41 +114,112 @@ impl Stored {
         self.0
     }
 
+    /// The same value, lent.
+    pub fn lent(&self) -> StoredRef<'_> {
+        StoredRef { kind: self.kind(), document: self.document() }
+    }
+
     /// Appends the value as MessagePack, converted if it was written as JSON.
     pub fn write_msgpack(&self, out: &mut Vec<u8>) {
-        match self.kind() {
-            ValueKind::MessagePack => out.extend_from_slice(self.document()),
-            ValueKind::Json => convert::stored_json_to_msgpack(self.document(), out),
-        }
+        self.lent().write_msgpack(out);
     }
 
     /// Appends the value as JSON, converted if it was written as MessagePack.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        match self.kind() {
-            ValueKind::MessagePack => convert::stored_msgpack_to_json(self.document(), out),
-            ValueKind::Json => out.extend_from_slice(self.document()),
-        }
+        self.lent().write_json(out);
     }
 
     /// The text, if the value is one in either encoding.
     pub fn as_text(&self) -> Option<String> {
-        match self.kind() {
-            ValueKind::MessagePack => match msgpack::Cursor::new(self.document()).token() {
-                Ok(msgpack::Token::Str(text)) => Some(text.to_owned()),
-                _ => None,
-            },
-            ValueKind::Json => serde_json::from_slice(self.document()).ok(),
-        }
+        self.lent().as_text().map(Cow::into_owned)
     }
 
     /// The bytes, if the value is a MessagePack bin or JSON's form of one.
     pub fn as_byte_string(&self) -> Option<Vec<u8>> {
+        self.lent().as_byte_string().map(Cow::into_owned)
+    }
+}
+
+/// A value that lies in somebody else's bytes, such as a message: a [`Stored`] without memory of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StoredRef<'a> {
+    kind: ValueKind,
+    document: &'a [u8],
+}
+
+impl std::fmt::Debug for StoredRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StoredRef({:?}, {} bytes)", self.kind, self.document.len())
+    }
+}
+
+impl<'a> StoredRef<'a> {
+    /// Joins a kind and a document that was checked before.
+    #[inline]
+    pub(crate) fn unchecked(kind: ValueKind, document: &'a [u8]) -> StoredRef<'a> {
+        StoredRef { kind, document }
+    }
+
+    /// The encoding of the document.
+    #[inline]
+    pub fn kind(self) -> ValueKind {
+        self.kind
+    }
+
+    /// The document without its type byte.
+    #[inline]
+    pub fn document(self) -> &'a [u8] {
+        self.document
+    }
+
+    /// A copy that lasts.
+    pub fn to_stored(self) -> Stored {
+        Stored::unbounded(self.kind, self.document)
+    }
+
+    /// Appends the value as MessagePack, converted if it was written as JSON.
+    pub fn write_msgpack(self, out: &mut Vec<u8>) {
+        match self.kind {
+            ValueKind::MessagePack => out.extend_from_slice(self.document),
+            ValueKind::Json => convert::stored_json_to_msgpack(self.document, out),
+        }
+    }
+
+    /// Appends the value as JSON, converted if it was written as MessagePack.
+    pub fn write_json(self, out: &mut Vec<u8>) {
+        match self.kind {
+            ValueKind::MessagePack => convert::stored_msgpack_to_json(self.document, out),
+            ValueKind::Json => out.extend_from_slice(self.document),
+        }
+    }
+
+    /// The text, if the value is one in either encoding. It costs no memory where it was written as MessagePack.
+    #[inline]
+    pub fn as_text(self) -> Option<Cow<'a, str>> {
+        match self.kind {
+            ValueKind::MessagePack => match msgpack::Cursor::new(self.document).token() {
+                Ok(msgpack::Token::Str(text)) => Some(Cow::Borrowed(text)),
+                _ => None,
+            },
+            ValueKind::Json => serde_json::from_slice::<String>(self.document).ok().map(Cow::Owned),
+        }
+    }
+
+    /// The bytes, if the value is a MessagePack bin or JSON's form of one.
+    pub fn as_byte_string(self) -> Option<Cow<'a, [u8]>> {
+        if self.kind == ValueKind::MessagePack {
+            return bin(self.document).map(Cow::Borrowed);
+        }
         let mut document = Vec::new();
         self.write_msgpack(&mut document);
-        match msgpack::Cursor::new(&document).token() {
-            Ok(msgpack::Token::Bin(bytes)) => Some(bytes.to_owned()),
-            _ => None,
-        }
+        bin(&document).map(|bytes| Cow::Owned(bytes.to_owned()))
+    }
+}
+
+fn bin(document: &[u8]) -> Option<&[u8]> {
+    match msgpack::Cursor::new(document).token() {
+        Ok(msgpack::Token::Bin(bytes)) => Some(bytes),
+        _ => None,
     }
 }
 

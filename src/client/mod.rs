@@ -75,7 +75,7 @@ pub use session::{RequestId, RequestIdError};
 pub use table::Entry;
 pub use txn::TxnDone;
 pub use users::Identity;
-pub use watch::{Hub, Watch, WatchBroken, WatchEvent, WatchFrom, WatchId, WatchOptions, WatchStats, WhySnapshot};
+pub use watch::{Changes, ChangesIter, Hub, Watch, WatchBroken, WatchEvent, WatchFrom, WatchId, WatchOptions, WatchStats, WhySnapshot};
 
 #[cfg(test)]
 mod tests;

@@ -435,7 +435,7 @@ fn a_watch_tells_every_change_once_over_a_restart() {
     let client = connect(&place);
     let mut watch = client.watch("a/", WatchFrom::Now).unwrap();
     let changed = |event| match event {
-        WatchEvent::Changes(revision) => Some(revision.revision),
+        WatchEvent::Changes(changes) => Some(changes.revision()),
         _ => None,
     };
     let next = |watch: &mut Watch| watch.next(Some(Instant::now() + Duration::from_secs(20))).unwrap().unwrap();
@@ -501,9 +501,9 @@ fn a_hub_hears_streams_and_asks_for_what_is_missing() {
     eventually("what was missing", || {
         beat(&broker);
         if let Some((id, event)) = hub.next(soon())
-            && let WatchEvent::Changes(RevisionEvents { revision, .. }) = event.unwrap()
+            && let WatchEvent::Changes(changes) = event.unwrap()
         {
-            revisions.entry(id).or_default().push(revision);
+            revisions.entry(id).or_default().push(changes.revision());
         }
         (revisions.values().map(Vec::len).sum::<usize>() == 8).then_some(())
     });

@@ -18,7 +18,7 @@ fn next(watch: &mut Watch) -> RevisionEvents {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match watch.next(Some(deadline)).unwrap() {
-            Some(WatchEvent::Changes(told)) => return told,
+            Some(WatchEvent::Changes(told)) => return told.to_events(),
             Some(_) => {}
             None => panic!("nothing is told"),
         }

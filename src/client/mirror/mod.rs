@@ -97,6 +97,8 @@ struct Inner {
     state: MirrorState,
     /// That of the state, once it is known.
     epoch: Option<u64>,
+    /// The watch knows of nothing that is missing.
+    is_sure: bool,
     ended: Option<MirrorError>,
 }
 
@@ -217,7 +219,7 @@ impl Mirror {
     #[must_use]
     pub fn is_current(&self) -> bool {
         let inner = self.shared.lock();
-        inner.ended.is_none() && inner.state.is_current()
+        inner.ended.is_none() && inner.is_sure && inner.state.is_current()
     }
 
     /// Why it has ended; None: it goes on.
@@ -306,8 +308,8 @@ impl Keeper {
     fn run(mut self, mut watch: Watch) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             match watch.next(Some(Instant::now() + LOOK)) {
-                Ok(Some(event)) => self.take(event, watch.epoch()),
-                Ok(None) => self.moved(watch.revision()),
+                Ok(Some(event)) => self.take(event, &watch),
+                Ok(None) => self.moved(&watch),
                 Err(error) => {
                     tracing::debug!(target: "kvbroker::mirror", %error, "ended");
                     if let Some(first) = self.first.take() {
@@ -322,10 +324,10 @@ impl Keeper {
         }
     }
 
-    fn take(&mut self, event: WatchEvent, epoch: Option<u64>) {
+    fn take(&mut self, event: WatchEvent, watch: &Watch) {
         let caught_up = matches!(event, WatchEvent::CaughtUp { .. });
         let mut inner = self.shared.lock();
-        inner.epoch = epoch;
+        (inner.epoch, inner.is_sure) = (watch.epoch(), watch.is_current());
         let mut changes = Vec::new();
         match &self.hook {
             Some(_) => changes = inner.state.apply_telling(event),
@@ -341,10 +343,11 @@ impl Keeper {
         }
     }
 
-    /// Signs of life move the mirror on, too.
-    fn moved(&self, revision: Option<u64>) {
-        let Some(revision) = revision else { return };
+    /// Signs of life move the mirror on, too, and what was odd about them makes it doubtful.
+    fn moved(&self, watch: &Watch) {
         let mut inner = self.shared.lock();
+        inner.is_sure = watch.is_current();
+        let Some(revision) = watch.revision() else { return };
         if inner.state.revision().is_some_and(|reached| reached < revision) {
             inner.state.advance(revision);
             drop(inner);

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
 use std::ops::Bound;
 
-use kvbroker_protocol::{ChangeKind, Key, RevisionEvents, Row, Stored};
+use kvbroker_protocol::{ChangeKind, Key, Row, Stored};
 
-use crate::client::watch::{WatchEvent, WhySnapshot};
+use crate::client::watch::{Changes, WatchEvent, WhySnapshot};
 
 /// A key's value in a mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl MirrorState {
                 }
             }
             WatchEvent::SnapshotEnd { revision } => self.exchange(revision, told),
-            WatchEvent::Changes(events) => self.change(events, told),
+            WatchEvent::Changes(changes) => self.change(&changes, told),
             WatchEvent::CaughtUp { revision } => {
                 self.advance(revision);
                 self.is_current = self.revision.is_some();
@@ -200,31 +200,31 @@ impl MirrorState {
         }
     }
 
-    fn change(&mut self, events: RevisionEvents, mut told: Option<&mut Vec<MirrorChange>>) {
-        let revision = events.revision;
+    fn change(&mut self, changes: &Changes, mut told: Option<&mut Vec<MirrorChange>>) {
+        let revision = changes.revision();
         // In the midst of a snapshot nothing can be said about what lies behind it.
         if self.coming.is_some() || self.revision.is_some_and(|reached| revision <= reached) {
             return;
         }
         self.revision = Some(revision);
-        for change in events.changes {
+        for change in changes {
             let (now, cause) = match change.kind {
-                ChangeKind::Put(value) => (Some(value), MirrorCause::Put),
+                ChangeKind::Put(value) => (Some(value.to_stored()), MirrorCause::Put),
                 ChangeKind::Remove => (None, MirrorCause::Remove),
                 ChangeKind::Expire => (None, MirrorCause::Expire),
                 ChangeKind::Leave => (None, MirrorCause::Leave),
             };
-            let kept = told.is_some().then(|| (change.key.clone(), now.clone()));
+            let kept = told.is_some().then(|| now.clone());
             let before = match now {
-                Some(value) => self.rows.insert(change.key, MirrorRow { value, modified: revision }),
-                None => self.rows.remove(&change.key),
+                Some(value) => self.rows.insert(change.key.to_vec(), MirrorRow { value, modified: revision }),
+                None => self.rows.remove(change.key),
             };
             let before = before.map(|row| row.value);
-            if let (Some(told), Some((key, now))) = (told.as_deref_mut(), kept)
+            if let (Some(told), Some(now)) = (told.as_deref_mut(), kept)
                 // What leaves without having been there is nothing to whoever looks at the mirror.
                 && (before.is_some() || now.is_some())
             {
-                told.push(MirrorChange { revision, key, before, now, cause });
+                told.push(MirrorChange { revision, key: change.key.to_vec(), before, now, cause });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use kvbroker_protocol::KeyEvent;
+use kvbroker_protocol::{KeyEvent, RevisionEvents};
 
 use super::*;
 
@@ -20,7 +20,8 @@ fn begin(revision: u64, why: WhySnapshot) -> WatchEvent {
 
 fn changes(revision: u64, changes: &[(&str, ChangeKind)]) -> WatchEvent {
     let change = |(key, kind): &(&str, ChangeKind)| KeyEvent { key: (*key).into(), kind: kind.clone(), before: None };
-    WatchEvent::Changes(RevisionEvents { revision, time_ms: 1, changes: changes.iter().map(change).collect(), origin: None })
+    let changes = changes.iter().map(change).collect();
+    WatchEvent::Changes(RevisionEvents { revision, time_ms: 1, changes, origin: None }.into())
 }
 
 fn put(value: &str) -> ChangeKind {

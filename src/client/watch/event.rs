@@ -1,7 +1,8 @@
 //! What a watch tells, and why it can end.
 
-use kvbroker_protocol::{Failure, ReplyError, RevisionEvents, Row};
+use kvbroker_protocol::{Failure, ReplyError, Row};
 
+use super::changes::Changes;
 use crate::client::ClientError;
 
 /// Why a watch begins with what is there, instead of going on behind what it has told.
@@ -49,7 +50,7 @@ pub enum WatchEvent {
         revision: u64,
     },
     /// All that one revision changed of the keys that are watched; never empty, and never told twice.
-    Changes(RevisionEvents),
+    Changes(Changes),
     /// Everything up to this revision was told. It comes once at the beginning, and again after everything that held the watch up.
     CaughtUp {
         /// The revision.

@@ -21,6 +21,9 @@ const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 2, max_bytes: CLIENT_
 /// Silence after which a connection is given up.
 const SILENCE: Duration = Duration::from_millis(FEED_SILENCE_MS);
 
+/// What became of a connection is looked at this often while nobody waits for it.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// How long the broker may take to say where the publisher is.
 const ANSWER: Duration = Duration::from_secs(15);
 
@@ -63,6 +66,8 @@ enum State {
         socket: ClientSocket,
         heard_at: Instant,
         has_spoken: bool,
+        /// When it was last looked at what became of the connection; None: something has.
+        watched_at: Option<Instant>,
     },
 }
 
@@ -114,6 +119,13 @@ impl Link {
         socket.into_iter().flat_map(|socket| [Some(socket.poll_item(POLLIN)), socket.event_poll_item()].into_iter().flatten())
     }
 
+    /// Something became of the connection.
+    pub(super) fn has_event(&mut self) {
+        if let State::Up { watched_at, .. } = &mut self.state {
+            *watched_at = None;
+        }
+    }
+
     /// The next thing that has come, or that became of an attempt; None: nothing more at the moment.
     pub(super) fn next(&mut self, now: Instant, bell: &Arc<Bell>) -> Option<Came> {
         loop {
@@ -141,7 +153,7 @@ impl Link {
                         if let Err(error) = socket.subscribe(FEED_HEARTBEAT_TOPIC) {
                             return Some(self.lose(now, error.to_string()));
                         }
-                        self.state = State::Up { socket, heard_at: now, has_spoken: false };
+                        self.state = State::Up { socket, heard_at: now, has_spoken: false, watched_at: None };
                         return Some(Came::Up);
                     }
                     Ok(None) => *retry_at = now + BUSY,
@@ -183,7 +195,7 @@ impl Link {
     }
 
     fn receive(&mut self, now: Instant) -> Option<Came> {
-        let State::Up { socket, heard_at, has_spoken } = &mut self.state else { return None };
+        let State::Up { socket, heard_at, has_spoken, watched_at } = &mut self.state else { return None };
         loop {
             let received = match socket.try_receive(RECEIVE, &mut self.frames) {
                 Ok(received) => received,
@@ -203,13 +215,18 @@ impl Link {
                 return Some(Came::Message { topic, body });
             }
         }
-        loop {
+        // Not each time: that costs as much as a message.
+        let is_watched = watched_at.is_some_and(|watched_at| now < watched_at + LOOK);
+        while !is_watched {
             match socket.try_next_event() {
                 Ok(Some(event)) if event.kind.ends_connection() => {
                     return Some(self.lose(now, "the connection to the broker's publisher ended".into()));
                 }
                 Ok(Some(_)) => {}
-                Ok(None) => break,
+                Ok(None) => {
+                    *watched_at = Some(now);
+                    break;
+                }
                 Err(error) => return Some(self.lose(now, error.to_string())),
             }
         }

@@ -7,9 +7,10 @@
 //! - A watch ends by an error only where waiting would not help. A broker that is away is waited for.
 //! - What is not taken is not lost: whoever reads too slowly gets what he missed from the broker, as long as that knows it.
 //!
-//! The rooms: `event` and `options` what is told and asked for, `merge` one watch without sockets, `hub` the sockets and questions of
+//! The rooms: `event`, `changes` and `options` what is told and asked for, `merge` one watch without sockets, `hub` the sockets and questions of
 //! many, `link` the connection to the publisher.
 
+mod changes;
 mod event;
 mod hub;
 mod link;
@@ -20,12 +21,14 @@ mod options;
 use std::fmt;
 use std::time::Instant;
 
+pub use changes::{Changes, ChangesIter};
 pub use event::{WatchBroken, WatchEnd, WatchEvent, WatchStats, WhySnapshot};
 pub use hub::{Hub, WatchId};
 pub use options::{WatchFrom, WatchOptions};
 
 use super::error::ClientError;
 use super::handle::Client;
+use hub::Ended;
 use merge::Position;
 
 const _: fn() = || {
@@ -37,14 +40,15 @@ const _: fn() = || {
 pub struct Watch {
     hub: Hub,
     id: WatchId,
-    position: Option<Position>,
-    stats: WatchStats,
-    end: Option<WatchEnd>,
+    ended: Option<Box<Ended>>,
 }
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("position", &self.position).field("end", &self.end).finish_non_exhaustive()
+        f.debug_struct("Watch")
+            .field("position", &self.position())
+            .field("end", &self.ended.as_ref().map(|ended| &ended.end))
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,9 +65,9 @@ impl Client {
     /// lab.del("lamp/1")?;
     /// # let mut seen = 0;
     /// for event in watch {
-    ///     if let WatchEvent::Changes(revision) = event? {
-    ///         for change in &revision.changes {
-    ///             println!("revision {}: {:?} of {}", revision.revision, change.kind, String::from_utf8_lossy(&change.key));
+    ///     if let WatchEvent::Changes(changes) = event? {
+    ///         for change in &changes {
+    ///             println!("revision {}: {:?} of {}", changes.revision(), change.kind, String::from_utf8_lossy(change.key));
     ///         }
     /// #       seen += 1;
     /// #       if seen == 2 { break; }
@@ -123,7 +127,7 @@ impl Client {
                 });
             }
         }
-        Ok(Watch { hub, id, position: None, stats: WatchStats::default(), end: None })
+        Ok(Watch { hub, id, ended: None })
     }
 }
 
@@ -134,19 +138,15 @@ impl Watch {
     /// The watch can't go on, and has ended: [`ClientError::Broken`] where it may not begin anew; `refused` and the like where the broker
     /// will not answer; [`ClientError::Closed`]. It gives the same error from then on.
     pub fn next(&mut self, until: Option<Instant>) -> Result<Option<WatchEvent>, ClientError> {
-        if let Some(end) = &self.end {
-            return Err(end.clone().into());
+        if let Some(ended) = &self.ended {
+            return Err(ended.end.clone().into());
         }
-        self.stats = self.stats();
         match self.hub.next_or_end(until) {
             None => Ok(None),
-            Some((_, Ok(event))) => {
-                self.position = self.hub.position(self.id);
-                Ok(Some(event))
-            }
-            Some((_, Err(end))) => {
-                self.end = Some(end.clone());
-                Err(end.into())
+            Some((_, Ok(event))) => Ok(Some(event)),
+            Some((_, Err(ended))) => {
+                let ended = self.ended.insert(ended);
+                Err(ended.end.clone().into())
             }
         }
     }
@@ -170,14 +170,21 @@ impl Watch {
         self.position().map(|Position { revision, epoch }| WatchFrom::After { revision, epoch })
     }
 
+    /// True while nothing is known to be missing of what it has told and has ready to be told: the broker is heard, and nothing odd is
+    /// being cleared up. A look is taken while the next event is waited for.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.ended.is_none() && self.hub.is_current(self.id)
+    }
+
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> WatchStats {
-        self.hub.stats(self.id).unwrap_or(self.stats)
+        self.ended.as_ref().map_or_else(|| self.hub.stats(self.id).unwrap_or_default(), |ended| ended.stats)
     }
 
     fn position(&self) -> Option<Position> {
-        if self.end.is_some() { self.position } else { self.hub.position(self.id) }
+        self.ended.as_ref().map_or_else(|| self.hub.position(self.id), |ended| ended.position)
     }
 }
 
@@ -186,7 +193,7 @@ impl Iterator for Watch {
 
     /// Waits for the next event; None: it has ended with an error, which was given before.
     fn next(&mut self) -> Option<Self::Item> {
-        if self.end.is_some() {
+        if self.ended.is_some() {
             return None;
         }
         Watch::next(self, None).transpose()

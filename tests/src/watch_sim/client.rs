@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use kvbroker::client::watch::WatchEnd;
-use kvbroker::client::watch::merge::{Answered, Merge, Position};
+use kvbroker::client::watch::merge::{Answered, Heard, Merge, Position};
 use kvbroker::client::{WatchFrom, WatchOptions};
 use kvbroker_protocol::{Operation, Outcome, StreamMessage, prefix_of_stream_topic};
 
@@ -328,11 +328,15 @@ impl Program {
         };
         let Some(prefix) = prefix_of_stream_topic(&topic) else { return };
         for watcher in self.watchers.iter_mut().filter(|watcher| watcher.has_stream && watcher.judge.subject.prefix == prefix) {
-            let Ok(Some((_, mut message))) = StreamMessage::decode(&topic, &body) else { continue };
-            if around.bug == Some(PlantedBug::EpochIgnored) {
+            let message = if around.bug == Some(PlantedBug::EpochIgnored) {
+                let Ok(Some((_, mut message))) = StreamMessage::decode(&topic, &body) else { continue };
                 message.epoch = watcher.judge.epoch().unwrap_or(message.epoch);
-            }
-            watcher.merge.heard(around.now, message, body.len());
+                Heard::of(message, body.len())
+            } else {
+                let Ok(Some(message)) = Heard::read(&topic, &body) else { continue };
+                message
+            };
+            watcher.merge.heard(around.now, message);
         }
     }
 

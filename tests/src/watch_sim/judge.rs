@@ -151,7 +151,7 @@ impl Judge {
                 coming.rows.push(row.clone());
             }
             Some(WatchEvent::SnapshotEnd { revision }) => return self.end(truth, *revision, told.position),
-            Some(WatchEvent::Changes(events)) => self.changes(truth, events, told.position)?,
+            Some(WatchEvent::Changes(changes)) => self.changes(truth, &changes.to_events(), told.position)?,
             Some(WatchEvent::CaughtUp { revision }) => {
                 // It may be a little further by then.
                 if told.position.is_none_or(|position| position.revision < *revision) {

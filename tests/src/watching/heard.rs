@@ -1,7 +1,7 @@
 //! What a watch told, in few words.
 
 use kvbroker::client::WatchEvent;
-use kvbroker_protocol::{ChangeKind, Stored};
+use kvbroker_protocol::{ChangeKind, StoredRef};
 use serde::{Deserialize, Serialize};
 
 use super::truth::{Change, Kind, digest};
@@ -31,11 +31,11 @@ impl Heard {
     pub fn new(event: &WatchEvent) -> Heard {
         match event {
             WatchEvent::SnapshotBegin { revision, why } => Heard::SnapshotBegin(*revision, why.name().to_owned()),
-            WatchEvent::SnapshotRow(row) => Heard::Row(text_of(&row.key), digest_of(&row.value), row.modified),
+            WatchEvent::SnapshotRow(row) => Heard::Row(text_of(&row.key), digest_of(row.value.lent()), row.modified),
             WatchEvent::SnapshotEnd { revision } => Heard::SnapshotEnd(*revision),
             WatchEvent::Changes(told) => {
-                let changes = told.changes.iter().map(|change| Change { key: text_of(&change.key), kind: kind_of(&change.kind) });
-                Heard::Changes(told.revision, changes.collect())
+                let changes = told.iter().map(|change| Change { key: text_of(change.key), kind: kind_of(change.kind) });
+                Heard::Changes(told.revision(), changes.collect())
             }
             WatchEvent::CaughtUp { revision } => Heard::CaughtUp(*revision),
             WatchEvent::Disconnected { .. } => Heard::Disconnected,
@@ -56,11 +56,11 @@ fn text_of(key: &[u8]) -> String {
     String::from_utf8(key.to_vec()).expect("the tests' keys are texts")
 }
 
-fn digest_of(value: &Stored) -> u64 {
+fn digest_of(value: StoredRef<'_>) -> u64 {
     digest(&value.as_text().expect("the tests' values are texts"))
 }
 
-fn kind_of(kind: &ChangeKind) -> Kind {
+fn kind_of(kind: ChangeKind<StoredRef<'_>>) -> Kind {
     match kind {
         ChangeKind::Put(value) => Kind::Put(digest_of(value)),
         ChangeKind::Remove => Kind::Remove,

@@ -12,9 +12,9 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use kvbroker::client::{Client, ClientError, Watch, WatchEvent, WatchFrom, WatchOptions};
+use kvbroker::client::{Changes, Client, ClientError, Watch, WatchEvent, WatchFrom, WatchOptions};
 use kvbroker::exit::Exit;
-use kvbroker_protocol::{Predicate, RevisionEvents};
+use kvbroker_protocol::Predicate;
 use serde_json::json;
 
 use crate::args::Global;
@@ -148,7 +148,7 @@ impl Teller<'_> {
                 self.in_snapshot = false;
                 Ok(())
             }
-            WatchEvent::Changes(revision) => self.changes(&revision),
+            WatchEvent::Changes(changes) => self.changes(&changes),
             WatchEvent::CaughtUp { revision } => {
                 let epoch = self.watch.epoch().map(|epoch| format!("{epoch:016x}"));
                 let said = json!({"event": "caught_up", "rev": revision, "epoch": epoch});
@@ -161,7 +161,8 @@ impl Teller<'_> {
         }
     }
 
-    fn changes(&mut self, revision: &RevisionEvents) -> Result<(), Trouble> {
+    fn changes(&mut self, changes: &Changes) -> Result<(), Trouble> {
+        let revision = &changes.to_events();
         for (index, change) in revision.changes.iter().enumerate() {
             self.tell_one(&Told::Change { revision, change, index })?;
             // Nevertheless the revision is told to its end.

@@ -7,9 +7,10 @@
 //! - Where hundreds have missed something, one question is asked for all of them.
 //! - What was put in is taken out before more is: one page or message of a watch is held at a time, beside what it keeps behind a hole.
 //!
-//! The rooms: `asking` the questions and answers, `joint` what many ask at once.
+//! The rooms: `asking` the questions and answers, `joint` what many ask at once, `hearing` what the publisher sends.
 
 mod asking;
+mod hearing;
 mod joint;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -18,17 +19,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::KEY_BYTES_MAX;
-use kvbroker_protocol::{ChangeKind, EventBefore, Failure, KeyEvent, StreamMessage, stream_topic};
+use kvbroker_protocol::{Failure, stream_topic};
 
 use super::event::{WatchEnd, WatchEvent, WatchStats};
-use super::link::{Came, Link};
+use super::link::Link;
 use super::merge::{Merge, Position, Told};
 use super::options::{WatchFrom, WatchOptions};
 use crate::client::bell::Bell;
 use crate::client::error::ClientError;
 use crate::client::handle::Client;
-use crate::transport::{ClientSocket, poll};
+use crate::transport::{PollItem, poll};
 use asking::Flight;
+use hearing::{subscribe, unsubscribe};
 
 /// Pause where the client has no room for a question.
 const CROWDED: Duration = Duration::from_millis(10);
@@ -45,8 +47,8 @@ const READY_BYTES: usize = 8 << 20;
 /// Most bytes of messages that all watches together keep behind holes.
 const AHEAD_BYTES: usize = 64 << 20;
 
-/// What an event takes beside its keys and values, about.
-const EVENT_BYTES: usize = 128;
+/// Where the connection's events stand among what is polled: behind the bell and the connection itself.
+const LINK_EVENTS_AT: usize = 2;
 
 /// Names a watch of a [`Hub`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,11 +63,14 @@ struct Entry {
     position: Option<Position>,
     due: Option<Instant>,
     waits_to_ask: bool,
+    is_ready: bool,
 }
 
-enum Ready {
-    Told(Told),
-    End(WatchEnd),
+/// A watch that has ended, and what was true of it then.
+pub(super) struct Ended {
+    pub(super) end: WatchEnd,
+    pub(super) position: Option<Position>,
+    pub(super) stats: WatchStats,
 }
 
 /// Many watches, heard by one thread. See [`Client::hub`].
@@ -74,8 +79,9 @@ pub struct Hub {
     bell: Arc<Bell>,
     entries: BTreeMap<WatchId, Entry>,
     next_id: u64,
-    ready: VecDeque<(WatchId, Ready)>,
-    /// About how many bytes were put into `ready` since it was empty.
+    /// Whose events wait to be taken, or who has ended; in turn, each once.
+    ready: VecDeque<WatchId>,
+    /// About how many bytes of events have come since none waited.
     ready_bytes: usize,
     link: Link,
     /// Who hears which stream.
@@ -156,35 +162,23 @@ impl Hub {
             }
             self.listen(now, id, topic.clone(), &mut merge);
         }
-        self.entries.insert(id, Entry { options, merge, topic, position: None, due: None, waits_to_ask: false });
+        self.entries.insert(id, Entry { options, merge, topic, position: None, due: None, waits_to_ask: false, is_ready: false });
         self.pump(now, id);
         id
     }
 
-    /// Lets a watch hear its stream as soon as that can be heard.
-    fn listen(&mut self, now: Instant, id: WatchId, topic: Vec<u8>, merge: &mut Merge) {
-        self.link.turn_on(now);
-        let others = self.streams.entry(topic).or_insert_with_key(|topic| {
-            if let Some(socket) = self.link.socket() {
-                subscribe(socket, topic);
-            }
-            Vec::new()
-        });
-        if self.link.socket().is_some() {
-            let hears = |other: &WatchId| self.entries.get(other).is_some_and(|entry| entry.merge.has_streamed());
-            merge.joined(now, others.iter().any(hears));
-        }
-        others.push(id);
-    }
-
     /// Ends a watch; nothing more is told of it. False: there is none of this name, or it has ended.
     pub fn unwatch(&mut self, id: WatchId) -> bool {
-        let Some(entry) = self.entries.remove(&id) else { return false };
+        self.remove(id).is_some()
+    }
+
+    fn remove(&mut self, id: WatchId) -> Option<Entry> {
+        let mut entry = self.entries.remove(&id)?;
         if let Some(due) = entry.due {
             self.due.remove(&(due, id));
         }
         self.ahead_bytes -= entry.merge.ahead_bytes();
-        if let Some(topic) = entry.topic
+        if let Some(topic) = entry.topic.take()
             && let Some(hearers) = self.streams.get_mut(&topic)
         {
             hearers.retain(|hearer| *hearer != id);
@@ -198,7 +192,7 @@ impl Hub {
         if self.streams.is_empty() {
             self.link.turn_off();
         }
-        true
+        Some(entry)
     }
 
     /// How many watches there are.
@@ -223,6 +217,13 @@ impl Hub {
         self.entries.get(&id)?.position
     }
 
+    /// True while nothing is known to be missing of what a watch has told and has ready to be told: the broker is heard, and nothing odd
+    /// is being cleared up. A look is taken while the next event is waited for.
+    #[must_use]
+    pub fn is_current(&self, id: WatchId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.merge.is_current())
+    }
+
     /// A watch's figures.
     #[must_use]
     pub fn stats(&self, id: WatchId) -> Option<WatchStats> {
@@ -232,10 +233,10 @@ impl Hub {
     /// The next event of any watch, if one comes until `until` (None: for ever). None also if there are no watches. A watch whose
     /// event is an error has ended.
     pub fn next(&mut self, until: Option<Instant>) -> Option<(WatchId, Result<WatchEvent, ClientError>)> {
-        self.next_or_end(until).map(|(id, told)| (id, told.map_err(ClientError::from)))
+        self.next_or_end(until).map(|(id, told)| (id, told.map_err(|ended| ended.end.into())))
     }
 
-    pub(super) fn next_or_end(&mut self, until: Option<Instant>) -> Option<(WatchId, Result<WatchEvent, WatchEnd>)> {
+    pub(super) fn next_or_end(&mut self, until: Option<Instant>) -> Option<(WatchId, Result<WatchEvent, Box<Ended>>)> {
         loop {
             // Not at the clock for each event.
             self.taken = self.taken.wrapping_add(1);
@@ -243,21 +244,8 @@ impl Hub {
             {
                 self.look();
             }
-            while let Some((id, ready)) = self.ready.pop_front() {
-                match ready {
-                    Ready::Told(told) => {
-                        let Some(entry) = self.entries.get_mut(&id) else { continue };
-                        entry.position = told.position;
-                        if let Some(event) = told.event {
-                            return Some((id, Ok(event)));
-                        }
-                    }
-                    Ready::End(end) => {
-                        if self.unwatch(id) {
-                            return Some((id, Err(end)));
-                        }
-                    }
-                }
+            if let Some(told) = self.take() {
+                return Some(told);
             }
             self.ready_bytes = 0;
             if self.entries.is_empty() {
@@ -272,6 +260,33 @@ impl Hub {
                 self.sleep(now, until);
             }
         }
+    }
+
+    /// The next event that is there, or end.
+    fn take(&mut self) -> Option<(WatchId, Result<WatchEvent, Box<Ended>>)> {
+        while let Some(id) = self.ready.front().copied() {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                self.ready.pop_front();
+                continue;
+            };
+            let Some(Told { event, position }) = entry.merge.take() else {
+                entry.is_ready = false;
+                self.ready.pop_front();
+                let Some(end) = entry.merge.end().cloned() else { continue };
+                let (position, stats) = (entry.position, entry.merge.stats());
+                self.remove(id);
+                return Some((id, Err(Box::new(Ended { end, position, stats }))));
+            };
+            if !entry.merge.is_midway() {
+                // The others' turn comes after each message.
+                self.ready.rotate_left(1);
+            }
+            entry.position = position;
+            if let Some(event) = event {
+                return Some((id, Ok(event)));
+            }
+        }
+        None
     }
 
     /// Waits until a watch knows where it begins, or that it can't; false: it did not until then.
@@ -295,10 +310,8 @@ impl Hub {
         self.looked_at = now;
         if self.client.is_closed() {
             let ids: Vec<_> = self.entries.keys().copied().collect();
-            self.ready.extend(ids.into_iter().map(|id| (id, Ready::End(WatchEnd::Closed))));
-            return;
+            return ids.into_iter().for_each(|id| self.update(now, id, Merge::closed));
         }
-        self.bell.hush();
         self.collect(now);
         self.hear(now);
         while let Some((due, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
@@ -309,57 +322,6 @@ impl Hub {
             self.pump(now, id);
         }
         self.ask(now);
-    }
-
-    /// Takes what the publisher has sent, and what became of the connection to it.
-    fn hear(&mut self, now: Instant) {
-        while self.ready_bytes < READY_BYTES
-            && let Some(came) = self.link.next(now, &self.bell)
-        {
-            match came {
-                Came::Message { topic, body } => self.message(now, &topic, &body),
-                Came::Up => {
-                    self.is_unheard = false;
-                    if let Some(socket) = self.link.socket() {
-                        self.streams.keys().for_each(|topic| subscribe(socket, topic));
-                    }
-                    self.update_hearers(now, |merge| {
-                        merge.may_be_linked();
-                        merge.linked(now);
-                    });
-                }
-                Came::Lost(why) => self.update_hearers(now, |merge| merge.unlinked(now, &why)),
-                Came::Nothing => {
-                    self.is_unheard = true;
-                    self.update_hearers(now, Merge::never_linked);
-                }
-                Came::Refused(failure) => self.update_hearers(now, |merge| merge.refused(failure.clone())),
-            }
-        }
-    }
-
-    fn message(&mut self, now: Instant, topic: &[u8], body: &[u8]) {
-        // What is not wanted any more may still come.
-        let Some(hearers) = self.streams.get(topic).cloned() else { return };
-        let message = match StreamMessage::decode(topic, body) {
-            Ok(Some((_, message))) => message,
-            Ok(None) => return,
-            Err(failure) => {
-                tracing::warn!(target: "kvbroker::watch", "{failure}");
-                return hearers.into_iter().for_each(|id| self.update(now, id, Merge::garbled));
-            }
-        };
-        if let [only] = hearers.as_slice() {
-            return self.update(now, *only, |merge| merge.heard(now, message, body.len()));
-        }
-        for id in hearers {
-            self.update(now, id, |merge| merge.heard(now, message.clone(), body.len()));
-        }
-    }
-
-    fn update_hearers(&mut self, now: Instant, update: impl Fn(&mut Merge)) {
-        let hearers: Vec<WatchId> = self.streams.values().flatten().copied().collect();
-        hearers.into_iter().for_each(|id| self.update(now, id, &update));
     }
 
     /// Puts something into a merge, and takes out what comes of it.
@@ -377,12 +339,13 @@ impl Hub {
     /// Takes what a merge wants to be done or told.
     fn pump(&mut self, now: Instant, id: WatchId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        while let Some(told) = entry.merge.take() {
-            self.ready_bytes += told.event.as_ref().map_or(0, bytes_of);
-            self.ready.push_back((id, Ready::Told(told)));
+        self.ready_bytes += entry.merge.put_bytes();
+        let has_ended = entry.merge.end().is_some();
+        if !entry.is_ready && (has_ended || !entry.merge.is_taken()) {
+            entry.is_ready = true;
+            self.ready.push_back(id);
         }
-        if let Some(end) = entry.merge.end() {
-            self.ready.push_back((id, Ready::End(end.clone())));
+        if has_ended {
             return;
         }
         if let Some(socket) = self.link.socket()
@@ -403,12 +366,14 @@ impl Hub {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         // Who waits to ask has nothing else to wait for.
         let due = entry.merge.due(now).filter(|_| !entry.waits_to_ask);
-        if due != entry.due {
-            if let Some(before) = std::mem::replace(&mut entry.due, due) {
-                self.due.remove(&(before, id));
-            }
-            self.due.extend(due.map(|due| (due, id)));
+        // With each message it moves on by a little. Looked at too early, it is put where it belongs.
+        if entry.due.is_some_and(|before| due.is_some_and(|due| before <= due)) {
+            return;
         }
+        if let Some(before) = std::mem::replace(&mut entry.due, due) {
+            self.due.remove(&(before, id));
+        }
+        self.due.extend(due.map(|due| (due, id)));
     }
 
     fn sleep(&mut self, now: Instant, until: Option<Instant>) {
@@ -416,43 +381,19 @@ impl Hub {
         let wake = [due, self.link.due(), until].into_iter().flatten().min();
         let mut items = vec![self.bell.poll_item()];
         items.extend(self.link.poll_items());
-        if let Err(error) = poll(&mut items, wake.map(|wake| wake.saturating_duration_since(now))) {
+        let polled = poll(&mut items, wake.map(|wake| wake.saturating_duration_since(now)));
+        let is_readable = |at: usize| items.get(at).is_some_and(PollItem::is_readable);
+        let (rings, has_event) = (is_readable(0), is_readable(LINK_EVENTS_AT));
+        if rings {
+            self.bell.hush();
+        }
+        if has_event {
+            self.link.has_event();
+        }
+        if let Err(error) = polled {
             // The context can't have ended while it is shared; don't spin on what is left.
             tracing::warn!(target: "kvbroker::watch", %error, "can't wait for messages");
             std::thread::sleep(CROWDED);
         }
-    }
-}
-
-fn subscribe(socket: &ClientSocket, topic: &[u8]) {
-    if let Err(error) = socket.subscribe(topic) {
-        // The watch goes on without its stream.
-        tracing::warn!(target: "kvbroker::watch", %error, "a stream can't be subscribed to");
-    }
-}
-
-fn unsubscribe(socket: &ClientSocket, topic: &[u8]) {
-    if let Err(error) = socket.unsubscribe(topic) {
-        tracing::warn!(target: "kvbroker::watch", %error, "a subscription can't be taken back");
-    }
-}
-
-/// About how much memory an event takes.
-fn bytes_of(event: &WatchEvent) -> usize {
-    let of_change = |change: &KeyEvent| {
-        let value = match &change.kind {
-            ChangeKind::Put(value) => value.as_bytes().len(),
-            _ => 0,
-        };
-        let before = match &change.before {
-            Some(EventBefore::Value { value, .. }) => value.as_bytes().len(),
-            _ => 0,
-        };
-        EVENT_BYTES + change.key.len() + value + before
-    };
-    match event {
-        WatchEvent::Changes(revision) => EVENT_BYTES + revision.changes.iter().map(of_change).sum::<usize>(),
-        WatchEvent::SnapshotRow(row) => EVENT_BYTES + row.key.len() + row.value.as_bytes().len(),
-        _ => EVENT_BYTES,
     }
 }

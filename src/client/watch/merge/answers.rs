@@ -1,10 +1,12 @@
 //! What answers mean for a watch.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use kvbroker_protocol::{ErrorCode, Failure, Key, RevisionEvents, Row};
 
 use super::{Answered, Asked, Merge, PAUSE, POLL_PAUSE, POLL_PAUSE_MAX, Phase};
+use crate::client::watch::changes::Together;
 use crate::client::watch::event::{WatchBroken, WatchEnd, WatchEvent, WhySnapshot};
 
 impl Merge {
@@ -54,7 +56,7 @@ impl Merge {
                     self.tell(WatchEvent::SnapshotEnd { revision: self.verified });
                 }
                 let is_empty = events.is_empty();
-                self.advance(through, events);
+                self.advance(through, Together::Events(Arc::new(events)));
                 self.drain_ahead();
                 // A stream that speaks says itself what comes next.
                 self.doubt |= more && (is_short || !(self.has_streamed() && self.heard > 0));
@@ -67,16 +69,16 @@ impl Merge {
     /// From here on the stream's messages that came meanwhile fit, or show what to ask for.
     fn go_on(&mut self) {
         if let Some(epoch) = self.epoch {
-            let bytes: usize = self.ahead.iter().filter(|(message, _)| message.epoch != epoch).map(|(_, bytes)| bytes).sum();
-            self.ahead.retain(|(message, _)| message.epoch == epoch);
+            let bytes: usize = self.ahead.iter().filter(|message| message.epoch != epoch).map(|message| message.bytes).sum();
+            self.ahead.retain(|message| message.epoch == epoch);
             self.ahead_bytes -= bytes;
             if bytes > 0 {
                 // It was the other history's.
-                self.heard = self.ahead.iter().map(|(message, _)| message.revision).max().unwrap_or(0);
+                self.heard = self.ahead.iter().map(|message| message.revision).max().unwrap_or(0);
                 self.doubt = true;
             }
         }
-        self.advance(self.verified, Vec::new());
+        self.advance(self.verified, Together::Events(Arc::default()));
         self.drain_ahead();
         self.settle();
     }

@@ -18,17 +18,23 @@
 //! Caveat: what [`Merge::take`] gives has to be taken before more is put in, or it grows.
 
 mod answers;
+mod asking;
+mod telling;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{Failure, Key, ReplyError, RevisionEvents, Row, StreamMessage};
+use kvbroker_protocol::{Failure, Key, ReplyError, RevisionEvents, Row, StreamBody, StreamMessage, prefix_of_stream_topic};
 
-use super::event::{WatchEnd, WatchEvent, WatchStats, WhySnapshot};
+use super::changes::Together;
+use super::event::{WatchEnd, WatchStats, WhySnapshot};
 use super::options::{WatchFrom, WatchOptions, Watched};
+use telling::Out;
+pub use telling::Told;
 
 /// How long a stream may be without any message before the broker is asked instead.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -119,13 +125,37 @@ pub struct Position {
     pub epoch: Option<u64>,
 }
 
-/// An event for whoever watches, with what is true once it was taken.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Told {
-    /// None: only the position has moved.
-    pub event: Option<WatchEvent>,
-    /// None: in a snapshot.
-    pub position: Option<Position>,
+/// A message of the stream that was heard.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    epoch: u64,
+    prev: u64,
+    revision: u64,
+    together: Together,
+    /// About how much memory it takes.
+    bytes: usize,
+}
+
+impl Heard {
+    /// Reads a message. None: it is no stream's.
+    ///
+    /// # Errors
+    /// As [`StreamMessage::decode`].
+    pub fn read(topic: &[u8], body: &[u8]) -> Result<Option<Heard>, Failure> {
+        if let Some(read) = prefix_of_stream_topic(topic).and_then(|prefix| StreamBody::read(prefix, body)) {
+            let (epoch, prev, revision, bytes) = (read.epoch(), read.prev(), read.revision(), read.memory_bytes());
+            return Ok(Some(Heard { epoch, prev, revision, together: Together::Stream(Arc::new(read)), bytes }));
+        }
+        // A newer broker's, or none that can be understood.
+        Ok(StreamMessage::decode(topic, body)?.map(|(_, message)| Heard::of(message, body.len())))
+    }
+
+    /// A message that was read by other means, which takes so many bytes.
+    #[must_use]
+    pub fn of(message: StreamMessage, bytes: usize) -> Heard {
+        let StreamMessage { epoch, prev, revision, events } = message;
+        Heard { epoch, prev, revision, together: Together::Events(Arc::new(events)), bytes }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -189,7 +219,7 @@ pub struct Merge {
     heard: u64,
     /// Something odd was heard, or there is more: to be asked.
     doubt: bool,
-    ahead: VecDeque<(StreamMessage, usize)>,
+    ahead: VecDeque<Heard>,
     ahead_bytes: usize,
     asked: Option<Asked>,
     not_before: Option<Instant>,
@@ -198,7 +228,7 @@ pub struct Merge {
     is_crowded: bool,
     caught_up: bool,
     told_disconnected: bool,
-    out: VecDeque<Told>,
+    out: Out,
     end: Option<WatchEnd>,
     stats: WatchStats,
 }
@@ -235,15 +265,10 @@ impl Merge {
             is_crowded: false,
             caught_up: false,
             told_disconnected: false,
-            out: VecDeque::new(),
+            out: Out::default(),
             end: None,
             stats: WatchStats::default(),
         }
-    }
-
-    /// The next event.
-    pub fn take(&mut self) -> Option<Told> {
-        self.out.pop_front()
     }
 
     /// Why nothing more will come, once everything was taken.
@@ -331,8 +356,8 @@ impl Merge {
         }
     }
 
-    /// A message of the stream came, with a body of so many bytes.
-    pub fn heard(&mut self, now: Instant, message: StreamMessage, bytes: usize) {
+    /// A message of the stream came.
+    pub fn heard(&mut self, now: Instant, message: Heard) {
         self.stats.messages += 1;
         let mut is_first = false;
         if let Link::Up { heard_at, .. } = &mut self.link {
@@ -363,216 +388,18 @@ impl Merge {
         self.doubt |= is_first && self.phase == Phase::Follow && message.revision < self.verified;
         self.heard = self.heard.max(message.revision);
         if self.phase == Phase::Follow && message.prev <= self.verified {
-            self.advance(message.revision, message.events);
+            self.advance(message.revision, message.together);
             self.drain_ahead();
             self.settle();
         } else {
-            self.keep_ahead(message, bytes);
+            self.keep_ahead(message);
         }
     }
 
-    /// Whether the stream is to be subscribed to again: it says nothing.
-    pub fn resubscribes(&mut self, now: Instant) -> bool {
-        let Link::Up { heard_at, resubscribe_at, resubscribe_after } = &mut self.link else { return false };
-        let is_silent = heard_at.is_none_or(|heard_at| heard_at + SILENCE_MAX <= now);
-        if !is_silent || *resubscribe_at > now {
-            return false;
-        }
-        if heard_at.take().is_some() {
-            self.doubt = true;
-            self.quiet_since = now;
-            *resubscribe_after = PATIENCE;
-        }
-        *resubscribe_after = (*resubscribe_after * 2).min(RESUBSCRIBE_MAX);
-        *resubscribe_at = now + *resubscribe_after;
-        true
-    }
-
-    /// Whether there is a question.
-    #[must_use]
-    pub fn wants_to_ask(&self, now: Instant) -> bool {
-        self.question(now, true).is_some()
-    }
-
-    /// The next question, which counts as asked. `may_wait`: one that waits at the broker may be among them.
-    pub fn ask(&mut self, now: Instant, may_wait: bool) -> Option<Ask> {
-        let may_wait = may_wait && !self.is_crowded;
-        let ask = self.question(now, may_wait)?;
-        let after = match &ask {
-            Ask::Events { after, .. } => Some(*after),
-            Ask::Now | Ask::Rows { .. } => None,
-        };
-        let is_poll = self.phase == Phase::Follow && !self.is_behind() && self.caught_up;
-        let poll = is_poll.then_some(if may_wait { POLL_PAUSE } else { POLL_PAUSE_MAX });
-        if poll.is_some() {
-            self.stats.polls += 1;
-        } else if self.phase == Phase::Follow {
-            self.stats.refills += 1;
-        }
-        let doubt = std::mem::take(&mut self.doubt);
-        self.asked = Some(Asked { at: now, after, doubt, poll, is_joint: false });
-        Some(ask)
-    }
-
-    /// What is missing begins behind this revision of this epoch: for a question that is asked for several watches at once.
-    #[must_use]
-    pub fn is_missing(&self, now: Instant) -> Option<(u64, u64)> {
-        match self.question(now, false)? {
-            Ask::Events { after, epoch: Some(epoch), .. } if self.phase == Phase::Follow && self.is_behind() => {
-                Some((after, epoch))
-            }
-            _ => None,
-        }
-    }
-
-    /// That was asked, together with others who are as far behind or further. A page of the answer may end before what is missing here
-    /// begins; then it is asked for again.
-    pub fn asked_jointly(&mut self, now: Instant) {
-        self.stats.refills += 1;
-        let doubt = std::mem::take(&mut self.doubt);
-        self.asked = Some(Asked { at: now, after: Some(self.verified), doubt, poll: None, is_joint: true });
-    }
-
-    /// The question that was handed out last could not be asked; not before then.
-    pub fn not_asked(&mut self, not_before: Instant) {
-        if let Some(asked) = self.asked.take() {
-            self.doubt |= asked.poll.is_none();
-            self.not_before = Some(not_before);
-        }
-    }
-
-    fn question(&self, now: Instant, may_wait: bool) -> Option<Ask> {
-        if self.end.is_some() || self.asked.is_some() || self.not_before.is_some_and(|not_before| not_before > now) {
-            return None;
-        }
-        let events = |wait| Some(Ask::Events { after: self.verified, epoch: self.epoch, wait });
-        match &self.phase {
-            Phase::Begin => (self.eager || self.is_on_its_own(now)).then_some(Ask::Now),
-            Phase::Assess { suspicion: WhySnapshot::Asked, .. } if !self.has_streamed() && !self.is_on_its_own(now) => None,
-            Phase::Assess { .. } => Some(Ask::Now),
-            Phase::Rows { cursor, snapshot, .. } => Some(Ask::Rows { cursor: cursor.clone(), snapshot: *snapshot }),
-            Phase::Confirm => events(false),
-            Phase::Follow if self.is_behind() => events(false),
-            Phase::Follow if self.is_on_its_own(now) => events(self.caught_up && may_wait),
-            Phase::Follow => None,
-        }
-    }
-
-    /// When to look again although nothing has come; None: never.
-    #[must_use]
-    pub fn due(&self, now: Instant) -> Option<Instant> {
-        if self.end.is_some() {
-            return None;
-        }
-        let resubscribe = match self.link {
-            Link::Up { heard_at, resubscribe_at, .. } => {
-                Some(heard_at.map_or(resubscribe_at, |heard_at| (heard_at + SILENCE_MAX).max(resubscribe_at)))
-            }
-            Link::Never | Link::Down => None,
-        };
-        let patience_ends = (!self.has_streamed()).then(|| self.quiet_since + PATIENCE);
-        let ask = [self.not_before, patience_ends].into_iter().filter(|_| self.asked.is_none());
-        // What is past was seen when it came.
-        ask.chain([resubscribe]).flatten().filter(|at| *at > now).min()
-    }
-
-    /// Something was missed, or may have been.
-    fn is_behind(&self) -> bool {
-        self.heard > self.verified || self.doubt
-    }
-
-    /// The stream has spoken since it was subscribed to.
-    #[must_use]
-    pub fn has_streamed(&self) -> bool {
-        matches!(self.link, Link::Up { heard_at: Some(_), .. })
-    }
-
-    /// No stream speaks, and none is waited for any more.
-    fn is_on_its_own(&self, now: Instant) -> bool {
-        match self.link {
-            Link::Never => true,
-            Link::Up { heard_at: Some(_), .. } => false,
-            Link::Down | Link::Up { heard_at: None, .. } => self.quiet_since + PATIENCE <= now,
-        }
-    }
-
-    fn position(&self) -> Option<Position> {
-        (self.phase == Phase::Follow).then_some(Position { revision: self.verified, epoch: self.epoch })
-    }
-
-    fn tell(&mut self, event: WatchEvent) {
-        let position = self.position();
-        self.out.push_back(Told { event: Some(event), position });
-    }
-
-    /// Everything up to `through`, from a revision that was verified already.
-    fn advance(&mut self, through: u64, events: Vec<RevisionEvents>) {
-        for mut revision in events {
-            if revision.revision <= self.verified {
-                self.stats.duplicates += 1;
-                continue;
-            }
-            self.verified = revision.revision;
-            revision.changes.retain(|change| self.watched.has(&change.key));
-            if !revision.changes.is_empty() {
-                self.stats.revisions += 1;
-                self.tell(WatchEvent::Changes(revision));
-            }
-        }
-        if through > self.verified {
-            self.verified = through;
-        }
-        let position = self.position();
-        // Whoever has taken the last event has everything up to here.
-        match self.out.back_mut() {
-            Some(last) => last.position = position,
-            None => self.out.push_back(Told { event: None, position }),
-        }
-    }
-
-    fn keep_ahead(&mut self, message: StreamMessage, bytes: usize) {
-        // A bookmark says where the stream is, and that is noted already.
-        if message.revision <= self.verified && self.phase == Phase::Follow {
-            return;
-        }
-        self.caught_up = false;
-        self.ahead_bytes += bytes;
-        self.ahead.push_back((message, bytes));
-        // The answer that is waited for is more likely to have the oldest ones.
-        while self.ahead_bytes > AHEAD_BYTES_MAX || self.ahead.len() > AHEAD_MESSAGES_MAX {
-            let Some((_, bytes)) = self.ahead.pop_front() else { break };
-            self.ahead_bytes -= bytes;
-            self.stats.dropped += 1;
-        }
-    }
-
-    fn drain_ahead(&mut self) {
-        while let Some((message, bytes)) = self.ahead.pop_front() {
-            if message.prev > self.verified {
-                self.ahead.push_front((message, bytes));
-                return;
-            }
-            self.ahead_bytes -= bytes;
-            if message.revision > self.verified {
-                self.advance(message.revision, message.events);
-            }
-        }
-    }
-
-    /// Says so if nothing is missing any more.
-    fn settle(&mut self) {
-        let is_doubtful = self.asked.is_some_and(|asked| asked.doubt);
-        if self.phase == Phase::Follow && !self.is_behind() && !is_doubtful && !self.caught_up {
-            self.caught_up = true;
-            self.told_disconnected = false;
-            self.tell(WatchEvent::CaughtUp { revision: self.verified });
-        }
-    }
-
-    fn disturbed(&mut self, why: &str) {
-        self.caught_up = false;
-        if !std::mem::replace(&mut self.told_disconnected, true) {
-            self.tell(WatchEvent::Disconnected { why: why.to_owned() });
+    /// The client was closed: what was told already is still taken.
+    pub fn closed(&mut self) {
+        if self.end.is_none() {
+            self.ends(WatchEnd::Closed);
         }
     }
 

@@ -1,7 +1,7 @@
 use kvbroker_protocol::{ChangeKind, KeyEvent, Stored};
 
 use super::*;
-use crate::client::watch::event::WatchBroken;
+use crate::client::watch::event::{WatchBroken, WatchEvent};
 
 mod walk;
 
@@ -19,6 +19,14 @@ fn message(prev: u64, revision: u64, changed: &[u64]) -> StreamMessage {
 
 fn page(changed: &[u64], through: u64, more: bool) -> Answered {
     Answered::Events { events: changed.iter().map(|revision| change(*revision, "p/k")).collect(), through, more, epoch: EPOCH }
+}
+
+/// As it comes in a body; where no broker would send that, as if it had.
+fn read(message: &StreamMessage, bytes: usize) -> Heard {
+    let mut body = Vec::new();
+    message.encode(&mut body);
+    let read = Heard::read(&kvbroker_protocol::stream_topic(b"p/"), &body).ok().flatten();
+    Heard { bytes, ..read.unwrap_or_else(|| Heard::of(message.clone(), bytes)) }
 }
 
 /// A merge with a clock and what it told, in short.
@@ -44,7 +52,7 @@ impl Bench {
     }
 
     fn hear(&mut self, message: StreamMessage) {
-        self.merge.heard(self.now, message, 100);
+        self.merge.heard(self.now, read(&message, 100));
     }
 
     fn pass(&mut self, time: Duration) {
@@ -65,7 +73,7 @@ impl Bench {
             WatchEvent::SnapshotBegin { revision, why } => format!("begin {revision} {}", why.name()),
             WatchEvent::SnapshotRow(row) => format!("row {}", String::from_utf8_lossy(&row.key)),
             WatchEvent::SnapshotEnd { revision } => format!("end {revision}"),
-            WatchEvent::Changes(revision) => revision.revision.to_string(),
+            WatchEvent::Changes(changes) => changes.revision().to_string(),
             WatchEvent::CaughtUp { revision } => format!("caught up {revision}"),
             WatchEvent::Disconnected { why } => format!("disconnected: {why}"),
         };
@@ -92,6 +100,24 @@ fn a_chain_is_told_and_what_came_before_is_not_told_again() {
     assert_eq!((bench.merge.verified(), bench.ask()), (Some(20), None));
     let stats = bench.merge.stats();
     assert_eq!((stats.messages, stats.revisions, stats.duplicates, stats.refills), (5, 3, 3, 0));
+}
+
+#[test]
+fn a_doubt_is_not_current_until_it_is_cleared_up() {
+    let mut bench = Bench::following(false);
+    assert!(bench.merge.is_current());
+    bench.merge.garbled();
+    assert!(!bench.merge.is_current());
+    assert_eq!(bench.ask(), events(10, false));
+    bench.hear(message(10, 11, &[11]));
+    assert!(!bench.merge.is_current(), "it is not answered yet");
+    bench.answer(page(&[], 10, true));
+    assert_eq!((bench.merge.is_current(), bench.told()), (true, vec!["11".to_owned()]));
+    bench.hear(message(12, 13, &[13]));
+    assert!(!bench.merge.is_current(), "12 is missing");
+    assert_eq!(bench.ask(), events(11, false));
+    bench.answer(page(&[12], 12, false));
+    assert!(bench.merge.is_current());
 }
 
 #[test]
@@ -185,7 +211,7 @@ fn what_finds_no_room_is_asked_for() {
     bench.answer(page(&[11, 12], 12, false));
     assert_eq!(bench.told(), ["11", "12"]);
     assert_eq!(bench.ask(), events(12, false), "what was dropped is known to be missing");
-    bench.merge.heard(bench.now, message(last, last + 1, &[last + 1]), AHEAD_BYTES_MAX + 1);
+    bench.merge.heard(bench.now, read(&message(last, last + 1, &[last + 1]), AHEAD_BYTES_MAX + 1));
     bench.answer(page(&[13], 25, false));
     assert_eq!((bench.told().len(), bench.ask()), (1, events(25, false)));
 }

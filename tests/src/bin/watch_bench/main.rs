@@ -29,9 +29,9 @@ pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 /// Measures how fast changes reach watchers, beside Valkey's publish and subscribe; prints Markdown.
 #[derive(Debug, Parser)]
 pub(crate) struct Args {
-    /// The program to compare with
+    /// The program to compare with; without it kvbroker is compared with itself, which shows how much of a ratio is chance
     #[arg(long, value_name = "VALKEY-SERVER")]
-    valkey: PathBuf,
+    valkey: Option<PathBuf>,
     /// Numbers of watchers
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
     watchers: Vec<usize>,
@@ -112,8 +112,10 @@ fn run(args: &Args) -> Result<String, Failed> {
             // Who comes first changes with each round.
             let mut results = [None, None];
             for at in [round % 2, 1 - round % 2] {
-                let side: Box<dyn Side> =
-                    if at == 0 { Box::new(Ours::start(&args.flags)?) } else { Box::new(Valkey::start(&args.valkey)?) };
+                let side: Box<dyn Side> = match &args.valkey {
+                    Some(valkey) if at == 1 => Box::new(Valkey::start(valkey)?),
+                    _ => Box::new(Ours::start(&args.flags)?),
+                };
                 names[at] = side.name();
                 results[at] = Some(fly(&*side, shape).map_err(|error| format!("{}: {error}", side.name()))?);
                 drop(side);

@@ -66,13 +66,10 @@ struct Follower {
 impl Watcher for Follower {
     fn next(&mut self, until: Instant, each: &mut dyn FnMut(&[u8])) -> Result<(), Failed> {
         match self.watch.next(Some(until))? {
-            Some(WatchEvent::Changes(revision)) => {
-                for change in &revision.changes {
-                    let ChangeKind::Put(value) = &change.kind else { return Err(format!("{change:?}").into()) };
-                    // Behind the one or two bytes that say how long the text is.
-                    let bytes = value.as_bytes();
-                    let text = bytes.iter().position(|byte| *byte == b'0').ok_or("a strange value")?;
-                    each(&bytes[text..]);
+            Some(WatchEvent::Changes(changes)) => {
+                for change in &changes {
+                    let ChangeKind::Put(value) = change.kind else { return Err(format!("{change:?}").into()) };
+                    each(value.as_text().ok_or("a value that is no text")?.as_bytes());
                 }
                 Ok(())
             }

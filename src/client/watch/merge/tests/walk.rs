@@ -123,10 +123,15 @@ impl World {
             0 => self.lost += message.events.len() as u64,
             1 => {
                 self.way.push_back(message.clone());
-                merge.heard(self.now, message, 50);
+                merge.heard(self.now, read(&message, 50));
             }
             2 if message.is_bookmark() => merge.garbled(),
-            _ => merge.heard(self.now, message, if self.dice.one_in(9) { AHEAD_BYTES_MAX / 2 } else { 50 }),
+            _ => {
+                let bytes = if self.dice.one_in(9) { AHEAD_BYTES_MAX / 2 } else { 50 };
+                // Both ways of reading are the same.
+                let message = if self.dice.one_in(2) { read(&message, bytes) } else { Heard::of(message, bytes) };
+                merge.heard(self.now, message);
+            }
         }
     }
 
@@ -218,7 +223,7 @@ impl Witness {
                 // Nothing between them is left out: what was told just now is all there is.
                 let log = &logs[&now.epoch.unwrap()];
                 let told: Vec<_> = match &event {
-                    Some(WatchEvent::Changes(revision)) => vec![revision.clone()],
+                    Some(WatchEvent::Changes(changes)) => vec![changes.to_events()],
                     _ => vec![],
                 };
                 let between = log.iter().filter(|revision| (before.revision + 1..=now.revision).contains(&revision.revision));
@@ -244,10 +249,10 @@ impl Witness {
                     log.iter().take_while(|past| past.revision <= revision).for_each(|past| apply(&mut table, past));
                     assert_eq!(self.copy, table, "the snapshot at {revision}");
                 }
-                Some(WatchEvent::Changes(revision)) => {
+                Some(WatchEvent::Changes(changes)) => {
                     assert_eq!(self.is_in_snapshot, None);
                     self.changes += 1;
-                    apply(&mut self.copy, &revision);
+                    apply(&mut self.copy, &changes.to_events());
                 }
                 Some(WatchEvent::CaughtUp { revision }) => {
                     assert!(position.is_some_and(|position| position.revision >= revision));
@@ -304,7 +309,7 @@ fn walk(seed: u64, from: WatchFrom) -> (u64, u64, u64) {
             world.now += Duration::from_millis(500);
             world.publish_all();
             while let Some(message) = world.way.pop_front() {
-                merge.heard(world.now, message, 50);
+                merge.heard(world.now, read(&message, 50));
             }
             world.answer(&mut merge, true);
         }
