@@ -116,7 +116,7 @@ impl Link {
 
     pub(super) fn poll_items(&self) -> impl Iterator<Item = PollItem<'_>> {
         let socket = self.socket();
-        socket.into_iter().flat_map(|socket| [Some(socket.poll_item(POLLIN)), socket.event_poll_item()].into_iter().flatten())
+        socket.into_iter().flat_map(|socket| [Some(socket.poll_item(POLLIN)), socket.event_edge_item()].into_iter().flatten())
     }
 
     /// Something became of the connection.
