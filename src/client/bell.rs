@@ -1,10 +1,8 @@
 //! A bell for a thread that waits in a poll: an eventfd.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
-
-use crate::transport::{POLLIN, PollItem};
 
 #[derive(Debug)]
 pub(super) struct Bell(OwnedFd);
@@ -30,10 +28,5 @@ impl Bell {
     /// Readable while it rings.
     pub(super) fn signal(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-
-    /// For a poll: ready while it rings.
-    pub(super) fn poll_item(&self) -> PollItem<'_> {
-        PollItem::from_fd(self.0.as_raw_fd(), POLLIN)
     }
 }

@@ -262,14 +262,6 @@ impl Socket {
         Some(monitor.socket.as_poll_item(POLLIN))
     }
 
-    /// As [`Socket::event_poll_item`], for whoever reads events to the last one each time that it was ready: a third of the system
-    /// calls. Events that came while others were unread do not make it ready again.
-    #[must_use]
-    pub fn event_edge_item(&self) -> Option<PollItem<'_>> {
-        let descriptor = self.monitor.as_ref()?.socket.get_fd().ok()?;
-        Some(PollItem::from_fd(descriptor, POLLIN))
-    }
-
     /// The socket itself, for tests that look at options.
     #[cfg(test)]
     pub(super) fn raw(&mut self) -> &mut zmq::Socket {

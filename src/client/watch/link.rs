@@ -4,6 +4,7 @@
 //! - The publisher sends a heartbeat every second. Without any message for three seconds the connection is given up.
 //! - Nothing here waits, not even for a lookup that is under way.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::client::bell::Bell;
 use crate::client::error::ClientError;
 use crate::client::handle::Client;
 use crate::client::slot::{Ended, Slot};
-use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, POLLIN, PollItem, ReceiveLimits, Reception};
+use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, ReceiveLimits, Reception, TransportError};
 
 /// Topic and body.
 const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 2, max_bytes: CLIENT_FRAME_BYTES };
@@ -114,9 +115,21 @@ impl Link {
         }
     }
 
-    pub(super) fn poll_items(&self) -> impl Iterator<Item = PollItem<'_>> {
-        let socket = self.socket();
-        socket.into_iter().flat_map(|socket| [Some(socket.poll_item(POLLIN)), socket.event_edge_item()].into_iter().flatten())
+    /// Whether there is something to take from it.
+    ///
+    /// # Errors
+    /// libzmq's.
+    pub(super) fn has_input(&self) -> Result<bool, TransportError> {
+        self.socket().map_or(Ok(false), |socket| socket.has_input())
+    }
+
+    /// What to wait for, once it has no input: messages, and what becomes of the connection.
+    ///
+    /// # Errors
+    /// libzmq's.
+    pub(super) fn signals(&self) -> Result<[Option<BorrowedFd<'_>>; 2], TransportError> {
+        let Some(socket) = self.socket() else { return Ok([None; 2]) };
+        Ok([Some(socket.signal()?), socket.event_signal()?])
     }
 
     /// Something became of the connection.

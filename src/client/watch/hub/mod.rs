@@ -28,7 +28,7 @@ use super::options::{WatchFrom, WatchOptions};
 use crate::client::bell::Bell;
 use crate::client::error::ClientError;
 use crate::client::handle::Client;
-use crate::transport::{PollItem, poll};
+use crate::transport::{TransportError, wait};
 use asking::Flight;
 use hearing::{subscribe, unsubscribe};
 
@@ -46,9 +46,6 @@ const READY_BYTES: usize = 8 << 20;
 
 /// Most bytes of messages that all watches together keep behind holes.
 const AHEAD_BYTES: usize = 64 << 20;
-
-/// Where the connection's events stand among what is polled: behind the bell and the connection itself.
-const LINK_EVENTS_AT: usize = 2;
 
 /// Names a watch of a [`Hub`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -379,21 +376,30 @@ impl Hub {
     fn sleep(&mut self, now: Instant, until: Option<Instant>) {
         let due = self.due.first().map(|(due, _)| *due);
         let wake = [due, self.link.due(), until].into_iter().flatten().min();
-        let mut items = vec![self.bell.poll_item()];
-        items.extend(self.link.poll_items());
-        let polled = poll(&mut items, wake.map(|wake| wake.saturating_duration_since(now)));
-        let is_readable = |at: usize| items.get(at).is_some_and(PollItem::is_readable);
-        let (rings, has_event) = (is_readable(0), is_readable(LINK_EVENTS_AT));
-        if rings {
-            self.bell.hush();
+        match self.wait(wake.map(|wake| wake.saturating_duration_since(now))) {
+            Ok([rings, _, has_event]) => {
+                if rings {
+                    self.bell.hush();
+                }
+                if has_event {
+                    self.link.has_event();
+                }
+            }
+            Err(error) => {
+                // The context can't have ended while it is shared; don't spin on what is left.
+                tracing::warn!(target: "kvbroker::watch", %error, "can't wait for messages");
+                std::thread::sleep(CROWDED);
+            }
         }
-        if has_event {
-            self.link.has_event();
+    }
+
+    /// For the bell, the connection, and what becomes of that; says which of them it was.
+    fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 3], TransportError> {
+        // Since it was read to the end, something may have been subscribed to; and a signal is given once.
+        if self.link.has_input()? {
+            return Ok([false; 3]);
         }
-        if let Err(error) = polled {
-            // The context can't have ended while it is shared; don't spin on what is left.
-            tracing::warn!(target: "kvbroker::watch", %error, "can't wait for messages");
-            std::thread::sleep(CROWDED);
-        }
+        let [messages, events] = self.link.signals()?;
+        wait([Some(self.bell.signal()), messages, events], timeout)
     }
 }
