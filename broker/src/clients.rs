@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use kvbroker_protocol::{Failure, limits};
-use kvbroker_table::{Account, Charge, ClientId, Credit, OWNER, OWNER_NUMBER, UserAccount, UserNumber};
+use kvbroker_table::{Account, Charge, ClientId, Credit, NumberMap, OWNER, OWNER_NUMBER, UserAccount, UserNumber};
 
 /// What is in flight of all clients of a user.
 struct User {
@@ -70,7 +70,8 @@ pub(crate) struct Sender {
 pub(crate) struct Clients {
     credit: Arc<Credit>,
     users: HashMap<Arc<str>, Rc<User>>,
-    by_routing_id: HashMap<Vec<u8>, Client>,
+    /// Libzmq gives the ids: peers do not choose them.
+    by_routing_id: NumberMap<Vec<u8>, Client>,
     last_number: ClientId,
     last_user: UserNumber,
     /// In flight of all of them.
@@ -81,7 +82,7 @@ pub(crate) struct Clients {
 impl Clients {
     /// No clients; what they have not read is charged to parts of this.
     pub(crate) fn new(credit: Arc<Credit>) -> Clients {
-        let (users, by_routing_id) = (HashMap::new(), HashMap::new());
+        let (users, by_routing_id) = (HashMap::new(), NumberMap::default());
         Clients { credit, users, by_routing_id, last_number: 0, last_user: OWNER_NUMBER, calls: 0, bytes: 0 }
     }
 

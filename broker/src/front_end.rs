@@ -21,7 +21,7 @@ use kvbroker::transport::{
 };
 use kvbroker::zap::identity;
 use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encode_reply, limits};
-use kvbroker_table::{Account, Call, Charge, Envelope, EventFd, Intake, Outbox, Refusal, ReplyOut};
+use kvbroker_table::{Account, Call, Charge, Credit, Envelope, EventFd, Outbox, Refusal, ReplyOut, TakesCalls};
 
 use crate::clients::{Clients, Sender};
 use crate::connections::Connections;
@@ -67,7 +67,9 @@ pub(crate) struct FrontEnd {
     /// Keeps its connections within their bound.
     pub(crate) connections: Connections,
     pub(crate) broker: BrokerId,
-    pub(crate) intake: Arc<Intake>,
+    pub(crate) worker: Arc<dyn TakesCalls>,
+    /// What clients have not read.
+    pub(crate) credit: Arc<Credit>,
     pub(crate) replies: Arc<Outbox<Vec<ReplyOut>>>,
     pub(crate) doorbell: Arc<EventFd>,
     pub(crate) phase: Arc<Phase>,
@@ -82,8 +84,9 @@ const RECEIVING: Bout = Bout { most: 1_024, time: Duration::from_millis(2) };
 const RECEIVING_BESIDE: Bout = Bout { most: 256, time: Duration::from_micros(500) };
 /// Most replies sent before messages are looked at.
 const SENDING: Bout = Bout { most: 256, time: Duration::from_millis(1) };
-/// Replies that are released together and are as few as these need no turns.
+/// Replies that are released together and are as few as these, or as small, need no turns.
 const FEW_REPLIES: usize = 64;
+const FEW_BYTES: usize = 256 << 10;
 /// Nothing depends on this: every reason to wake has a descriptor.
 const POLL: Duration = Duration::from_secs(5);
 const RECEIVE: ReceiveLimits = ReceiveLimits {
@@ -95,13 +98,13 @@ const RECEIVE: ReceiveLimits = ReceiveLimits {
 impl FrontEnd {
     /// Runs until [`Phase::finish`].
     pub(crate) fn run(mut self) -> Result<(), TransportError> {
-        let clients = Clients::new(Arc::clone(self.intake.credit()));
+        let clients = Clients::new(Arc::clone(&self.credit));
         let mut desk = Desk { clients, body: Vec::new(), slow: Repeated::new(), user: NOBODY.into() };
         let mut frames = Vec::new();
         let mut taken = VecDeque::new();
         let mut outgoing = Outgoing::new();
+        self.replies.attend();
         loop {
-            self.doorbell.clear();
             self.collect(&mut desk, &mut outgoing)?;
             self.give_some(&mut desk, &mut outgoing)?;
             if self.phase.is(Phase::FINISHED) && outgoing.is_empty() && self.replies.is_empty() {
@@ -111,24 +114,35 @@ impl FrontEnd {
             let more = self.receive(&mut desk, &mut frames, &mut taken, bout)?;
             self.hand_over(&mut desk, &mut taken)?;
             self.note_connections()?;
-            if !more && outgoing.is_empty() {
-                let mut items = vec![self.router.poll_item(POLLIN), PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN)];
-                items.extend(self.router.event_poll_item());
-                poll(&mut items, Some(POLL))?;
+            if !more && outgoing.is_empty() && self.replies.leave() {
+                self.sleep()?;
             }
         }
+    }
+
+    /// Waits until there is something to do.
+    fn sleep(&self) -> Result<(), TransportError> {
+        let mut items = vec![PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN), self.router.poll_item(POLLIN)];
+        items.extend(self.router.event_poll_item());
+        poll(&mut items, Some(POLL))?;
+        self.replies.attend();
+        if items.first().is_some_and(PollItem::is_readable) {
+            self.doorbell.clear();
+        }
+        Ok(())
     }
 
     /// Takes in what was released.
     fn collect(&mut self, desk: &mut Desk, outgoing: &mut Outgoing<ReplyOut>) -> Result<(), TransportError> {
         while outgoing.bytes() < limits::RELEASE_BYTES_MAX
-            && let Some(batch) = self.replies.pop()
+            && let Some(mut batch) = self.replies.pop()
         {
-            if outgoing.is_empty() && batch.len() <= FEW_REPLIES {
-                batch.into_iter().try_for_each(|out| self.give(desk, out))?;
+            if outgoing.is_empty() && are_few(&batch) {
+                batch.drain(..).try_for_each(|out| self.give(desk, out))?;
+                self.empty(batch);
                 continue;
             }
-            for out in batch {
+            for out in batch.drain(..) {
                 let bytes = out.charge.as_ref().map_or(0, Charge::bytes);
                 if out.is_behind_all {
                     outgoing.push_behind_all(bytes, out);
@@ -136,6 +150,7 @@ impl FrontEnd {
                     outgoing.push(out.account.user(), out.client, bytes, out);
                 }
             }
+            self.empty(batch);
         }
         Ok(())
     }
@@ -145,15 +160,20 @@ impl FrontEnd {
         if outgoing.is_empty() {
             return Ok(());
         }
-        let begun = Instant::now();
-        for _ in 0..SENDING.most {
+        let mut bout = SENDING.begin();
+        while bout.goes_on() {
             let Some(out) = outgoing.pop() else { break };
+            bout.count(out.charge.as_ref().is_some_and(|charge| charge.bytes() < LITTLE_BYTES));
             self.give(desk, out)?;
-            if begun.elapsed() >= SENDING.time {
-                break;
-            }
         }
         Ok(())
+    }
+
+    /// The memory of a batch is used for another one.
+    fn empty(&self, batch: Vec<ReplyOut>) {
+        if batch.capacity() <= BATCH_KEPT {
+            self.replies.give_back(batch);
+        }
     }
 
     /// Sends what the worker has made.
@@ -180,14 +200,15 @@ impl FrontEnd {
         taken: &mut VecDeque<Call>,
         bout: Bout,
     ) -> Result<bool, TransportError> {
-        let begun = Instant::now();
-        for _ in 0..bout.most {
-            if begun.elapsed() >= bout.time {
-                break;
-            }
+        let mut bout = bout.begin();
+        while bout.goes_on() {
             match self.router.try_receive(RECEIVE, frames)? {
                 Reception::Nothing => return Ok(false),
-                Reception::Whole => self.message(desk, frames, taken)?,
+                Reception::Whole => {
+                    let before = taken.len();
+                    self.message(desk, frames, taken)?;
+                    bout.count(taken.len() > before && taken.back().is_some_and(|call| call.small().is_some()));
+                }
                 Reception::TooMuch { frames: count, bytes } => {
                     let failure = Failure::limit(format!(
                         "the message has {count} frames and {bytes} bytes with its routing id; at most {} frames and {} bytes are taken",
@@ -201,6 +222,7 @@ impl FrontEnd {
                     };
                     let account = desk.clients.account(&envelope.routing_id, &user);
                     self.refuse(desk, &envelope, account, inbound::refusal(None, Form::Json, failure))?;
+                    bout.count(false);
                 }
             }
         }
@@ -251,7 +273,7 @@ impl FrontEnd {
         if taken.is_empty() {
             return Ok(());
         }
-        let Err(refusal) = self.intake.push(taken) else { return Ok(()) };
+        let Err(refusal) = self.worker.take(taken) else { return Ok(()) };
         for call in taken.drain(..) {
             let failure = match refusal {
                 Refusal::Full => {
@@ -288,7 +310,7 @@ impl FrontEnd {
             None => self.copy(envelope, &desk.body)?,
             Some(charge) => {
                 let body = handed_over(&mut desk.body);
-                let mut frames: Vec<&[u8]> = vec![&envelope.routing_id];
+                let mut frames: Vec<&[u8]> = vec![&*envelope.routing_id];
                 frames.extend(envelope.frames.iter().map(Vec::as_slice));
                 self.router.try_send_with_receipt(&frames, body, charge)?
             }
@@ -311,7 +333,7 @@ impl FrontEnd {
         if envelope.frames.is_empty() {
             return self.router.try_send(&[&envelope.routing_id[..], body]);
         }
-        let mut frames: Vec<&[u8]> = vec![&envelope.routing_id];
+        let mut frames: Vec<&[u8]> = vec![&*envelope.routing_id];
         frames.extend(envelope.frames.iter().map(Vec::as_slice));
         frames.push(body);
         self.router.try_send(&frames)
@@ -350,6 +372,52 @@ impl FrontEnd {
 struct Bout {
     most: usize,
     time: Duration,
+}
+
+/// A bout that has begun.
+struct Begun {
+    left: usize,
+    until: Instant,
+    /// Small things done since the clock was looked at.
+    unclocked: usize,
+}
+
+impl Bout {
+    fn begin(self) -> Begun {
+        Begun { left: self.most, until: Instant::now() + self.time, unclocked: 0 }
+    }
+}
+
+impl Begun {
+    /// True if there is one more to be done.
+    fn goes_on(&self) -> bool {
+        self.left > 0
+    }
+
+    /// Counts one. What is small takes about a microsecond, so the clock is not looked at for each of them.
+    fn count(&mut self, is_small: bool) {
+        self.left -= 1;
+        self.unclocked += 1;
+        if !is_small || self.unclocked == SMALL_UNCLOCKED {
+            self.unclocked = 0;
+            if Instant::now() >= self.until {
+                self.left = 0;
+            }
+        }
+    }
+}
+
+/// So many small messages and replies take much less than a bout.
+const SMALL_UNCLOCKED: usize = 16;
+/// A reply of less than this is small.
+const LITTLE_BYTES: usize = 4 << 10;
+/// The memory of a batch of more replies is given back.
+const BATCH_KEPT: usize = 2_048;
+
+/// True if replies need no turns: to send all of them takes no longer than a bout, after which messages would be looked at.
+fn are_few(batch: &[ReplyOut]) -> bool {
+    let bytes = batch.iter().map(|out| out.charge.as_ref().map_or(0, Charge::bytes));
+    batch.len() <= FEW_REPLIES || (batch.len() <= SENDING.most && bytes.sum::<usize>() <= FEW_BYTES)
 }
 
 /// What a reply takes in memory, and who is charged for it.

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use kvbroker_protocol::{
     BrokerId, ErrorCode, Failure, Form, Outcome, Outcomes, Rejected, Reply, Request, decode_request, limits,
 };
-use kvbroker_table::Envelope;
+use kvbroker_table::{Envelope, RoutingId};
 
 /// Splits routing id, envelope and body.
 ///
@@ -13,7 +13,7 @@ use kvbroker_table::Envelope;
 /// The envelope to answer to, and why there is no body.
 pub(crate) fn split<F: Deref<Target = [u8]>>(frames: &[F]) -> Result<(Envelope, &[u8]), (Envelope, Failure)> {
     let (routing_id, rest) = match frames.split_first() {
-        Some((id, rest)) => (id.to_vec(), rest),
+        Some((id, rest)) => (RoutingId::from(&**id), rest),
         None => return Err((Envelope::default(), Failure::invalid("the message has no frames"))),
     };
     let delimiter = rest.iter().position(|frame| frame.is_empty());
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn every_way_to_send_a_body_is_understood() {
         let bare = [&b"id"[..], b"{}"];
-        assert_eq!(split(&bare).unwrap(), (Envelope { routing_id: b"id".to_vec(), frames: vec![] }, &b"{}"[..]));
+        assert_eq!(split(&bare).unwrap(), (Envelope { routing_id: b"id"[..].into(), frames: vec![] }, &b"{}"[..]));
         let req = [&b"id"[..], b"", b"{}"];
         assert_eq!(split(&req).unwrap().0.frames, [b"".to_vec()]);
         let correlated = [&b"id"[..], b"\x01\x02\x03\x04", b"", b"{}"];
@@ -83,7 +83,7 @@ mod tests {
         for frames in
             [&[&b"id"[..]][..], &[b"id", b""], &[b"id", b"a", b"b"], &[b"id", b"", b"a", b"b"], &[b"id", b"", b"", b"a", b"b"]]
         {
-            assert_eq!(split(frames).unwrap_err().0.routing_id, b"id");
+            assert_eq!(*split(frames).unwrap_err().0.routing_id, *b"id");
         }
         assert!(split(&[&b"id"[..], b"1", b"2", b"3", b"4", b"", b"{}"]).is_err());
     }

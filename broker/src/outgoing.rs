@@ -7,9 +7,9 @@
 //! - Something can be put behind everything that is there: it leaves when all of that has left. (When an admin is told that somebody may do
 //!   less, what that one was answered before is on its way.)
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use kvbroker_table::{ClientId, UserNumber};
+use kvbroker_table::{ClientId, NumberMap, UserNumber};
 
 /// What a user, or a client of a user, may cost in one go while others wait, bytes.
 const SHARE: isize = 16 << 10;
@@ -32,7 +32,7 @@ struct Line<T> {
 
 /// What is for the clients of one user.
 struct User<T> {
-    lines: HashMap<ClientId, Line<T>>,
+    lines: NumberMap<ClientId, Line<T>>,
     round: VecDeque<ClientId>,
     share: isize,
 }
@@ -47,7 +47,7 @@ struct Wall<T> {
 
 /// The queue.
 pub(crate) struct Outgoing<T> {
-    users: HashMap<UserNumber, User<T>>,
+    users: NumberMap<UserNumber, User<T>>,
     round: VecDeque<UserNumber>,
     walls: VecDeque<Wall<T>>,
     /// The number of the first wall, counted from the start.
@@ -59,7 +59,7 @@ pub(crate) struct Outgoing<T> {
 
 impl<T> Outgoing<T> {
     pub(crate) fn new() -> Outgoing<T> {
-        let (users, round, walls) = (HashMap::new(), VecDeque::new(), VecDeque::new());
+        let (users, round, walls) = (NumberMap::default(), VecDeque::new(), VecDeque::new());
         Outgoing { users, round, walls, first_wall: 0, behind: 0, bytes: 0 }
     }
 
@@ -79,7 +79,7 @@ impl<T> Outgoing<T> {
         self.behind += 1;
         let of_user = self.users.entry(user).or_insert_with(|| {
             self.round.push_back(user);
-            User { lines: HashMap::new(), round: VecDeque::new(), share: SHARE }
+            User { lines: NumberMap::default(), round: VecDeque::new(), share: SHARE }
         });
         let line = of_user.lines.entry(client).or_insert_with(|| {
             of_user.round.push_back(client);

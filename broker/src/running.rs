@@ -16,7 +16,7 @@ use kvbroker_log::{DirLock, LockError, LogError, SyncMode};
 use kvbroker_protocol::{BrokerId, StatValue, limits};
 use kvbroker_table::{
     AccessCalls, CheckpointThread, Checkpoints, Clock, Doorbell, EventFd, EventQueue, Facts, Followers, Historian, Histories,
-    Intake, Outbox, Parked, Stopped, SystemClock, Worker, WorkerCounters,
+    Intake, Outbox, Parked, Seat, Stopped, SystemClock, Worker, WorkerCounters,
 };
 
 use crate::access::{AccessStatus, Gatekeeper, Subscribers, Surroundings};
@@ -124,16 +124,6 @@ impl Running {
             stop: publisher_stop.clone(),
             counters: counters.publisher.clone(),
         };
-        let front_end = FrontEnd {
-            router: sockets.router.socket,
-            connections: Connections::new(bounds, counters.connections.clone()),
-            broker,
-            intake: intake.clone(),
-            replies: replies.clone(),
-            doorbell: router_bell.clone(),
-            phase: phase.clone(),
-            counters: counters.front_end.clone(),
-        };
         let segments = opened.log.segments();
         let checkpoints = Arc::new(Checkpoints::new(intake.clone(), segments.clone(), config.checkpoints));
         let checkpointer = CheckpointThread::new(
@@ -172,7 +162,7 @@ impl Running {
             access: keeper.book().clone(),
             access_calls: access_calls.clone(),
             intake: intake.clone(),
-            replies,
+            replies: replies.clone(),
             events,
             events_wanted,
             events_dropped: Arc::new(AtomicU64::new(0)),
@@ -202,10 +192,22 @@ impl Running {
             session_bounds: config.session_bounds,
             scratch: Vec::new(),
         };
+        let seat = Arc::new(Seat::helped(worker, config.sync == SyncMode::Always));
+        let front_end = FrontEnd {
+            router: sockets.router.socket,
+            connections: Connections::new(bounds, counters.connections.clone()),
+            broker,
+            worker: seat.clone(),
+            credit: intake.credit().clone(),
+            replies: replies.clone(),
+            doorbell: router_bell.clone(),
+            phase: phase.clone(),
+            counters: counters.front_end.clone(),
+        };
         let worker_notices = notices.clone();
         spawn_critical("worker", move || {
             // The main thread decides how the process ends; it may have ended waiting already.
-            let _ = worker_notices.send(Notice::WorkerEnded(worker.run()));
+            let _ = worker_notices.send(Notice::WorkerEnded(seat.run()));
             LoopEnd::Asked
         })?;
         Ok(Running {

@@ -203,7 +203,7 @@ impl Process {
             client,
             account: Account::alone(client),
             user: OWNER.into(),
-            envelope: Envelope { routing_id: token.to_be_bytes().to_vec(), frames: Vec::new() },
+            envelope: Envelope { routing_id: token.to_be_bytes()[..].into(), frames: Vec::new() },
             request: Request { header: Header { id: Some(token), ..Header::default() }, form: Form::Compact, operations },
             bytes: 100,
         };
@@ -415,7 +415,7 @@ fn answers(replies: &Outbox<Vec<ReplyOut>>) -> Vec<(Token, Outcome)> {
     let mut answers = Vec::new();
     while let Some(batch) = replies.pop() {
         for out in batch {
-            let Ok(token) = <[u8; 8]>::try_from(out.envelope.routing_id.as_slice()) else { continue };
+            let Ok(token) = <[u8; 8]>::try_from(&*out.envelope.routing_id) else { continue };
             let outcome = out.reply.outcomes.as_slice().first().cloned();
             if let Some(outcome) = outcome.filter(|_| !out.is_superseded) {
                 answers.push((Token::from_be_bytes(token), outcome));

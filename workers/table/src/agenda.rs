@@ -19,7 +19,7 @@
 //! - Everything is O(1) for each call, debts included, as each share that is waited for was used before.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -28,6 +28,7 @@ use kvbroker_protocol::{Operation, limits};
 use crate::agenda_users::{Place, User, Users};
 use crate::call::{Call, ClientId};
 use crate::credit::{OWNER_NUMBER, UserNumber};
+use crate::numbers::NumberMap;
 use crate::work;
 
 /// A user's share of one round, and that of each of its clients.
@@ -93,7 +94,7 @@ pub struct Agenda {
     /// Were taken once, and are back: before what has arrived since.
     readmitted: VecDeque<Call>,
     /// All clients that have a call.
-    lanes: HashMap<ClientId, Lane>,
+    lanes: NumberMap<ClientId, Lane>,
     /// All users that have a call, with the first calls of their clients.
     users: Users,
     /// The users that have cheap calls, and dear ones, in the order of their turns.
@@ -174,7 +175,7 @@ impl Agenda {
         Agenda {
             arrived: VecDeque::new(),
             readmitted: VecDeque::new(),
-            lanes: HashMap::new(),
+            lanes: NumberMap::default(),
             users: Users::default(),
             cheap: VecDeque::new(),
             dear: VecDeque::new(),
@@ -192,6 +193,11 @@ impl Agenda {
     pub fn is_empty(&self) -> bool {
         let has_new = !self.arrived.is_empty() || !self.readmitted.is_empty();
         !has_new && self.cheap.is_empty() && self.dear.is_empty() && self.refused.is_empty()
+    }
+
+    /// True when no call is here at all, not even of a client that is held.
+    pub(crate) fn has_nobody(&self) -> bool {
+        self.is_empty() && self.lanes.is_empty()
     }
 
     /// The calls that are not taken after all, for want of room; to be answered `busy`.

@@ -3,11 +3,12 @@
 //! - A user is here while one of its clients has a call; then it is forgotten, with its debt.
 //! - A user has a place, which stays while it is here: so that a call is counted without looking its user up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 
 use crate::call::{Call, ClientId};
 use crate::credit::{OWNER_NUMBER, UserNumber};
+use crate::numbers::NumberMap;
 
 /// Where a user is found.
 pub(crate) type Place = usize;
@@ -27,7 +28,7 @@ pub(crate) struct User {
     /// What it may still spend before the others have their turn; below zero it waits for them.
     pub(crate) share: i64,
     /// The first calls of clients without credit, and how much waits with them.
-    pub(crate) held: HashMap<ClientId, Call>,
+    pub(crate) held: NumberMap<ClientId, Call>,
     pub(crate) held_calls: usize,
     pub(crate) held_bytes: usize,
 }
@@ -43,7 +44,7 @@ impl User {
 pub(crate) struct Users {
     places: Vec<User>,
     free: Vec<Place>,
-    by_number: HashMap<UserNumber, Place>,
+    by_number: NumberMap<UserNumber, Place>,
 }
 
 impl Users {

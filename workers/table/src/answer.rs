@@ -332,6 +332,7 @@ impl<L: Log> Worker<L> {
             ("operations", load(&self.counters.operations)),
             ("expired", load(&self.counters.expired)),
             ("batches", load(&self.counters.batches)),
+            ("small_turns", load(&self.counters.small_turns)),
             ("internal_errors", load(&self.counters.internal_errors)),
             ("throttled", load(&self.counters.throttled)),
             ("intake_calls", self.intake.len() as u64),

@@ -32,6 +32,16 @@ pub enum Collected {
     Closed,
 }
 
+/// What became of calls that were put into the queue.
+pub(crate) struct Offered {
+    /// Not all were taken.
+    pub(crate) refusal: Result<(), Refusal>,
+    /// The worker's thread sleeps, and has to be woken for them.
+    pub(crate) wakes: bool,
+    /// Nothing else was in the queue.
+    pub(crate) are_all: bool,
+}
+
 #[derive(Default)]
 struct Inner {
     calls: VecDeque<Call>,
@@ -40,6 +50,12 @@ struct Inner {
     worker_waits: bool,
     /// The worker has something else to do.
     nudged: bool,
+}
+
+impl Inner {
+    fn is_quiet(&self) -> bool {
+        self.calls.is_empty() && self.back.is_nobody()
+    }
 }
 
 #[derive(Default)]
@@ -120,8 +136,18 @@ impl Intake {
     /// # Errors
     /// [`Refusal`] if not all were taken.
     pub fn push(&self, calls: &mut VecDeque<Call>) -> Result<(), Refusal> {
+        let Offered { refusal, wakes, .. } = self.offer(calls);
+        if wakes {
+            self.wake();
+        }
+        refusal
+    }
+
+    /// As [`Intake::push`], but leaves it to the caller to wake the worker.
+    pub(crate) fn offer(&self, calls: &mut VecDeque<Call>) -> Offered {
         let mut inner = self.queue.lock();
         let mut refusal = Ok(());
+        let was_quiet = inner.is_quiet();
         while let Some(call) = calls.front() {
             if inner.closed {
                 refusal = Err(Refusal::Closed);
@@ -134,34 +160,42 @@ impl Intake {
             self.waiting.add(call.bytes);
             inner.calls.extend(calls.pop_front());
         }
-        let wake = inner.worker_waits && !inner.calls.is_empty();
-        drop(inner);
-        if wake {
-            self.queue.ready.notify_one();
-        }
-        refusal
+        let wakes = inner.worker_waits && !inner.calls.is_empty();
+        Offered { refusal, wakes, are_all: was_quiet }
     }
 
-    /// Brings what has arrived to the agenda and begins its next turn; waits up to `wait` where there is nothing in either.
-    pub fn collect(&self, agenda: &mut Agenda, wait: Duration) -> Collected {
+    /// Wakes the worker's thread for what was offered.
+    pub(crate) fn wake(&self) {
+        self.queue.ready.notify_one();
+    }
+
+    /// Waits until there is something for the worker, but no longer than `wait`.
+    pub fn wait(&self, wait: Duration) {
+        if wait.is_zero() {
+            return;
+        }
         let mut inner = self.queue.lock();
-        let is_quiet = |inner: &Inner| inner.calls.is_empty() && inner.back.is_nobody();
-        if is_quiet(&inner) && agenda.is_empty() {
-            let deadline = Instant::now() + wait;
-            while is_quiet(&inner) {
-                if inner.closed {
-                    return Collected::Closed;
-                }
-                if std::mem::take(&mut inner.nudged) {
-                    return Collected::Idle;
-                }
-                let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
-                    return Collected::Idle;
-                };
-                inner.worker_waits = true;
-                inner = self.queue.ready.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
-                inner.worker_waits = false;
+        if !inner.is_quiet() {
+            return;
+        }
+        let deadline = Instant::now() + wait;
+        while inner.is_quiet() && !inner.closed && !inner.nudged {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
             }
+            inner.worker_waits = true;
+            inner = self.queue.ready.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner.worker_waits = false;
+        }
+    }
+
+    /// Brings what has arrived to the agenda and begins its next turn.
+    pub fn collect(&self, agenda: &mut Agenda) -> Collected {
+        let mut inner = self.queue.lock();
+        if inner.is_quiet() && agenda.is_empty() {
+            inner.nudged = false;
+            return if inner.closed { Collected::Closed } else { Collected::Idle };
         }
         // The agenda has sorted in what came the last time: two buffers take turns.
         std::mem::swap(&mut inner.calls, agenda.arrived());
@@ -218,7 +252,7 @@ mod tests {
 
     /// The calls of one turn.
     fn turn(intake: &Intake, agenda: &mut Agenda) -> Vec<Call> {
-        assert_eq!(intake.collect(agenda, Duration::ZERO), Collected::Calls);
+        assert_eq!(intake.collect(agenda), Collected::Calls);
         std::iter::from_fn(|| agenda.take()).collect()
     }
 
@@ -244,7 +278,7 @@ mod tests {
         assert_eq!(intake.push(&mut calls), Err(Refusal::Full));
         assert_eq!(calls.len(), 1);
         let mut agenda = intake.agenda();
-        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Calls);
+        assert_eq!(intake.collect(&mut agenda), Collected::Calls);
         assert_eq!(intake.push(&mut calls), Err(Refusal::Full), "they only changed their place");
         assert!(agenda.take().is_some());
         assert_eq!(intake.push(&mut calls), Ok(()));
@@ -297,13 +331,15 @@ mod tests {
         let intake = Arc::new(Intake::new());
         let mut agenda = intake.agenda();
         intake.nudge();
-        // It would wait for a day.
-        assert_eq!(intake.collect(&mut agenda, Duration::from_secs(86_400)), Collected::Idle);
+        const DAY: Duration = Duration::from_secs(86_400);
+        intake.wait(DAY);
+        assert_eq!(intake.collect(&mut agenda), Collected::Idle);
         let nudger = std::thread::spawn({
             let intake = intake.clone();
             move || intake.nudge()
         });
-        assert_eq!(intake.collect(&mut agenda, Duration::from_secs(86_400)), Collected::Idle);
+        intake.wait(DAY);
+        assert_eq!(intake.collect(&mut agenda), Collected::Idle);
         nudger.join().expect("it ends");
     }
 
@@ -311,14 +347,14 @@ mod tests {
     fn closing_lets_the_worker_finish_what_is_in() {
         let intake = Intake::new();
         let mut agenda = intake.agenda();
-        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Idle);
+        assert_eq!(intake.collect(&mut agenda), Collected::Idle);
         assert_eq!(intake.push(&mut VecDeque::from([call(1), call(2)])), Ok(()));
         intake.close();
         assert_eq!(intake.push(&mut VecDeque::from([call(1)])), Err(Refusal::Closed));
-        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Calls);
+        assert_eq!(intake.collect(&mut agenda), Collected::Calls);
         assert!(agenda.take().is_some());
-        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Calls, "one is left in the agenda");
+        assert_eq!(intake.collect(&mut agenda), Collected::Calls, "one is left in the agenda");
         assert!(agenda.take().is_some());
-        assert_eq!(intake.collect(&mut agenda, Duration::ZERO), Collected::Closed);
+        assert_eq!(intake.collect(&mut agenda), Collected::Closed);
     }
 }

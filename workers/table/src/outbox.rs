@@ -65,6 +65,10 @@ struct Inner<T> {
     items: VecDeque<(T, usize)>,
     bytes: usize,
     closed: bool,
+    /// The receiver looks by itself before it sleeps.
+    is_attended: bool,
+    /// An item that was taken out and emptied.
+    spare: Option<T>,
 }
 
 /// The queue; `T` with its bytes.
@@ -78,7 +82,7 @@ pub struct Outbox<T> {
 impl<T> Outbox<T> {
     /// An empty queue of at most `bytes_max` bytes (one item always fits).
     pub fn new(bytes_max: usize, doorbell: std::sync::Arc<dyn Doorbell>) -> Outbox<T> {
-        let inner = Inner { items: VecDeque::new(), bytes: 0, closed: false };
+        let inner = Inner { items: VecDeque::new(), bytes: 0, closed: false, is_attended: false, spare: None };
         Outbox { inner: Mutex::new(inner), room: Condvar::new(), bytes_max, doorbell }
     }
 
@@ -95,6 +99,18 @@ impl<T> Outbox<T> {
         self.put(inner, item, bytes);
     }
 
+    /// Puts an item in, whether there is room or not: for the receiver itself, which must not wait for itself. It asks
+    /// [`Outbox::is_full`] before, so there is never more than one such item over the bound.
+    pub fn push_over(&self, item: T, bytes: usize) {
+        self.put(self.lock(), item, bytes);
+    }
+
+    /// True if whoever pushes has to wait.
+    pub fn is_full(&self) -> bool {
+        let inner = self.lock();
+        !inner.items.is_empty() && inner.bytes >= self.bytes_max
+    }
+
     /// Puts an item in if there is room; false if it was dropped instead.
     pub fn try_push(&self, item: T, bytes: usize) -> bool {
         let inner = self.lock();
@@ -109,13 +125,25 @@ impl<T> Outbox<T> {
         if inner.closed {
             return;
         }
-        let was_empty = inner.items.is_empty();
+        let rings = inner.items.is_empty() && !inner.is_attended;
         inner.items.push_back((item, bytes));
         inner.bytes += bytes;
         drop(inner);
-        if was_empty {
+        if rings {
             self.doorbell.ring();
         }
+    }
+
+    /// The receiver is awake, and looks before it sleeps ([`Outbox::leave`]): the doorbell stays silent until then.
+    pub fn attend(&self) {
+        self.lock().is_attended = true;
+    }
+
+    /// The receiver is going to sleep, and has to be woken from now on. False if it has to look once more instead.
+    pub fn leave(&self) -> bool {
+        let mut inner = self.lock();
+        inner.is_attended = !inner.items.is_empty();
+        !inner.is_attended
     }
 
     /// Takes the next item.
@@ -126,6 +154,11 @@ impl<T> Outbox<T> {
         drop(inner);
         self.room.notify_one();
         Some(item)
+    }
+
+    /// Takes an item back that was taken out and emptied, to be filled again: its memory is not given back and asked for each time.
+    pub fn give_back(&self, emptied: T) {
+        self.lock().spare = Some(emptied);
     }
 
     /// The receiver is gone: whoever waits for room goes on, and items are dropped.
@@ -141,6 +174,13 @@ impl<T> Outbox<T> {
     /// True when nothing waits.
     pub fn is_empty(&self) -> bool {
         self.lock().items.is_empty()
+    }
+}
+
+impl<T: Default> Outbox<T> {
+    /// An empty item: one that was given back, if there is one.
+    pub fn spare(&self) -> T {
+        self.lock().spare.take().unwrap_or_default()
     }
 }
 

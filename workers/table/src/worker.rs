@@ -24,6 +24,7 @@ use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
 use crate::parked::Parked;
 use crate::released::{Event, EventBatch, Released, ReplyOut};
+use crate::seat::Seat;
 use crate::stamper::Stamper;
 use crate::{events, versions, work};
 
@@ -32,6 +33,8 @@ use crate::{events, versions, work};
 pub struct WorkerCounters {
     /// Batches of calls, those without changes included.
     pub batches: AtomicU64,
+    /// Of these, turns of small calls that the thread which brought them did.
+    pub small_turns: AtomicU64,
     /// Operations decided.
     pub operations: AtomicU64,
     /// Keys removed because their deadline had come.
@@ -103,11 +106,11 @@ pub struct Worker<L> {
 /// What a worker has in hand between two steps of its loop.
 pub struct Course {
     batch: BatchBuilder,
-    agenda: Agenda,
+    pub(crate) agenda: Agenda,
     speaker: Speaker,
     last_append: Instant,
     /// How long a step waits for calls at most.
-    wait: Duration,
+    pub(crate) wait: Duration,
 }
 
 /// How long without calls until a marker vouches for the last batch.
@@ -141,6 +144,14 @@ fn stopping() -> Failure {
     Failure::new(ErrorCode::ShuttingDown, message)
 }
 
+/// What a turn does with keys whose deadline has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Expires,
+    /// Until the worker's own thread wakes for it.
+    Waits,
+}
+
 /// No interval of syncs makes the worker spin.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 /// What a batch will say once it is durable.
@@ -160,6 +171,8 @@ pub(crate) struct Saying {
     access_calls: Vec<AccessCall>,
     /// What the last call cost the table.
     spent: usize,
+    /// It is said by the worker's own thread, which may wait for room.
+    may_wait: bool,
     /// What mutations are refused with in this turn, if they are.
     pub(crate) refusal: Option<Failure>,
 }
@@ -175,18 +188,8 @@ impl<L: Log> Worker<L> {
     ///
     /// # Errors
     /// [`Stopped`] if the log failed. Nothing of the failed batch was released.
-    pub fn run(mut self) -> Result<(), Stopped> {
-        let result = self.run_until_closed();
-        // The process ends with the worker. Giving millions of keys back one by one would take seconds, in which a stop seems to hang and
-        // may be taken for one that did not get ready in time.
-        std::mem::forget((self.state, self.history, self.snapshots));
-        result
-    }
-
-    fn run_until_closed(&mut self) -> Result<(), Stopped> {
-        let mut course = self.begin();
-        while self.step(&mut course, Duration::MAX)? {}
-        self.finish(course)
+    pub fn run(self) -> Result<(), Stopped> {
+        Seat::alone(self).run()
     }
 
     /// What [`Worker::step`] needs from one time to the next; there is one for a worker.
@@ -206,18 +209,31 @@ impl<L: Log> Worker<L> {
     /// # Errors
     /// [`Stopped`] if the log failed. Nothing of the failed batch was released, and the worker is of no use any more.
     pub fn step(&mut self, course: &mut Course, wait_max: Duration) -> Result<bool, Stopped> {
+        let wait = self.prepare(course);
+        self.intake.wait(wait.min(wait_max));
+        self.go_on(course)
+    }
+
+    /// What comes before the wait for calls; gives how long that may be.
+    pub(crate) fn prepare(&mut self, course: &mut Course) -> Duration {
         if !self.snapshots.is_empty() {
             let stamp_ms = self.stamp_ms();
             self.snapshots.tend(stamp_ms);
         }
         self.tend_parked(&mut course.agenda);
-        let wait = if self.snapshots.is_clearing() {
-            WAIT_MIN
-        } else {
-            let wait = self.wait(course.wait);
-            self.wait_beside_parked(wait)
-        };
-        let has_work = match self.intake.collect(&mut course.agenda, wait.min(wait_max)) {
+        if !course.agenda.is_empty() {
+            return Duration::ZERO;
+        }
+        if self.snapshots.is_clearing() {
+            return WAIT_MIN;
+        }
+        let wait = self.wait(course.wait);
+        self.wait_beside_parked(wait)
+    }
+
+    /// What comes behind the wait: a turn, if there is anything to do, and what the log and the checkpoint need.
+    pub(crate) fn go_on(&mut self, course: &mut Course) -> Result<bool, Stopped> {
+        let has_work = match self.intake.collect(&mut course.agenda) {
             Collected::Calls => true,
             Collected::Idle => self.is_due(),
             Collected::Closed => return Ok(false),
@@ -225,7 +241,7 @@ impl<L: Log> Worker<L> {
         if has_work {
             // What the turn looks up in the access book counts until its replies and events are handed over.
             let _speaking = course.speaker.begin();
-            if self.turn(&mut course.agenda, &mut course.batch)? {
+            if self.turn(&mut course.agenda, &mut course.batch, Due::Expires)? {
                 course.last_append = Instant::now();
             }
         }
@@ -241,6 +257,29 @@ impl<L: Log> Worker<L> {
         Ok(true)
     }
 
+    /// A turn of small calls on another thread than the worker's, which sleeps: [`Seat`].
+    ///
+    /// # Errors
+    /// [`Stopped`] if the log failed. Nothing of the failed batch was released, and the worker is of no use any more.
+    pub(crate) fn small_turn(&mut self, course: &mut Course) -> Result<(), Stopped> {
+        if self.intake.collect(&mut course.agenda) == Collected::Calls {
+            self.counters.small_turns.fetch_add(1, Ordering::Relaxed);
+            let _speaking = course.speaker.begin();
+            if self.turn(&mut course.agenda, &mut course.batch, Due::Waits)? {
+                course.last_append = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// True if small calls are all that such a turn would consist of; and, if some of them change something, if that has nothing in its way
+    /// that is the worker's business.
+    pub(crate) fn has_nothing_else(&self, course: &Course, with_changes: bool) -> bool {
+        course.agenda.has_nobody()
+            && !self.replies.is_full()
+            && (!with_changes || (self.snapshots.is_empty() && !self.checkpoints.behind().is_too_long()))
+    }
+
     /// The clean end: what still waits is answered, the log is closed.
     ///
     /// # Errors
@@ -251,7 +290,7 @@ impl<L: Log> Worker<L> {
         let parked = self.parked.give_up().map(|call| ReplyOut::refusal(call, events::stopping()));
         let held: Vec<ReplyOut> = held.chain(parked).collect();
         if !held.is_empty() {
-            self.release(Released::new(&self.log.persisted(), self.state.revision(), held), 0);
+            self.release(Released::new(&self.log.persisted(), self.state.revision(), held), 0, true);
         }
         let stamp_ms = self.stamp_ms();
         self.log.close(stamp_ms)?;
@@ -267,16 +306,20 @@ impl<L: Log> Worker<L> {
 
     /// Decides, applies, logs and releases what is due and the calls of one turn: one batch. True if something was appended to the
     /// log.
-    fn turn(&mut self, agenda: &mut Agenda, batch: &mut BatchBuilder) -> Result<bool, Stopped> {
+    fn turn(&mut self, agenda: &mut Agenda, batch: &mut BatchBuilder, due: Due) -> Result<bool, Stopped> {
         let time_ms = self.stamp_ms();
         batch.begin(time_ms);
         let mut saying = self.begin_saying();
         let mut appended = false;
-        self.expire_due(time_ms, batch, &mut saying.events);
+        saying.may_wait = due == Due::Expires;
+        if due == Due::Expires {
+            self.expire_due(time_ms, batch, &mut saying.events);
+        }
         if batch.bytes() >= limits::BATCH_BYTES_MAX {
             appended |= self.persist(saying, batch)?;
             batch.begin(time_ms);
             saying = self.begin_saying();
+            saying.may_wait = true;
         }
         saying.refusal = self.refusal()?;
         while let Some(call) = agenda.take() {
@@ -336,7 +379,7 @@ impl<L: Log> Worker<L> {
     /// What begins with the next change. Whether its events are wanted is asked once: a batch tells all of them, or says that it tells none.
     fn begin_saying(&self) -> Saying {
         let events = self.events_wanted.load(Ordering::Acquire).then(Vec::new);
-        Saying { base: self.state.revision(), events, ..Saying::default() }
+        Saying { base: self.state.revision(), events, replies: self.replies.spare(), ..Saying::default() }
     }
 
     /// What mutations are refused with now: the log may be only so far ahead of its checkpoint.
@@ -360,16 +403,17 @@ impl<L: Log> Worker<L> {
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         saying.replies.extend(self.histories.take_in(saying.histories, saying.far_behind, proof));
         saying.replies.extend(self.access_calls.take_in(saying.access_calls, proof));
-        let Saying { base, events, .. } = saying;
+        let Saying { base, events, may_wait, .. } = saying;
         let events = EventBatch { base, revision: self.state.revision(), time_ms, events };
-        self.release(Released::of_batch(&proof, saying.replies, events), saying.reply_bytes);
+        self.release(Released::of_batch(&proof, saying.replies, events), saying.reply_bytes, may_wait);
         Ok(appends)
     }
 
-    fn release(&self, released: Released, reply_bytes: usize) {
+    fn release(&self, released: Released, reply_bytes: usize, may_wait: bool) {
         let (replies, events) = released.into_parts();
         if !replies.is_empty() {
-            self.replies.push(replies, reply_bytes);
+            let push = if may_wait { Outbox::push } else { Outbox::push_over };
+            push(&self.replies, replies, reply_bytes);
         }
         if events.is_some_and(|events| !self.events.push(events)) {
             self.events_dropped.fetch_add(1, Ordering::Relaxed);

@@ -107,7 +107,7 @@ impl Life {
             client: 1,
             account: Account::alone(1),
             user: self.user.into(),
-            envelope: Envelope { routing_id: self.asked.to_be_bytes().to_vec(), frames: vec![] },
+            envelope: Envelope { routing_id: self.asked.to_be_bytes()[..].into(), frames: vec![] },
             request: Request { header, form: Form::Compact, operations: Operations::One(operation) },
             bytes: 100,
         };
@@ -119,7 +119,7 @@ impl Life {
         while let Some(batch) = self.replies.pop() {
             for ReplyOut { envelope, reply, request_bytes, .. } in batch {
                 let id = reply.id.unwrap();
-                assert_eq!((envelope.routing_id, request_bytes), (id.to_be_bytes().to_vec(), 100));
+                assert_eq!((envelope.routing_id, request_bytes), (id.to_be_bytes()[..].into(), 100));
                 let outcome = reply.outcomes.as_slice()[0].clone();
                 assert!(self.outcomes.insert(id, outcome).is_none(), "{id} was answered twice");
             }

@@ -259,21 +259,27 @@ impl Bench {
 
     /// Puts a message into the intake; its id counts the messages.
     pub fn ask(&mut self, header: Header, operations: Operations) -> u64 {
+        let call = self.call(header, operations);
+        assert_eq!(self.intake.push(&mut VecDeque::from([call])), Ok(()));
+        self.next_id
+    }
+
+    /// A message on its way to the intake; its id counts the messages.
+    pub fn call(&mut self, header: Header, operations: Operations) -> Call {
         self.next_id += 1;
         let header = Header { id: Some(self.next_id), ..header };
         let call = Call {
             client: self.client,
             account: Account::alone(self.client),
             user: self.user.into(),
-            envelope: Envelope { routing_id: self.next_id.to_be_bytes().to_vec(), frames: vec![Vec::new()] },
+            envelope: Envelope { routing_id: self.next_id.to_be_bytes()[..].into(), frames: vec![Vec::new()] },
             request: Request { header, form: Form::Compact, operations },
             bytes: 100,
         };
         if self.is_gone {
             call.account.give_up();
         }
-        assert_eq!(self.intake.push(&mut VecDeque::from([call])), Ok(()));
-        self.next_id
+        call
     }
 
     pub fn one(&mut self, operation: Operation) -> u64 {

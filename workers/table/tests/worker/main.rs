@@ -10,6 +10,7 @@ mod access;
 mod bench;
 mod events;
 mod expiry;
+mod seat;
 mod snapshots;
 mod speed;
 mod throttle;
@@ -62,7 +63,7 @@ fn nothing_leaves_before_it_is_durable_and_replies_keep_their_order() {
     assert_eq!(seen.appends.len(), 3, "calls are appended a batch at a time");
     assert_eq!(seen.replies.iter().map(|out| out.reply.id).collect::<Vec<_>>(), ids);
     for out in &seen.replies {
-        assert_eq!(out.envelope.routing_id, out.reply.id.unwrap().to_be_bytes());
+        assert_eq!(*out.envelope.routing_id, out.reply.id.unwrap().to_be_bytes());
         assert_eq!((out.client, out.request_bytes), (1, 100));
     }
     assert_eq!(seen.events.iter().map(|batch| batch.revision).max(), Some(state.revision()));

@@ -1,0 +1,178 @@
+//! The worker's seat: whose thread does the worker's next turn.
+//!
+//! - There is one worker and one turn at a time: whoever does it holds the lock. It is the same turn on either thread. Calls come through
+//!   the [`Intake`] and the agenda, with their bounds and shares, and what is said leaves as [`Released`](crate::Released) through the outbox.
+//! - The worker's own thread waits for calls without the lock, and does whatever comes.
+//! - The thread that brings calls does the turn itself if the worker's sleeps, nothing else waits, and all of them are
+//!   [small](Call::small): that takes less than to wake another thread and to be woken by it. It never waits for the lock, and where
+//!   batches are synced, it does reads only: it never waits for the disk's cache.
+//! - What such a turn leaves over or brings about (a deadline, a call that waited for a change) is the worker's: its thread is woken.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kvbroker_log::Log;
+
+use crate::call::{Call, Small};
+use crate::intake::{Intake, Offered, Refusal};
+use crate::worker::{Course, Stopped, Worker};
+
+/// Most calls of a turn that is done in the worker's place. A change costs more than its hand-over: many of them keep two threads busy.
+const READS_MAX: usize = 1_024;
+const CHANGES_MAX: usize = 4;
+
+/// Takes calls for the worker.
+pub trait TakesCalls: Send + Sync {
+    /// Takes calls in order; what is not taken stays in `calls`.
+    ///
+    /// # Errors
+    /// [`Refusal`] if not all were taken.
+    fn take(&self, calls: &mut VecDeque<Call>) -> Result<(), Refusal>;
+}
+
+/// The worker, and who may do its turns.
+pub struct Seat<L> {
+    intake: Arc<Intake>,
+    /// None once it has ended.
+    place: Mutex<Option<Place<L>>>,
+    /// What may be done on the thread that brings it.
+    helps: Helps,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Helps {
+    Never,
+    Reads,
+    All,
+}
+
+struct Place<L> {
+    worker: Worker<L>,
+    course: Course,
+    /// When the worker's thread wakes by itself.
+    wakes_at: Option<Instant>,
+    /// The log has failed under a turn that was done in the worker's place.
+    failed: Option<Stopped>,
+}
+
+impl<L: Log> Seat<L> {
+    /// A worker whose turns are all done by the thread that runs it.
+    pub fn alone(worker: Worker<L>) -> Seat<L> {
+        Seat::new(worker, Helps::Never)
+    }
+
+    /// A worker whose small turns may be done by the thread that brings the calls: those with changes, too, if the log does not sync each
+    /// batch.
+    pub fn helped(worker: Worker<L>, syncs_batches: bool) -> Seat<L> {
+        Seat::new(worker, if syncs_batches { Helps::Reads } else { Helps::All })
+    }
+
+    fn new(worker: Worker<L>, helps: Helps) -> Seat<L> {
+        let (intake, course) = (Arc::clone(&worker.intake), worker.begin());
+        Seat { intake, place: Mutex::new(Some(Place { worker, course, wakes_at: None, failed: None })), helps }
+    }
+
+    /// A thread that panics with it ends the process; until then the place is whole.
+    fn lock(&self) -> MutexGuard<'_, Option<Place<L>>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker's thread: runs until the intake is closed and empty; then the log is closed cleanly.
+    ///
+    /// # Errors
+    /// [`Stopped`] if the log failed. Nothing of the failed batch was released.
+    pub fn run(&self) -> Result<(), Stopped> {
+        loop {
+            let wait = self.lock().as_mut().map_or(Duration::ZERO, Place::prepare);
+            self.intake.wait(wait);
+            let mut guard = self.lock();
+            let Some(place) = guard.as_mut() else { return Ok(()) };
+            let ended = match place.go_on() {
+                Ok(true) => continue,
+                Ok(false) => Ok(()),
+                Err(stopped) => Err(stopped),
+            };
+            let Some(Place { mut worker, course, .. }) = guard.take() else { return ended };
+            let ended = ended.and_then(|()| worker.finish(course));
+            // The process ends with the worker. Giving millions of keys back one by one would take seconds, in which a stop seems to hang
+            // and may be taken for one that did not get ready in time.
+            std::mem::forget((worker.state, worker.history, worker.snapshots));
+            return ended;
+        }
+    }
+
+    /// Does a turn in the worker's place. False if its thread has to be woken.
+    fn help(&self, with_changes: bool) -> bool {
+        let Ok(mut guard) = self.place.try_lock() else { return false };
+        guard.as_mut().is_some_and(|place| place.help(with_changes))
+    }
+}
+
+impl<L: Log> Place<L> {
+    fn prepare(&mut self) -> Duration {
+        if self.failed.is_some() {
+            return Duration::ZERO;
+        }
+        let wait = self.worker.prepare(&mut self.course);
+        self.wakes_at = Instant::now().checked_add(wait);
+        wait
+    }
+
+    fn go_on(&mut self) -> Result<bool, Stopped> {
+        match self.failed.take() {
+            Some(stopped) => Err(stopped),
+            None => self.worker.go_on(&mut self.course),
+        }
+    }
+
+    fn help(&mut self, with_changes: bool) -> bool {
+        if self.failed.is_some() || !self.worker.has_nothing_else(&self.course, with_changes) {
+            return false;
+        }
+        if let Err(stopped) = self.worker.small_turn(&mut self.course) {
+            self.failed = Some(stopped);
+            return false;
+        }
+        if !with_changes {
+            return self.course.agenda.is_empty();
+        }
+        let wait = self.worker.prepare(&mut self.course);
+        let is_later = wait >= self.course.wait || Instant::now().checked_add(wait) >= self.wakes_at;
+        self.course.agenda.is_empty() && is_later
+    }
+}
+
+impl<L: Log + Send> TakesCalls for Seat<L> {
+    fn take(&self, calls: &mut VecDeque<Call>) -> Result<(), Refusal> {
+        let small = if self.helps == Helps::Never { None } else { small_turn(calls) };
+        let Offered { refusal, wakes, are_all } = self.intake.offer(calls);
+        if wakes {
+            let may_help = are_all
+                && match small {
+                    Some(Small::Read) => true,
+                    Some(Small::Change) => self.helps == Helps::All,
+                    None => false,
+                };
+            if !may_help {
+                self.intake.wake();
+            } else if !self.help(small == Some(Small::Change)) {
+                self.intake.nudge();
+            }
+        }
+        refusal
+    }
+}
+
+/// What a turn of these calls would do at most, if they are small.
+fn small_turn(calls: &VecDeque<Call>) -> Option<Small> {
+    let mut changes = 0;
+    for call in calls {
+        changes += usize::from(call.small()? == Small::Change);
+    }
+    match changes {
+        0 if calls.len() <= READS_MAX => Some(Small::Read),
+        1..=CHANGES_MAX if calls.len() <= CHANGES_MAX => Some(Small::Change),
+        _ => None,
+    }
+}
