@@ -119,7 +119,7 @@ fn a_sweep_goes_on_until_nothing_grows() {
 
 #[test]
 fn outliers_are_told_within_checkpoints_and_outside_of_them() {
-    let broker = Broker::start(BrokerOptions::new().args(["--checkpoint-after", "64KiB"]));
+    let broker = Broker::start(BrokerOptions::default().args(["--checkpoint-after", "64KiB"]));
     let words = ["--outliers", "--stages", "insert", "--seconds", "4", "--batch", "16", "--clients", "2"];
     let result = Perf::result(&broker, &words);
     let run = &runs(&result)[0];
