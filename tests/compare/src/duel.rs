@@ -39,28 +39,35 @@ impl Duel {
         shape: Shape,
         by: By,
     ) -> Result<Box<dyn Contest>, Failed> {
-        let mine = ready(ours(options.broker())?, shape.keys)?;
+        let mine = ours(options.broker())?;
+        ready(&*mine, shape.keys)?;
         let other = match &options.against {
             Some(directory) => ours(Some(directory.join("kvbroker")))?,
             None => theirs()?,
         };
-        Ok(Box::new(Duel { servers: [mine, ready(other, shape.keys)?], shape, by }))
+        ready(&*other, shape.keys)?;
+        Ok(Box::new(Duel { servers: [mine, other], shape, by }))
     }
 
     fn turn(&self, server: &dyn Server) -> Result<Sample, Failed> {
-        resume(server)?;
-        let measured = drive(server, self.shape);
-        pause(server)?;
-        settle()?;
-        Ok(sample(&measured.map_err(|error| format!("{}: {error}", server.name()))?, self.by))
+        Ok(sample(&turn(server, self.shape)?, self.by))
     }
 }
 
-fn ready(server: Box<dyn Server>, keys: u32) -> Result<Box<dyn Server>, Failed> {
-    fill(&*server, keys).map_err(|error| format!("{}: {error}", server.name()))?;
-    pause(&*server)?;
+/// Loads a server's keys and lets it wait for its turns.
+pub fn ready(server: &dyn Server, keys: u32) -> Result<(), Failed> {
+    fill(server, keys).map_err(|error| format!("{}: {error}", server.name()))?;
+    pause(server)?;
+    settle()
+}
+
+/// One turn of a server that waits for it.
+pub fn turn(server: &dyn Server, shape: Shape) -> Result<Measured, Failed> {
+    resume(server)?;
+    let measured = drive(server, shape);
+    pause(server)?;
     settle()?;
-    Ok(server)
+    Ok(measured.map_err(|error| format!("{}: {error}", server.name()))?)
 }
 
 /// Nothing that one side has written is left for the kernel to write while the other one is measured.
@@ -69,7 +76,8 @@ pub fn settle() -> Result<(), Failed> {
     Ok(rustix::fs::syncfs(place)?)
 }
 
-fn sample(measured: &Measured, by: By) -> Sample {
+/// A turn's figure and what else it told.
+pub fn sample(measured: &Measured, by: By) -> Sample {
     let figure = match by {
         By::PerSecond => measured.per_s(),
         By::Median => measured.time_us(0.5),

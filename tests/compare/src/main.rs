@@ -16,6 +16,7 @@
 
 mod duel;
 mod facts;
+mod fields;
 mod load;
 mod options;
 mod payload;
@@ -32,6 +33,7 @@ use std::time::{Instant, SystemTime};
 use clap::Parser;
 
 use facts::Facts;
+use fields::{Field, FieldResult};
 use options::{Options, Word};
 use progress::Progress;
 use results::{FORMAT, Results, RowResult};
@@ -55,20 +57,32 @@ fn main() -> ExitCode {
     }
 }
 
-/// True if every row was measured.
+/// True if everything was measured.
 fn run(options: &Options) -> Result<bool, Failed> {
     let rows: Vec<Row> = rows::all().into_iter().filter(|row| options.wants(&row.name)).collect();
-    if rows.is_empty() {
+    let fields: Vec<Field> = fields::all().into_iter().filter(|field| options.wants(field.name)).collect();
+    if rows.is_empty() && fields.is_empty() {
         return Err("no row has such a name; --list names them".into());
     }
     if options.list {
         rows.iter().for_each(|row| println!("{:16} {}", row.name, row.what));
+        fields.iter().for_each(|field| println!("{:16} {}", field.name, field.title));
         return Ok(true);
     }
     let facts = Facts::now()?;
     let began = (SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs(), Instant::now());
-    let mut progress = Progress::new(options, &rows);
-    let results: Vec<RowResult> = rows.iter().map(|row| measure(options, row, &mut progress)).collect();
+    let all_s = rows.iter().map(|row| row.expected_s(options)).chain(fields.iter().map(|field| field.expected_s(options))).sum();
+    let mut progress = Progress::new(rows.len() + fields.len(), all_s);
+    let rows: Vec<RowResult> = rows.iter().map(|row| measure(options, row, &mut progress)).collect();
+    let fields: Vec<FieldResult> = fields
+        .iter()
+        .map(|field| {
+            progress.begins(field.name, field.title);
+            let result = field.measure(options, &progress);
+            progress.ends(field.expected_s(options));
+            result
+        })
+        .collect();
     if let Some(file) = &options.json {
         let all = Results {
             format: FORMAT,
@@ -76,12 +90,14 @@ fn run(options: &Options) -> Result<bool, Failed> {
             took_s: began.1.elapsed().as_secs_f64(),
             command: std::env::args().collect(),
             facts: &facts,
-            rows: &results,
+            rows: &rows,
+            fields: &fields,
         };
         std::fs::write(file, serde_json::to_vec_pretty(&all)?)?;
     }
-    print!("{}", tables::text(options, &facts, &results));
-    Ok(results.iter().all(|row| row.failed.is_none()))
+    print!("{}", tables::text(options, &facts, &rows, &fields));
+    let products = fields.iter().flat_map(|field| &field.products);
+    Ok(rows.iter().all(|row| row.failed.is_none()) && products.into_iter().all(|product| product.failed.is_none()))
 }
 
 fn measure(options: &Options, row: &Row, progress: &mut Progress) -> RowResult {
@@ -94,20 +110,24 @@ fn measure(options: &Options, row: &Row, progress: &mut Progress) -> RowResult {
         rounds: Vec::new(),
         failed: None,
     };
-    progress.begins(row);
+    progress.begins(&row.name, &row.what);
+    let expected_s = row.expected_s(options);
     let outcome = (row.begin)(options).and_then(|mut contest| {
         result.sides = Some(contest.sides());
-        for number in 0..options.rounds.min(row.rounds_max) {
+        let rounds = row.rounds(options);
+        for number in 0..rounds {
             let round = contest.round(number)?;
-            progress.round(row, number, &round);
+            let [ours, theirs] = [0, 1].map(|side| stats::figure(round.sides[side].figure));
+            let text = format!("round {} of {rounds}: {ours} beside {theirs} {}, ratio {:.2}", number + 1, row.unit, round.ratio);
+            progress.says(&text, expected_s * (number + 1) as f64 / rounds as f64);
             result.rounds.push(round);
         }
         Ok(())
     });
     if let Err(error) = outcome {
-        progress.failed(row, &error);
+        progress.says(&format!("{} has failed: {error}", row.name), expected_s);
         result.failed = Some(error.to_string());
     }
-    progress.ends(row);
+    progress.ends(expected_s);
     result
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +41,12 @@ pub struct Options {
     /// Valkey's server
     #[arg(long, value_name = "PROGRAM")]
     pub valkey: Option<PathBuf>,
+    /// etcd's server
+    #[arg(long, value_name = "PROGRAM")]
+    pub etcd: Option<PathBuf>,
+    /// NATS' server
+    #[arg(long, value_name = "PROGRAM")]
+    pub nats: Option<PathBuf>,
     /// Where everything that was measured is kept, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -80,7 +86,22 @@ impl Options {
     }
 
     /// Valkey's server.
-    pub fn valkey(&self) -> Result<&PathBuf, Failed> {
-        Ok(self.valkey.as_ref().ok_or("no Valkey here: name its server with --valkey (tests/report/compare installs it)")?)
+    pub fn valkey(&self) -> Result<&Path, Failed> {
+        peer(self.valkey.as_ref(), "valkey")
     }
+
+    /// etcd's.
+    pub fn etcd(&self) -> Result<&Path, Failed> {
+        peer(self.etcd.as_ref(), "etcd")
+    }
+
+    /// NATS'.
+    pub fn nats(&self) -> Result<&Path, Failed> {
+        peer(self.nats.as_ref(), "nats")
+    }
+}
+
+fn peer<'a>(program: Option<&'a PathBuf>, flag: &str) -> Result<&'a Path, Failed> {
+    let missing = || format!("its server is not named: give it with --{flag} (tests/report/compare installs it)");
+    Ok(program.ok_or_else(missing)?)
 }

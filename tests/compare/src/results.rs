@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::facts::Facts;
+use crate::fields::FieldResult;
 use crate::rows::{Round, Sample, Side, Target};
 use crate::stats::Spread;
 
@@ -22,8 +23,10 @@ pub struct Results<'a> {
     pub command: Vec<String>,
     /// The machine.
     pub facts: &'a Facts,
-    /// The rows.
+    /// What has targets.
     pub rows: &'a [RowResult],
+    /// Side by side.
+    pub fields: &'a [FieldResult],
 }
 
 /// What came of one row.

@@ -3,17 +3,64 @@
 use std::fmt::Write;
 
 use crate::facts::Facts;
+use crate::fields::{FieldResult, Product};
 use crate::options::Options;
 use crate::results::RowResult;
 use crate::rows::Target;
 use crate::stats::{Spread, figure};
 
 /// All of them.
-pub fn text(options: &Options, facts: &Facts, rows: &[RowResult]) -> String {
+pub fn text(options: &Options, facts: &Facts, rows: &[RowResult], fields: &[FieldResult]) -> String {
     let mut out = head(options, facts);
-    out.push_str(&targets(rows));
-    out.push_str(&processor_time(rows));
-    out.push_str(&settings(rows));
+    if !rows.is_empty() {
+        out.push_str("\n### Targets\n\n");
+        out.push_str(&targets(rows));
+        out.push_str(&processor_time(rows));
+        out.push_str(&settings(rows));
+    }
+    if !fields.is_empty() {
+        out.push_str("\n### Side by side\n");
+        fields.iter().for_each(|result| out.push_str(&field(result)));
+    }
+    out
+}
+
+/// A table of products: operations a second, and what ours is to each.
+fn field(result: &FieldResult) -> String {
+    let names: Vec<&str> = result.products.iter().map(|product| product.side.name.as_str()).collect();
+    let mut out = format!(
+        "\n**{}.** Operations a second, and what kvbroker's are to them:\n\n| | {} |\n|---|",
+        result.title,
+        names.join(" | ")
+    );
+    out.push_str(&"---:|".repeat(names.len()));
+    out.push('\n');
+    for (load, name) in result.loads.iter().enumerate() {
+        let cells = result.products.iter().enumerate().map(|(at, product)| {
+            let Some(per_s) = result.per_s(at, load) else {
+                return if product.failed.is_some() { "**failed**".to_owned() } else { "–".to_owned() };
+            };
+            let mut cell = spread(Some(per_s));
+            if let Some(ratio) = result.ratio(at, load).filter(|_| at > 0) {
+                let _ = write!(cell, "<br>**× {:.2}** ({:.2}–{:.2})", ratio.median, ratio.low, ratio.high);
+            }
+            let times = ["p50_us", "p99_us"].map(|name| result.detail(at, load, name));
+            if let [Some(half), Some(most)] = times {
+                let _ = write!(cell, "<br>p50 {} µs, p99 {} µs", figure(half.median), figure(most.median));
+            }
+            if let Some(cpu) = result.detail(at, load, "server_cpu_us") {
+                let _ = write!(cell, "<br>{} µs of processor", figure(cpu.median));
+            }
+            cell
+        });
+        let cells: Vec<String> = cells.collect();
+        let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+    }
+    out.push('\n');
+    for Product { side, failed, .. } in &result.products {
+        let failed = failed.as_ref().map_or(String::new(), |why| format!("; **failed**: {}", why.replace('\n', " ")));
+        let _ = writeln!(out, "- {}: {}{failed}", side.name, side.settings);
+    }
     out
 }
 

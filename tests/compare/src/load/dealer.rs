@@ -240,3 +240,61 @@ impl Drop for Dealer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use kvbroker_tests::unpack;
+    use serde_json::json;
+
+    use super::*;
+
+    fn written(frames: Frames, kind: Kind) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let dialect = Dialect { frames, session: [1; SESSION_BYTES], is_echo: false };
+        dialect.write(&mut frame, FIRST_ID, 9, 8, Ask { kind, key: 42, stamp: 0 });
+        frame
+    }
+
+    #[test]
+    fn frames_are_those_of_the_protocol() {
+        let id = [UINT32, 0, 1, 0, 0];
+        let value = payload::value(42, 0);
+        let numbered = [
+            &[0x98, 1][..],
+            &id,
+            &[NIL, BIN8, 16],
+            &[1; 16],
+            &[UINT32, 0, 0, 0, 9, UINT32, 0, 0, 0, 8, NIL],
+            b"\x93\xa3put\xafbench/000000042\xc4\x40",
+            &value,
+        ];
+        assert_eq!(written(Frames::Numbered, Kind::Put), numbered.concat());
+        assert_eq!(Frames::Numbered.put_bytes(), numbered.concat().len());
+        let plain = [&[0x98, 1][..], &id, &[NIL; 5], b"\x93\xa3put\xafbench/000000042\xc4\x40", &value];
+        assert_eq!(written(Frames::Plain, Kind::Put), plain.concat());
+        let get = unpack(&written(Frames::Numbered, Kind::Get));
+        assert_eq!(get, json!([1, FIRST_ID, null, null, null, null, null, ["get", "bench/000000042"]]));
+    }
+
+    #[test]
+    fn only_good_answers_are_taken() {
+        let dialect = Dialect { frames: Frames::Numbered, session: [0; SESSION_BYTES], is_echo: false };
+        let head = [0x94, 1, UINT32, 0, 1, 0, 0];
+        let put = [&head[..], &[0xc3, 0x92, 0, UINT32, 0, 1, 2, 3]].concat();
+        assert_eq!(put.len(), Dialect::put_reply_bytes());
+        assert!(dialect.is_answer(&put, FIRST_ID, (Kind::Put, 42)));
+        assert!(!dialect.is_answer(&put, FIRST_ID + 1, (Kind::Put, 42)), "another request's");
+        assert!(!dialect.is_answer(&put[..14], FIRST_ID, (Kind::Put, 42)), "cut off");
+        let failed = [&head[..], &[0xc3, 0x92, 1, 7]].concat();
+        assert!(!dialect.is_answer(&failed, FIRST_ID, (Kind::Put, 42)), "a failure");
+
+        let value = payload::value(42, 5);
+        let revision = [UINT32, 0, 1, 2, 3];
+        let get = [&head[..], &[NIL, 0x95, 0], &revision, &[BIN8, 64], &value, &revision, &revision].concat();
+        assert_eq!(get.len(), Dialect::get_reply_bytes());
+        assert!(dialect.is_answer(&get, FIRST_ID, (Kind::Get, 42)));
+        assert!(!dialect.is_answer(&get, FIRST_ID, (Kind::Get, 43)), "another key's value");
+    }
+}

@@ -2,14 +2,19 @@
 
 mod dealer;
 mod drive;
+mod grpc;
+mod input;
 mod library;
+mod nats;
 mod resp;
 
 use crate::Failed;
 
 pub use dealer::{Dealer, Dialect, Frames};
 pub use drive::{Measured, Shape, drive, fill};
+pub use grpc::{Grpc, Scheme};
 pub use library::Library;
+pub use nats::Nats;
 pub use resp::Resp;
 
 /// What is asked for.

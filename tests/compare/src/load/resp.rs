@@ -1,48 +1,27 @@
 //! SET and GET in RESP2, pipelined: what is asked for leaves in one write, what has come is read in one.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 
+use super::input::Input;
 use super::{Ask, Kind, Lane};
 use crate::Failed;
 use crate::payload::{self, KEY_BYTES, VALUE_BYTES};
 
-const READ_BYTES: usize = 64 << 10;
 const OK: &[u8] = b"+OK\r\n";
 
 /// One connection.
 pub struct Resp<S> {
     stream: S,
     out: Vec<u8>,
-    /// What was read; of it `from..to` is not taken yet.
-    input: Box<[u8]>,
-    from: usize,
-    to: usize,
+    input: Input,
     waiting: VecDeque<(Kind, u32)>,
 }
 
 impl<S: Read + Write + Send> Resp<S> {
     /// With a stream that is connected.
     pub fn new(stream: S) -> Resp<S> {
-        let input = vec![0; READ_BYTES].into_boxed_slice();
-        Resp { stream, out: Vec::new(), input, from: 0, to: 0, waiting: VecDeque::new() }
-    }
-
-    fn read(&mut self) -> Result<(), Failed> {
-        self.input.copy_within(self.from..self.to, 0);
-        (self.from, self.to) = (0, self.to - self.from);
-        loop {
-            match self.stream.read(&mut self.input[self.to..]) {
-                Ok(0) => return Err("the server has closed the connection".into()),
-                Ok(read) => {
-                    self.to += read;
-                    return Ok(());
-                }
-                // A wait with a timeout is not taken up again after a signal, even one that nobody handles.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(format!("no answer came: {error}").into()),
-            }
-        }
+        Resp { stream, out: Vec::new(), input: Input::new(), waiting: VecDeque::new() }
     }
 }
 
@@ -100,16 +79,34 @@ impl<S: Read + Write + Send> Lane for Resp<S> {
     fn take(&mut self) -> Result<usize, Failed> {
         let mut taken = 0;
         while let Some(&(kind, key)) = self.waiting.front() {
-            match answer(&self.input[self.from..self.to], kind, key)? {
+            match answer(self.input.here(), kind, key)? {
                 Some(length) => {
-                    self.from += length;
+                    self.input.skip(length);
                     self.waiting.pop_front();
                     taken += 1;
                 }
                 None if taken > 0 => break,
-                None => self.read()?,
+                None => self.input.read(&mut self.stream)?,
             }
         }
         Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn only_good_answers_are_taken() {
+        assert_eq!(answer(b"+OK\r\n+OK\r\n", Kind::Put, 1).unwrap(), Some(5));
+        assert_eq!(answer(b"+OK\r", Kind::Put, 1).unwrap(), None);
+        assert!(answer(b"-ERR no", Kind::Put, 1).is_err());
+        let good = [&b"$64\r\n"[..], &payload::value(7, 1), b"\r\n"].concat();
+        assert_eq!(answer(&good, Kind::Get, 7).unwrap(), Some(71));
+        assert!(answer(&good, Kind::Get, 8).is_err(), "another key's value");
+        assert!(answer(format!("$-1\r\n{}", "x".repeat(80)).as_bytes(), Kind::Get, 7).is_err(), "no value");
     }
 }

@@ -3,6 +3,7 @@
 //! A row begins (servers are started and filled) and then has rounds; each gives a figure of either side and their ratio. To add rows: a file
 //! here with a function that gives them, and its name in [`all`].
 
+mod durable;
 mod latency;
 mod throughput;
 
@@ -76,6 +77,18 @@ impl Target {
     }
 }
 
+impl Row {
+    /// How many rounds are made.
+    pub fn rounds(&self, options: &Options) -> usize {
+        options.rounds.min(self.rounds_max)
+    }
+
+    /// About how long it takes.
+    pub fn expected_s(&self, options: &Options) -> f64 {
+        self.costs_s.begin + self.rounds(options) as f64 * (2.0 * options.seconds.as_secs_f64() + self.costs_s.round)
+    }
+}
+
 /// A row that is being measured.
 pub trait Contest {
     /// Name and settings of both sides, ours first.
@@ -121,5 +134,5 @@ impl Round {
 
 /// All rows in the order of the tables.
 pub fn all() -> Vec<Row> {
-    [throughput::rows(), latency::rows()].into_iter().flatten().collect()
+    [throughput::rows(), latency::rows(), durable::rows()].into_iter().flatten().collect()
 }

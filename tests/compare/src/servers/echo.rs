@@ -3,13 +3,11 @@
 //! - The same linked libzmq, and frames of the same sizes as the broker's. It is a process of its own: this program under another word.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use clap::Args;
-use kvbroker_tests::{PATIENCE, end_with_us, wait_until};
-use tempfile::TempDir;
 
-use super::Server;
+use super::{Peer, Server};
 use crate::Failed;
 use crate::load::{Dealer, Dialect, Frames, Lane};
 
@@ -18,11 +16,10 @@ const PUT_BYTES_MIN: usize = crate::payload::VALUE_BYTES;
 
 /// A running one; it is killed when this is dropped.
 pub struct Echo {
-    child: Child,
+    peer: Peer,
     socket: PathBuf,
     frames: Frames,
     context: zmq::Context,
-    _place: TempDir,
 }
 
 /// The words behind `compare echo`.
@@ -42,25 +39,15 @@ pub struct EchoArgs {
 impl Echo {
     /// Starts one for requests like these.
     pub fn start(frames: Frames) -> Result<Echo, Failed> {
-        let place = tempfile::Builder::new().prefix("kvc-").tempdir()?;
+        let place = Peer::place()?;
         let socket = place.path().join("echo.sock");
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["echo", "--bind", &format!("ipc://{}", socket.display())]);
         command.args(["--put-reply", &Dialect::put_reply_bytes().to_string()]);
         command.args(["--get-reply", &Dialect::get_reply_bytes().to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        end_with_us(&mut command);
-        let child = command.spawn()?;
-        let echo = Echo { child, socket, frames, context: zmq::Context::new(), _place: place };
-        wait_until(PATIENCE, "the echo listens", || echo.socket.exists().then_some(()));
-        Ok(echo)
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut peer = Peer::start(&mut command, place)?;
+        peer.wait_for("the echo was waited for", |_| socket.exists().then_some(()))?;
+        Ok(Echo { peer, socket, frames, context: zmq::Context::new() })
     }
 }
 
@@ -79,7 +66,7 @@ impl Server for Echo {
     }
 
     fn pid(&self) -> u32 {
-        self.child.id()
+        self.peer.child.id()
     }
 
     fn lane(&self, _outstanding: usize) -> Result<Box<dyn Lane>, Failed> {

@@ -1,17 +1,34 @@
 //! What is measured: servers in processes of their own, and how connections to them are made.
 
 mod echo;
+mod etcd;
 mod kvbroker;
+mod nats;
+mod streams;
+mod tls;
 mod valkey;
 
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kvbroker_tests::{PATIENCE, end_with_us};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::Failed;
 use crate::load::Lane;
 
+pub use self::kvbroker::{Generator, Kvbroker, Sync, Way};
 pub use echo::{Echo, EchoArgs, serve as serve_echo};
-pub use kvbroker::{Generator, Kvbroker, Sync, Way};
-pub use valkey::{Durability, Link, Valkey};
+pub use etcd::Etcd;
+pub use nats::{NatsServer, SyncInterval};
+pub use streams::Link;
+pub use valkey::{Durability, Valkey};
+
+/// How often it is looked whether a peer has started.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// One product, running.
 pub trait Server {
@@ -27,6 +44,66 @@ pub trait Server {
     fn watcher(&self) -> Result<Option<Box<dyn Watcher>>, Failed> {
         Ok(None)
     }
+}
+
+/// A peer's process, in a directory of its own; it is killed, and the directory removed, when this is dropped.
+struct Peer {
+    child: Child,
+    place: TempDir,
+}
+
+const LOG: &str = "peer.log";
+/// So much of a log's end is told when a peer does not start.
+const LOG_END_BYTES: usize = 400;
+
+impl Peer {
+    /// A directory for a peer, with a short path: unix sockets lie in it.
+    fn place() -> Result<TempDir, Failed> {
+        Ok(tempfile::Builder::new().prefix("kvc-").tempdir()?)
+    }
+
+    /// Starts a peer in its directory, with what it writes in a file there.
+    fn start(command: &mut Command, place: TempDir) -> Result<Peer, Failed> {
+        let log = File::create(place.path().join(LOG))?;
+        command.current_dir(place.path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        end_with_us(command);
+        Ok(Peer { child: command.spawn()?, place })
+    }
+
+    /// Asks again and again until there is something, as long as the peer runs.
+    fn wait_for<T>(&mut self, what: &str, condition: impl Fn(&Peer) -> Option<T>) -> Result<T, Failed> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = condition(self) {
+                return Ok(found);
+            }
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || Instant::now() > until {
+                let log = std::fs::read(self.place.path().join(LOG)).unwrap_or_default();
+                let log = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_END_BYTES)..]).into_owned();
+                let ended = ended.map_or("too late".to_owned(), |status| format!("ended with {status}"));
+                return Err(format!("{what} in vain: {ended}; its log ends with {log:?}").into());
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a program says about itself.
+fn version(program: &Path, flag: &str) -> Result<String, Failed> {
+    let told = Command::new(program)
+        .arg(flag)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    Ok(String::from_utf8_lossy(&told.stdout).into_owned())
 }
 
 /// Somebody who hears of changes beside the load.
