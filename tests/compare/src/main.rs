@@ -12,8 +12,6 @@
 //! Caveat: generators and servers share the machine's processors, so a fast generator matters as much as a fast server. The processor time
 //! of each is told.
 
-#![allow(dead_code)]
-
 mod duel;
 mod facts;
 mod fields;

@@ -37,9 +37,10 @@ pub fn is_value_of(number: u32, bytes: &[u8]) -> bool {
     bytes.len() == VALUE_BYTES && bytes.starts_with(&key(number))
 }
 
-/// The prefix of the last `10^digits` places of keys: what a watcher beside the load watches.
-pub fn prefix(digits: usize) -> Vec<u8> {
-    key(0)[..KEY_BYTES.saturating_sub(digits)].to_vec()
+/// The prefix that one in a hundred of so many keys has (of a power of ten): what a watcher beside the load watches.
+pub fn prefix_of_a_hundredth(keys: u32) -> Vec<u8> {
+    let digits = keys.checked_ilog10().unwrap_or(0).saturating_sub(2) as usize;
+    key(0)[..KEY_BYTES - digits].to_vec()
 }
 
 /// Numbers from 0 to below `keys`, evenly spread; cheap, and the same for every product.
@@ -76,7 +77,9 @@ mod tests {
         assert!(is_value_of(7, &value(7, 1)));
         assert!(!is_value_of(8, &value(7, 1)));
         assert!(!is_value_of(7, &value(7, 1)[..63]));
-        assert!(key(999).starts_with(&prefix(3)) && !key(1_000).starts_with(&prefix(3)));
+        let prefix = prefix_of_a_hundredth(100_000);
+        assert!(key(999).starts_with(&prefix) && !key(1_000).starts_with(&prefix));
+        assert_eq!(prefix_of_a_hundredth(5), key(0));
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn compare(valkey: &Path, rows: &str) -> (Output, Value) {
     let json = place.path().join("raw.json");
     let broker = program("kvbroker");
     let mut command = Command::new(env!("CARGO_BIN_EXE_compare"));
-    command.args(["--rounds", "1", "--seconds", "0.3", "--keys", "2000", "--only", rows]);
+    command.args(["--rounds", "1", "--seconds", "0.3", "--keys", "1000", "--only", rows]);
     command.arg("--bin").arg(broker.parent().unwrap()).arg("--valkey").arg(valkey).arg("--json").arg(&json);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let raw = std::fs::read(&json).unwrap_or_else(|error| panic!("{error}; {}", String::from_utf8_lossy(&output.stderr)));

@@ -22,8 +22,6 @@ use crate::payload;
 
 /// How long a watcher waits before it looks whether it shall end.
 const LOOK: Duration = Duration::from_millis(20);
-/// The watcher's keys: those whose numbers have no more digits than this.
-const WATCHED_DIGITS: usize = 3;
 
 /// When writes are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,8 +169,8 @@ impl Server for Kvbroker {
         }
     }
 
-    fn watcher(&self) -> Result<Option<Box<dyn Watcher>>, Failed> {
-        let mut watch = self.client()?.watch(payload::prefix(WATCHED_DIGITS), WatchFrom::Now)?;
+    fn watcher(&self, keys: u32) -> Result<Option<Box<dyn Watcher>>, Failed> {
+        let mut watch = self.client()?.watch(payload::prefix_of_a_hundredth(keys), WatchFrom::Now)?;
         // From here on it hears of every change.
         match watch.next(Some(Instant::now() + PATIENCE))? {
             Some(WatchEvent::CaughtUp { .. }) => {}

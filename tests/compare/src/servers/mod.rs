@@ -40,8 +40,8 @@ pub trait Server {
     fn pid(&self) -> u32;
     /// A new connection, on which at most so many operations will be outstanding.
     fn lane(&self, outstanding: usize) -> Result<Box<dyn Lane>, Failed>;
-    /// Whoever listens to changes while the load runs, if the product is measured with one.
-    fn watcher(&self) -> Result<Option<Box<dyn Watcher>>, Failed> {
+    /// Whoever listens to changes of one in a hundred of so many keys while the load runs, if the product is measured with one.
+    fn watcher(&self, _keys: u32) -> Result<Option<Box<dyn Watcher>>, Failed> {
         Ok(None)
     }
 }

@@ -48,11 +48,6 @@ impl Valkey {
         peer.wait_for("valkey-server was waited for", |_| connect(link, &socket, port).ok())?;
         Ok(Valkey { peer, version, durability, link, socket, port })
     }
-
-    /// Where it keeps its files.
-    pub fn place(&self) -> &Path {
-        self.peer.place.path()
-    }
 }
 
 /// The package of its server that has it as a program is built without TLS.
