@@ -75,7 +75,9 @@ pub use session::{RequestId, RequestIdError};
 pub use table::Entry;
 pub use txn::TxnDone;
 pub use users::Identity;
-pub use watch::{Changes, ChangesIter, Hub, Watch, WatchBroken, WatchEvent, WatchFrom, WatchId, WatchOptions, WatchStats, WhySnapshot};
+pub use watch::{
+    Changes, ChangesIter, Hub, Watch, WatchBroken, WatchEvent, WatchFrom, WatchId, WatchOptions, WatchStats, WhySnapshot,
+};
 
 #[cfg(test)]
 mod tests;
