@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker_core::{History, Loader, State};
 use kvbroker_log::{CheckpointRecord, GroupRef, Replay, VisitError};
-use kvbroker_table::replay_into;
+use kvbroker_table::{replay_into, replay_soon};
 
 /// How often a long start says how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -96,6 +96,10 @@ impl Replay for Loading<'_> {
         self.state = self.loader.take().unwrap_or_default().finish(revision)?;
         self.checkpoint_took = Some(self.started.elapsed());
         Ok(())
+    }
+
+    fn coming<'g>(&mut self, groups: &mut dyn Iterator<Item = GroupRef<'g>>) {
+        replay_soon(&self.state, groups);
     }
 
     fn group(&mut self, group: GroupRef<'_>) -> Result<(), VisitError> {

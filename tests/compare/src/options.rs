@@ -29,6 +29,9 @@ pub struct Options {
     /// Keys of the table, loaded before
     #[arg(long, default_value_t = 100_000)]
     pub keys: u32,
+    /// The largest table has 10 million keys instead of 2: a minute more
+    #[arg(long)]
+    pub large: bool,
     /// The directory of the program kvbroker [default: that of this program]
     #[arg(long, value_name = "DIR")]
     pub bin: Option<PathBuf>,
@@ -78,6 +81,11 @@ impl Options {
     pub fn wants(&self, row: &str) -> bool {
         let begins = |word: &String| row.strip_prefix(word.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
         self.only.is_empty() || self.only.iter().any(begins)
+    }
+
+    /// Keys of the largest table.
+    pub fn huge_keys(&self) -> u32 {
+        if self.large { 10_000_000 } else { 2_000_000 }
     }
 
     /// The broker's program, if it is not the one beside this program.

@@ -70,6 +70,12 @@ impl State {
         self.table.deadlines().due(time_ms, max.min(limits::EXPIRIES_PER_BATCH_MAX))
     }
 
+    /// Says that these keys of the table are read or changed soon, in this order: a few dozen of them, since more drive each other out of
+    /// the processor's cache. Changes nothing; it only takes less time to find them together than one by one.
+    pub fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.table.warm(keys);
+    }
+
     /// Makes one change of the group with this revision. The only way to change the state: live, in recovery and on a standby.
     pub fn apply(&mut self, change: Change, revision: u64) {
         self.replace(change, revision, |_| {});

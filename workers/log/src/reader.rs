@@ -47,6 +47,35 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Copies of batches, one behind the other, to be handed to another thread.
+#[derive(Debug, Default)]
+pub(crate) struct BatchCopies {
+    bytes: Vec<u8>,
+    /// Each with its records, and where it ends.
+    batches: Vec<(BatchHeader, BatchKind, u64, usize)>,
+}
+
+impl BatchCopies {
+    pub fn push(&mut self, batch: &Batch<'_>) {
+        self.bytes.extend_from_slice(batch.bytes);
+        self.batches.push((batch.header.clone(), batch.kind, batch.records, self.bytes.len()));
+    }
+
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Batch<'_>> {
+        let mut start = 0;
+        self.batches.iter().map(move |(header, kind, records, end)| {
+            let bytes = &self.bytes[std::mem::replace(&mut start, *end)..*end];
+            let payload = &bytes[BATCH_HEADER_BYTES..];
+            Batch { header: header.clone(), kind: *kind, records: *records, payload, bytes }
+        })
+    }
+}
+
 /// Why the reader stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -86,6 +115,11 @@ impl<F: Deref<Target: StorageFile>> BatchReader<F> {
 
     pub fn chain(&self) -> Chain {
         self.chain
+    }
+
+    /// The file that it reads.
+    pub fn into_file(self) -> F {
+        self.file
     }
 
     /// Reads the next batch; on `Stop` the reader stays where it is.

@@ -24,11 +24,11 @@ use uuid::Uuid;
 use crate::checkpoint::{CHECKPOINT_FILE, CheckpointReader, remove_checkpoint_temporaries};
 use crate::error::LogError;
 use crate::format::{BatchKind, MARK_FILE, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentReason, segment_name};
-use crate::load::read_records;
+use crate::load::{read_batches, read_records};
 use crate::log::SyncMode;
 use crate::mark::{Mark, read_mark};
 use crate::past::{Past, read_past};
-use crate::reader::{BatchReader, Chain, Stop, scan_tail};
+use crate::reader::{Batch, BatchReader, Chain, Stop, scan_tail};
 use crate::replay::Replay;
 use crate::report::{Cut, EpochReason, HistoryReport, RecoveryReport};
 use crate::rewrite::rewrite;
@@ -36,6 +36,9 @@ use crate::segment::{foreign_segment, is_empty_segment, list_segments, open_segm
 use crate::segments::{CheckpointInfo, Leftover, SegmentInfo};
 use crate::storage::{Storage, StorageFile};
 use crate::sweep::PlantedBug;
+
+/// So many groups are told before they are given.
+const GROUPS_AHEAD: usize = 64;
 
 /// Where writing goes on.
 pub(crate) enum Resume {
@@ -230,55 +233,68 @@ impl<'s> Recovery<'s> {
         let path = || storage.path(&segment_name(header.number));
         self.check_continues(header)?;
         let (file, _) = open_segment(storage, header.number)?;
+        let length = file.length().map_err(|source| LogError::io("read the length of", path(), source))?;
         self.vouched = self.vouched.max(header.first_sequence - 1);
         self.unvouched.clear();
-        let mut reader = BatchReader::new(&*file, header.salt, SEGMENT_HEADER_BYTES as u64, self.chain);
+        let mut reader = BatchReader::new(file, header.salt, SEGMENT_HEADER_BYTES as u64, self.chain);
         reader.trust_payload = self.bug == Some(PlantedBug::TornTailTaken);
-        while limit.is_none_or(|limit| reader.chain().next_sequence < limit) {
-            let batch = match reader.next().map_err(|source| LogError::io("read", path(), source))? {
-                Ok(batch) => batch,
-                Err(Stop::Bad(what)) => match limit {
-                    // A torn tail, perhaps: judged when the whole log was read.
-                    None => {
-                        self.end_reason = what;
-                        if self.bug == Some(PlantedBug::LaterBatchTaken) && reader.pass_hole() {
-                            continue;
-                        }
+        loop {
+            let (read, stopped) = read_batches(reader, limit, length, &mut |batch| self.replay_batch(&batch, visitor, &path))?;
+            reader = read;
+            match (stopped.map_err(|source| LogError::io("read", path(), source))?, limit) {
+                (None, _) => break,
+                // A torn tail, perhaps: judged when the whole log was read.
+                (Some(Stop::Bad(what)), None) => {
+                    self.end_reason = what;
+                    if self.bug != Some(PlantedBug::LaterBatchTaken) || !reader.pass_hole() {
                         break;
                     }
-                    Some(limit) => {
-                        let sequence = reader.chain().next_sequence;
-                        let what = format!("{what}; it should be batch {sequence}, and the next segment starts at batch {limit}");
-                        return Err(LogError::Damaged { file: path(), offset: reader.offset(), what });
-                    }
-                },
-                Err(Stop::Malformed(what)) => {
+                }
+                (Some(Stop::Bad(what)), Some(limit)) => {
+                    let sequence = reader.chain().next_sequence;
+                    let what = format!("{what}; it should be batch {sequence}, and the next segment starts at batch {limit}");
+                    return Err(LogError::Damaged { file: path(), offset: reader.offset(), what });
+                }
+                (Some(Stop::Malformed(what)), _) => {
                     let what = format!("{what}, although its checksum is right");
                     return Err(LogError::Damaged { file: path(), offset: reader.offset(), what });
                 }
-                Err(Stop::Newer(found)) => {
+                (Some(Stop::Newer(found)), _) => {
                     return Err(LogError::NewerFormat { file: path(), found, supported: "none of that kind".to_owned() });
                 }
-            };
-            self.report.batches += 1;
-            self.report.records += batch.records;
-            self.report.bytes += batch.bytes.len() as u64;
-            for group in batch.groups() {
-                self.report.groups += 1;
-                visitor.group(group).map_err(|source| LogError::Refused { file: path(), offset: batch.header.offset, source })?;
             }
-            self.vouched = self.vouched.max(batch.header.synced_through);
-            self.unvouched.push_back((batch.header.sequence, batch.header.offset));
-            while self.unvouched.front().is_some_and(|(sequence, _)| *sequence <= self.vouched) {
-                self.unvouched.pop_front();
-            }
-            self.last_batch = Some((batch.kind, batch.header.mode));
         }
         self.chain = reader.chain();
         self.end = reader.offset();
         self.report.segments += 1;
         self.segments.push(SegmentInfo::new(header, self.end));
-        self.last = Some(Open { file, header: header.clone() });
+        self.last = Some(Open { file: reader.into_file(), header: header.clone() });
+        Ok(())
+    }
+
+    fn replay_batch(
+        &mut self,
+        batch: &Batch<'_>,
+        visitor: &mut dyn Replay,
+        path: &dyn Fn() -> std::path::PathBuf,
+    ) -> Result<(), LogError> {
+        self.report.batches += 1;
+        self.report.records += batch.records;
+        self.report.bytes += batch.bytes.len() as u64;
+        let mut groups = batch.groups().peekable();
+        while groups.peek().is_some() {
+            visitor.coming(&mut groups.clone().take(GROUPS_AHEAD));
+            for group in groups.by_ref().take(GROUPS_AHEAD) {
+                self.report.groups += 1;
+                visitor.group(group).map_err(|source| LogError::Refused { file: path(), offset: batch.header.offset, source })?;
+            }
+        }
+        self.vouched = self.vouched.max(batch.header.synced_through);
+        self.unvouched.push_back((batch.header.sequence, batch.header.offset));
+        while self.unvouched.front().is_some_and(|(sequence, _)| *sequence <= self.vouched) {
+            self.unvouched.pop_front();
+        }
+        self.last_batch = Some((batch.kind, batch.header.mode));
         Ok(())
     }
 

@@ -34,6 +34,11 @@ pub trait Replay {
     /// As [`Replay::record`].
     fn checkpoint_read(&mut self, revision: u64) -> Result<(), VisitError>;
 
+    /// These groups come next: for who takes less time when it knows. There may be others behind them.
+    fn coming<'g>(&mut self, groups: &mut dyn Iterator<Item = GroupRef<'g>>) {
+        let _ = groups;
+    }
+
     /// A group behind the checkpoint, in order.
     ///
     /// # Errors

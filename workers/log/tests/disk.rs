@@ -267,3 +267,48 @@ fn a_disk_tells_how_much_room_it_has() {
     std::fs::remove_dir(directory.path()).unwrap();
     assert!(storage.free_bytes().is_err());
 }
+
+#[test]
+fn a_long_segment_is_read_beside_its_replay_and_judged_alike() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut log, ..) = open(directory.path(), SyncMode::Never);
+    // Batches of all sizes, some longer than what is handed over at once.
+    let value = |revision: u64| vec![revision as u8; [10, 9_000, 400_000][revision as usize % 3]];
+    (1..=30).for_each(|revision| put(&mut log, revision, &value(revision)).unwrap());
+    drop(log);
+    let file = directory.path().join("table.txn.00000001");
+    let bytes = std::fs::read(&file).unwrap();
+    assert!(bytes.len() > 4 << 20);
+    let copy = || {
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("table.txn.00000001"), &bytes).unwrap();
+        other
+    };
+
+    let (_, report, seen) = open(copy().path(), SyncMode::Never);
+    assert_eq!((report.groups, report.last_revision, seen.len()), (30, 30, 30));
+    let is_whole = |(revision, .., records): &Seen| records[0].1.as_deref() == Some(&*value(*revision));
+    assert!(seen.iter().zip(1..).all(|(group, revision)| group.0 == revision && is_whole(group)));
+
+    for refused in [1, 17, 30] {
+        let other = copy();
+        let storage = Arc::new(DiskStorage::open(other.path()).unwrap());
+        let mut given = 0;
+        let result = FileLog::open(storage, LogOptions::new(SyncMode::Never), &mut |group: GroupRef<'_>| {
+            given = group.revision;
+            if group.revision == refused { Err("not understood".into()) } else { Ok(()) }
+        });
+        assert!(matches!(result.map(drop), Err(LogError::Refused { .. })));
+        assert_eq!(given, refused, "nothing behind what was refused");
+    }
+
+    // Nothing vouches for batches of this mode: what follows a bad one is cut.
+    let other = copy();
+    let mut damaged = bytes.clone();
+    let at = damaged.windows(5).position(|window| window == b"key20").unwrap();
+    damaged[at] ^= 1;
+    std::fs::write(other.path().join("table.txn.00000001"), &damaged).unwrap();
+    let (_, report, seen) = open(other.path(), SyncMode::Never);
+    assert_eq!((report.last_revision, seen.len()), (19, 19));
+    assert!(report.cut.is_some());
+}

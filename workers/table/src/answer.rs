@@ -43,6 +43,9 @@ struct Asking {
     is_tight: bool,
 }
 
+/// Of an array the keys of so many operations are looked for together.
+const WARMED: usize = 64;
+
 impl Asking {
     fn new(client: ClientId, user: Arc<str>, access: Access, header: &Header, operations: &Operations, time_ms: u64) -> Asking {
         let turn = match operations {
@@ -156,10 +159,19 @@ impl<L: Log> Worker<L> {
         let mut outcomes = if let Err(failure) = check_header(&header, mutations) {
             Outcomes::One(self.observed(Err(failure)))
         } else {
-            let mut run = |operation| self.operation(operation, &mut asking, batch, &mut saying.events);
             match request.operations {
-                Operations::One(operation) => Outcomes::One(run(operation)),
-                Operations::Many(operations) => Outcomes::Many(operations.into_iter().map(run).collect()),
+                Operations::One(operation) => Outcomes::One(self.operation(operation, &mut asking, batch, &mut saying.events)),
+                Operations::Many(operations) => {
+                    let mut outcomes = Vec::with_capacity(operations.len());
+                    let mut operations = operations.into_iter();
+                    while !operations.as_slice().is_empty() {
+                        let soon = operations.as_slice().iter().take(WARMED).filter_map(Operation::first_key);
+                        self.state.warm(soon.map(Vec::as_slice));
+                        let run = |operation| self.operation(operation, &mut asking, batch, &mut saying.events);
+                        outcomes.extend(operations.by_ref().take(WARMED).map(run));
+                    }
+                    Outcomes::Many(outcomes)
+                }
             }
         };
         if is_tight {

@@ -3,8 +3,11 @@
 //! A row begins (servers are started and filled) and then has rounds; each gives a figure of either side and their ratio. To add rows: a file
 //! here with a function that gives them, and its name in [`all`].
 
+mod calm;
 mod durable;
+mod growth;
 mod latency;
+mod size;
 mod throughput;
 
 use std::collections::BTreeMap;
@@ -134,5 +137,5 @@ impl Round {
 
 /// All rows in the order of the tables.
 pub fn all() -> Vec<Row> {
-    [throughput::rows(), latency::rows(), durable::rows()].into_iter().flatten().collect()
+    [throughput::rows(), latency::rows(), durable::rows(), size::rows(), calm::rows(), growth::rows()].into_iter().flatten().collect()
 }

@@ -11,6 +11,7 @@ use kvbroker::catalog::CatalogList;
 use kvbroker::client::{Client, ConnectOptions, WatchEvent, WatchFrom};
 use kvbroker::keys::{KeyPair, SecretKey};
 use kvbroker::paths::Dirs;
+use kvbroker_protocol::StatValue;
 use kvbroker_tests::{Broker, BrokerOptions, PATIENCE};
 use serde_json::json;
 
@@ -93,6 +94,28 @@ impl Kvbroker {
     /// The process, for rows that look at more than load.
     pub fn broker(&mut self) -> &mut Broker {
         &mut self.broker
+    }
+
+    /// A number that its `stats` has.
+    pub fn stat(&self, name: &str) -> Result<u64, Failed> {
+        match self.stat_value(name)? {
+            StatValue::Number(number) => Ok(number),
+            StatValue::Text(text) => Err(format!("the broker's {name} is {text}").into()),
+        }
+    }
+
+    /// True while it makes a checkpoint.
+    pub fn makes_checkpoint(&self) -> Result<bool, Failed> {
+        match self.stat_value("checkpoint_state")? {
+            StatValue::Text(state) if state == "idle" => Ok(false),
+            StatValue::Text(state) if state == "merging" || state == "from memory" => Ok(true),
+            other => Err(format!("the broker's checkpoint: {other:?}").into()),
+        }
+    }
+
+    fn stat_value(&self, name: &str) -> Result<StatValue, Failed> {
+        let found = self.client()?.stats()?.into_iter().find(|(found, _)| found == name);
+        Ok(found.ok_or_else(|| format!("the broker does not tell its {name}"))?.1)
     }
 
     /// A client of the library, on the unix socket or over TCP as the broker is measured.

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use kvbroker_tests::free_port;
 
 use super::streams::{self, Link, Stream};
-use super::{Peer, Server, version};
+use super::{LOOK, Peer, Server, version};
 use crate::Failed;
 use crate::load::{Lane, Resp};
 
@@ -24,6 +25,7 @@ pub enum Durability {
 /// A running server; it is killed when this is dropped.
 pub struct Valkey {
     peer: Peer,
+    command: Command,
     version: String,
     durability: Durability,
     link: Link,
@@ -46,7 +48,38 @@ impl Valkey {
         command.arg("--unixsocket").arg(&socket).arg("--dir").arg(place.path());
         let mut peer = Peer::start(&mut command, place)?;
         peer.wait_for("valkey-server was waited for", |_| connect(link, &socket, port).ok())?;
-        Ok(Valkey { peer, version, durability, link, socket, port })
+        Ok(Valkey { peer, command, version, durability, link, socket, port })
+    }
+
+    /// Has it write its RDB file.
+    pub fn save(&self) -> Result<(), Failed> {
+        let answer = self.ask(b"*1\r\n$4\r\nSAVE\r\n")?;
+        if answer == b'+' { Ok(()) } else { Err("Valkey does not save".into()) }
+    }
+
+    /// Kills it and starts it with the file that it wrote; gives how long that took, until it answers a PING.
+    pub fn start_again(&mut self, patience: Duration) -> Result<Duration, Failed> {
+        self.peer.child.kill()?;
+        self.peer.child.wait()?;
+        let began = Instant::now();
+        self.peer.child = self.command.spawn()?;
+        while began.elapsed() < patience {
+            // It refuses while it loads.
+            if self.ask(b"*1\r\n$4\r\nPING\r\n").is_ok_and(|first| first == b'+') {
+                return Ok(began.elapsed());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Err("valkey-server does not start again".into())
+    }
+
+    /// The first byte of an answer.
+    fn ask(&self, request: &[u8]) -> Result<u8, Failed> {
+        let mut stream = connect(self.link, &self.socket, self.port)?;
+        stream.write_all(request)?;
+        let mut first = [0];
+        stream.read_exact(&mut first)?;
+        Ok(first[0])
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) const PACKED_BYTES_MAX: usize = 1 << 10;
 const STEP_BYTES: usize = 256;
 /// Free bytes that are given back.
 const SHRINK_BYTES: usize = 3 * STEP_BYTES;
+/// Of the processor's cache; a guess does.
+const CACHE_LINE_BYTES: usize = 64;
 /// Of a slot: head, place.
 const SLOT_BYTES: usize = 4;
 /// Of the place in a slot: the number of a large entry follows.
@@ -169,6 +171,22 @@ impl Leaf {
             Ordering::Equal => low,
             Ordering::Greater => self.len(),
         })
+    }
+
+    /// Reads of each cache line of the slots something; the sum says nothing.
+    pub(super) fn touch(&self) -> u64 {
+        self.slots().iter().step_by(CACHE_LINE_BYTES / SLOT_BYTES).map(|slot| u64::from(slot[0])).sum()
+    }
+
+    /// Reads of the entry that a key probably has something; the sum says nothing.
+    pub(super) fn touch_entry(&self, key: &[u8]) -> u64 {
+        let wanted = head(key, usize::from(self.prefix));
+        let slots = self.slots();
+        let at = slots.partition_point(|slot| u16::from_be_bytes([slot[0], slot[1]]) < wanted);
+        let Some(slot) = slots.get(at) else { return 0 };
+        let place = usize::from(u16::from_le_bytes([slot[2], slot[3]]));
+        let byte = |at| self.bytes.get(at).copied().map_or(0, u64::from);
+        byte(place) ^ byte(place + CACHE_LINE_BYTES)
     }
 
     /// Where a key stands that does not begin with the prefix, before all others or behind them; Equal if it does.

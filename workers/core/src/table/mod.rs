@@ -81,6 +81,11 @@ impl Table {
         self.entries.get(key)
     }
 
+    /// These keys are asked for soon: see [`Tree::warm`].
+    pub(crate) fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.entries.warm(keys);
+    }
+
     /// Gives what `keep` makes of the entry that was there.
     pub(crate) fn put<R>(
         &mut self,

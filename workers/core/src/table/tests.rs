@@ -125,8 +125,13 @@ fn keys_that_ascend_leave_full_leaves_and_no_order_leaves_a_lot_of_room() {
     let mut numbers = Numbers(7);
     for (is_ascending, most_leaves) in [(true, 1.05), (false, 1.7)] {
         let mut table = Table::default();
-        let order = (0..20_000).map(|number| if is_ascending { number } else { numbers.below(1 << 40) });
+        let order = (0..60_000).map(|number| if is_ascending { number } else { numbers.below(1 << 40) });
         order.for_each(|number| _ = table.put(&key(number), vec![1; 70], number, |_| {}));
+        for count in [0, 1, 15, 16, 17, 40] {
+            let keys: Vec<Vec<u8>> = (0..count).map(|_| key(numbers.below(1 << 41))).collect();
+            let others: [&[u8]; 5] = [b"", b"a", b"key:", b"z", &[u8::MAX; 70_000]];
+            table.warm(keys.iter().map(Vec::as_slice).chain(others));
+        }
         let weight: usize = table.entries.leaves().map(|leaf| leaf.weight()).sum();
         let (leaves, memory) = (table.entries.leaves().count(), table.entries.leaves().map(|leaf| leaf.memory()).sum::<usize>());
         let full = weight as f64 / LEAF_BYTES_MAX as f64;

@@ -17,6 +17,11 @@ use super::{EntryRef, Replaced};
 /// Leaves of a branch.
 const BRANCH_LEAVES_MAX: usize = 128;
 
+/// A root of fewer branches is small enough for the processor's cache, with all that is below it.
+const WORTH_WARMING: usize = 16;
+/// So many keys are looked for side by side.
+const SIDE_BY_SIDE: usize = 16;
+
 /// Entries by key.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
@@ -53,6 +58,51 @@ impl Tree {
         let branch = &self.root.items()[self.root.find(key)];
         let leaf = &branch.items()[branch.find(key)];
         leaf.find(key).ok().map(|at| leaf.get(at).1)
+    }
+
+    /// Looks for these keys side by side, so that what is on the way to them is in the processor's cache when they are asked for one after the
+    /// other: it waits for the memory of all of them at once. Nothing is changed, and what is not there does no harm.
+    pub(super) fn warm<'k>(&self, mut keys: impl Iterator<Item = &'k [u8]>) {
+        // What fits into the cache anyway needs none of this.
+        if self.root.len() < WORTH_WARMING {
+            return;
+        }
+        let mut some = [&b""[..]; SIDE_BY_SIDE];
+        loop {
+            let mut count = 0;
+            for (place, key) in some.iter_mut().zip(&mut keys) {
+                *place = key;
+                count += 1;
+            }
+            if count == 0 {
+                return;
+            }
+            self.warm_some(&some[..count]);
+        }
+    }
+
+    /// Each loop asks for memory that no other turn of it waits for.
+    fn warm_some(&self, keys: &[&[u8]]) {
+        let mut sum = 0;
+        let mut branches = [&self.root.items()[0]; SIDE_BY_SIDE];
+        for (branch, key) in branches.iter_mut().zip(keys) {
+            *branch = &self.root.items()[self.root.find(key)];
+        }
+        for (branch, _) in branches.iter().zip(keys) {
+            sum ^= branch.touch();
+        }
+        let mut leaves = branches.map(|branch| &branch.items()[0]);
+        for ((leaf, branch), key) in leaves.iter_mut().zip(branches).zip(keys) {
+            *leaf = &branch.items()[branch.find(key)];
+        }
+        for (leaf, _) in leaves.iter().zip(keys) {
+            sum ^= leaf.touch();
+        }
+        for (leaf, key) in leaves.iter().zip(keys) {
+            sum ^= leaf.touch_entry(key);
+        }
+        // Otherwise nothing of this would be done.
+        std::hint::black_box(sum);
     }
 
     /// Puts an entry. What `keep` makes of the one that was there, if there was one.
