@@ -132,7 +132,7 @@ impl Restart {
         ours.broker().options().patience = START;
         fill(&ours, keys)?;
         let behind_bytes = lengthen(&ours, keys)?;
-        let mut theirs = Valkey::start(options.valkey()?, Durability::Memory, Link::Unix)?;
+        let theirs = Valkey::start(options.valkey()?, Durability::Memory, Link::Unix)?;
         fill(&theirs, keys)?;
         theirs.save()?;
         Ok(Restart { ours, theirs, keys, behind_bytes })
