@@ -206,7 +206,7 @@ impl Server for Kvbroker {
                 let mut changes = 0;
                 while !stop.load(Ordering::Relaxed) {
                     match watch.next(Some(Instant::now() + LOOK)) {
-                        Ok(Some(WatchEvent::Changes(revision))) => changes += revision.changes.len() as u64,
+                        Ok(Some(WatchEvent::Changes(revision))) => changes += revision.len() as u64,
                         Ok(_) => {}
                         Err(error) => return Err(error.to_string()),
                     }
