@@ -230,17 +230,19 @@ impl Link {
         }
         // Not each time: that costs as much as a message.
         let is_watched = watched_at.is_some_and(|watched_at| now < watched_at + LOOK);
-        while !is_watched {
-            match socket.try_next_event() {
-                Ok(Some(event)) if event.kind.ends_connection() => {
-                    return Some(self.lose(now, "the connection to the broker's publisher ended".into()));
+        if !is_watched {
+            loop {
+                match socket.try_next_event() {
+                    Ok(Some(event)) if event.kind.ends_connection() => {
+                        return Some(self.lose(now, "the connection to the broker's publisher ended".into()));
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => {
+                        *watched_at = Some(now);
+                        break;
+                    }
+                    Err(error) => return Some(self.lose(now, error.to_string())),
                 }
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    *watched_at = Some(now);
-                    break;
-                }
-                Err(error) => return Some(self.lose(now, error.to_string())),
             }
         }
         if *heard_at + SILENCE <= now {
