@@ -72,6 +72,8 @@ pub(crate) struct Clients {
     users: HashMap<Arc<str>, Rc<User>>,
     /// Libzmq gives the ids: peers do not choose them.
     by_routing_id: NumberMap<Vec<u8>, Client>,
+    /// Who came by which connection, by its descriptor.
+    by_connection: HashMap<u32, (Vec<u8>, Account)>,
     last_number: ClientId,
     last_user: UserNumber,
     /// In flight of all of them.
@@ -82,8 +84,16 @@ pub(crate) struct Clients {
 impl Clients {
     /// No clients; what they have not read is charged to parts of this.
     pub(crate) fn new(credit: Arc<Credit>) -> Clients {
-        let (users, by_routing_id) = (HashMap::new(), NumberMap::default());
-        Clients { credit, users, by_routing_id, last_number: 0, last_user: OWNER_NUMBER, calls: 0, bytes: 0 }
+        Clients {
+            credit,
+            users: HashMap::new(),
+            by_routing_id: NumberMap::default(),
+            by_connection: HashMap::new(),
+            last_number: 0,
+            last_user: OWNER_NUMBER,
+            calls: 0,
+            bytes: 0,
+        }
     }
 
     fn client(&mut self, routing_id: &[u8], user: &str) -> &mut Client {
@@ -203,6 +213,21 @@ impl Clients {
         }
     }
 
+    /// A client that is new has come by this connection. What had its descriptor before must have been told to have ended.
+    pub(crate) fn came_by(&mut self, routing_id: &[u8], connection: u32) {
+        if let Some(client) = self.by_routing_id.get(routing_id) {
+            self.by_connection.insert(connection, (routing_id.to_vec(), client.account.clone()));
+        }
+    }
+
+    /// A connection has ended, and who came by it is gone.
+    pub(crate) fn ended(&mut self, connection: u32) {
+        if let Some((routing_id, account)) = self.by_connection.remove(&connection) {
+            account.give_up();
+            self.gone(&routing_id);
+        }
+    }
+
     /// Clients seen since the start.
     pub(crate) fn seen(&self) -> u64 {
         self.last_number
@@ -277,6 +302,28 @@ mod tests {
             clients.give_back(&id, number, 1);
         }
         assert!(clients.by_routing_id.len() <= limits::CONNECTIONS_MAX);
+    }
+
+    #[test]
+    fn who_came_by_a_connection_is_gone_with_it() {
+        let mut clients = no_clients();
+        let account_of = |clients: &mut Clients, id: &[u8]| clients.take(id, OWNER, 1).unwrap().account;
+        let (first, other) = (account_of(&mut clients, b"a"), account_of(&mut clients, b"b"));
+        clients.came_by(b"a", 7);
+        clients.came_by(b"b", 8);
+        clients.came_by(b"nobody", 9);
+        clients.ended(7);
+        assert!(first.is_gone() && !other.is_gone());
+        clients.give_back(b"a", 1, 1);
+        // The next one under the same descriptor.
+        let next = account_of(&mut clients, b"c");
+        clients.came_by(b"c", 7);
+        assert!(!next.is_gone());
+        for connection in [9, 10, 7] {
+            clients.ended(connection);
+        }
+        assert!(next.is_gone() && !other.is_gone());
+        assert_eq!(clients.by_connection.len(), 1);
     }
 
     #[test]

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use kvbroker::logging::Repeated;
 use kvbroker::transport::{
-    Message, POLLIN, PollItem, ReceiveLimits, Reception, SendOutcome, ServerSocket, TransportError, poll, user_id,
+    Message, POLLIN, PollItem, ReceiveLimits, Reception, SendOutcome, ServerSocket, TransportError, connection as connection_of,
+    poll, user_id,
 };
 use kvbroker::zap::identity;
 use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encode_reply, limits};
@@ -113,7 +114,7 @@ impl FrontEnd {
             let bout = if outgoing.is_empty() { RECEIVING } else { RECEIVING_BESIDE };
             let more = self.receive(&mut desk, &mut frames, &mut taken, bout)?;
             self.hand_over(&mut desk, &mut taken)?;
-            self.note_connections()?;
+            self.note_connections(&mut desk)?;
             if !more && outgoing.is_empty() && self.replies.leave() {
                 self.sleep()?;
             }
@@ -232,16 +233,31 @@ impl FrontEnd {
     fn message(&mut self, desk: &mut Desk, frames: &mut [Message], taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
         self.counters.messages.fetch_add(1, Ordering::Relaxed);
         let user = desk.user(user_id(frames).map_or(NOBODY, identity));
-        let (envelope, refusal) = match self.take(desk, frames, &user) {
+        let clients = desk.clients.seen();
+        match self.take(desk, frames, &user) {
             Ok(call) => {
                 self.counters.clients.store(desk.clients.seen(), Ordering::Relaxed);
                 taken.push_back(call);
-                return Ok(());
             }
-            Err(refused) => *refused,
-        };
-        let account = desk.clients.account(&envelope.routing_id, &user);
-        self.refuse(desk, &envelope, account, refusal)
+            Err(refused) => {
+                let (envelope, refusal) = *refused;
+                let account = desk.clients.account(&envelope.routing_id, &user);
+                self.refuse(desk, &envelope, account, refusal)?;
+            }
+        }
+        if desk.clients.seen() == clients { Ok(()) } else { self.newcomer(desk, frames) }
+    }
+
+    /// Notes by which connection a new client's message has come.
+    fn newcomer(&mut self, desk: &mut Desk, frames: &mut [Message]) -> Result<(), TransportError> {
+        // What had its descriptor before has ended before this one came, and libzmq has told so.
+        self.note_connections(desk)?;
+        if let Some(connection) = connection_of(frames)
+            && let Some(routing_id) = frames.first()
+        {
+            desk.clients.came_by(routing_id, connection);
+        }
+        Ok(())
     }
 
     /// The call in a message; or where to say why there is none.
@@ -346,7 +362,7 @@ impl FrontEnd {
         }
     }
 
-    fn note_connections(&mut self) -> Result<(), TransportError> {
+    fn note_connections(&mut self, desk: &mut Desk) -> Result<(), TransportError> {
         use kvbroker::transport::MonitorEventKind as Kind;
         while let Some(event) = self.router.try_next_event()? {
             self.connections.note(&event);
@@ -355,7 +371,10 @@ impl FrontEnd {
                     self.counters.connections.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(endpoint = event.endpoint, "a client connected");
                 }
-                Kind::Disconnected => tracing::debug!(endpoint = event.endpoint, "a connection ended"),
+                Kind::Disconnected => {
+                    desk.clients.ended(event.value);
+                    tracing::debug!(endpoint = event.endpoint, "a connection ended");
+                }
                 Kind::HandshakeFailedAuth | Kind::HandshakeFailedProtocol | Kind::HandshakeFailedNoDetail => {
                     tracing::debug!(endpoint = event.endpoint, kind = ?event.kind, "a connection was not let in");
                 }

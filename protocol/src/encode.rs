@@ -236,8 +236,10 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
 }
 
 fn write_events_request(events: &Events, out: &mut Vec<u8>) {
-    let Events { prefix, after, limit, wait_ms, epoch, detail, where_ } = events;
-    let numbers = [("after", *after), ("limit", limit.map(|limit| limit as u64)), ("wait", Some(*wait_ms).filter(|ms| *ms > 0))];
+    let Events { prefix, after, limit, wait_ms, epoch, detail, where_, lost } = events;
+    let unless_0 = |number: u64| Some(number).filter(|number| *number > 0);
+    let limit = limit.map(|limit| limit as u64);
+    let numbers = [("after", *after), ("limit", limit), ("wait", unless_0(*wait_ms)), ("lost", unless_0(*lost))];
     let texts = [("epoch", epoch.map(epoch_text)), ("where", where_.as_ref().map(|filter| filter.as_str().to_owned()))];
     let given = numbers.iter().filter(|(_, number)| number.is_some()).count()
         + texts.iter().filter(|(_, text)| text.is_some()).count()
@@ -379,7 +381,9 @@ mod tests {
                 epoch: Some(0x1f),
                 detail: true,
                 where_: Some(Predicate::new("a = 1 or @key ~ 'x+'").unwrap()),
+                lost: 3,
             }),
+            Operation::Events(Events { after: Some(9), limit: Some(0), ..Events::default() }),
             Operation::Events(Events { detail: true, ..Events::default() }),
             Operation::Events(Events::default()),
             Operation::Authorize {

@@ -158,7 +158,7 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["events"],
         positional: &["prefix"],
-        options: &["after", "limit", "wait", "epoch", "detail", "where"],
+        options: &["after", "limit", "wait", "epoch", "detail", "where", "lost"],
         build: |fields| {
             let wait_ms = fields.given(3).map(|raw| raw.uint("wait")).transpose()?.unwrap_or_default();
             if wait_ms > limits::EVENTS_WAIT_MS_MAX {
@@ -168,11 +168,13 @@ pub(crate) static VERBS: &[Verb] = &[
             Ok(Operation::Events(Events {
                 prefix: fields.given(0).map(|raw| raw.key("prefix")).transpose()?.unwrap_or_default(),
                 after: fields.given(1).map(|raw| raw.uint("after")).transpose()?,
-                limit: limit(fields, 2)?,
+                // None at all is what whoever hears a stream asks for, to say how far it is.
+                limit: fields.given(2).map(|raw| raw.uint("limit")).transpose()?.map(to_usize),
                 wait_ms,
                 epoch: fields.given(4).map(epoch_of).transpose()?,
                 detail: flag(fields, 5, "detail")?,
                 where_: fields.given(6).map(|raw| raw.predicate("where")).transpose()?,
+                lost: fields.given(7).map(|raw| raw.uint("lost")).transpose()?.unwrap_or_default(),
             }))
         },
     },
@@ -315,8 +317,12 @@ fn flag(fields: &Fields<'_>, at: usize, name: &str) -> Result<bool, Failure> {
 fn limit(fields: &Fields<'_>, at: usize) -> Result<Option<usize>, Failure> {
     match fields.given(at).map(|raw| raw.uint("limit")).transpose()? {
         Some(0) => Err(Failure::invalid("`limit` is at least 1")),
-        limit => Ok(limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))),
+        limit => Ok(limit.map(to_usize)),
     }
+}
+
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn ttl(raw: Raw<'_>) -> Result<u64, Failure> {

@@ -111,6 +111,8 @@ pub const EVENTS_LOG_PAGE_BYTES_MAX: usize = 512 << 10;
 pub const EVENTS_LOG_READ_BYTES_MAX: u64 = 16 << 20;
 /// Most places of the log that its reader remembers, for pages that begin where others ended. About 100 bytes each.
 pub const EVENTS_LOG_PLACES_MAX: usize = 4_096;
+/// Who hears a stream says at most so often how far it is, milliseconds, and at least so often while it is told anything new.
+pub const FOLLOWER_WORD_MS: u64 = 5_000;
 /// Most clients that `stats` knows of as followers: those that asked for `events` last.
 pub const FOLLOWERS_MAX: usize = 64;
 /// Most bytes of the text in which it tells of them; who asked longest ago is left out.

@@ -372,7 +372,7 @@ pub struct Events {
     pub prefix: Vec<u8>,
     /// Only revisions behind this one; None: those that come from now on.
     pub after: Option<u64>,
-    /// Most revisions wanted.
+    /// Most revisions wanted. 0: none, and none are waited for; whoever asks has heard of those up to `after` otherwise, and says so.
     pub limit: Option<usize>,
     /// How long to wait for the first change where there is none yet, milliseconds; 0: not at all.
     pub wait_ms: u64,
@@ -382,6 +382,8 @@ pub struct Events {
     pub detail: bool,
     /// Only what whoever keeps the keys and values that fit must hear of.
     pub where_: Option<Predicate>,
+    /// Holes that whoever asks has found in its streams since it asked last: for the broker's figures.
+    pub lost: u64,
 }
 
 /// The delimiter of [`List`] where none is given.

@@ -25,6 +25,7 @@ from zmq.utils.monitor import recv_monitor_message
 KEPT_MAX = 1_000  # messages that are kept while an answer is waited for
 ANSWER_S, EVENTS_S = 5, 60
 HEARTBEAT_S, FIRST_S, BOOKMARK_S = 3, 3, 45
+WORD_S = 5  # between two words on how far we are
 GONE = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 
 
@@ -72,6 +73,7 @@ class Watcher:
         self.kept = collections.deque()
         self.sub = self.dealer = self.monitor = None
         self.caught_up = False
+        self.lost, self.said, self.say_at = 0, 0, time.monotonic()
         self.counters = collections.Counter(revisions=0, refills=0, snapshots=0, connections=0, stale=0)
 
     # Connections
@@ -105,6 +107,7 @@ class Watcher:
         for each in (self.sub, self.dealer, self.monitor):
             self.poller.register(each, zmq.POLLIN)
         self.spoken, self.silence_s, self.stream_silence_s = False, 0.0, 0.0
+        self.heard = self.heartbeat = None
         self.counters["connections"] += 1
         self.hello()
 
@@ -144,6 +147,8 @@ class Watcher:
                 self.spoken, self.stream_silence_s = True, 0.0
                 if len(self.kept) < KEPT_MAX:
                     self.kept.append(unpack(body))
+            elif topic == b"h":
+                self.heartbeat = unpack(body)
 
     # Requests
 
@@ -194,6 +199,8 @@ class Watcher:
         options = {} if self.verified is None else {"after": self.verified}
         if self.epoch is not None:
             options["epoch"] = self.epoch
+        if self.lost:
+            options["lost"], self.lost = self.lost, 0
         try:
             _, (events, through, more, epoch, *_) = self.ask("events", self.prefix, options, patience_s=EVENTS_S)
         except Refused as refusal:
@@ -247,7 +254,21 @@ class Watcher:
                     say("end", json.dumps(self.counters))
                     sys.exit()
 
+    def say_where(self):
+        """Tells the broker how far we are, now that all that came before the heartbeat was applied."""
+        beat, now = self.heartbeat, time.monotonic()
+        if beat is None or not self.caught_up or beat["epoch"] != self.epoch or beat["rev"] <= self.said or now < self.say_at:
+            return
+        self.said, self.say_at = max(beat["rev"], self.verified), now + WORD_S
+        try:
+            self.ask("events", self.prefix, {"after": self.said, "epoch": self.epoch, "limit": 0})
+        except Refused:
+            pass  # what is wrong the stream will show
+
     def apply(self, message):
+        if self.heard is not None and message["prev"] > self.heard:
+            self.lost += 1
+        self.heard = message["rev"]
         if self.epoch is None:
             self.epoch = message["epoch"]
             self.verified = message["prev"] if self.verified is None else self.verified
@@ -277,6 +298,7 @@ class Watcher:
         while True:
             while self.kept:
                 self.apply(self.kept.popleft())
+            self.say_where()
             self.wait()
             if not self.kept and self.stream_silence_s > (BOOKMARK_S if self.spoken else FIRST_S):
                 say("silent")
@@ -285,7 +307,7 @@ class Watcher:
                 while self.events():
                     pass
                 self.tell_caught_up()
-                self.spoken, self.stream_silence_s = bool(self.kept), 0.0
+                self.spoken, self.stream_silence_s, self.heard = bool(self.kept), 0.0, None
 
     def run(self):
         while True:

@@ -153,6 +153,8 @@ pub struct WatchStats {
     pub polls: u64,
     /// Revisions that came again and were not told again.
     pub duplicates: u64,
+    /// Holes in the stream: the publisher has sent on, and what it sent before was not there.
+    pub lost: u64,
     /// Messages of the stream that found no room while others were waited for, and were asked for again.
     pub dropped: u64,
     /// Snapshots that were begun.

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{Answer, ErrorCode, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, Failure, HelloAnswer, Operation};
+use kvbroker_protocol::{Answer, ErrorCode, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, Failure, FeedMessage, HelloAnswer, Operation};
 
 use crate::client::bell::Bell;
 use crate::client::error::ClientError;
@@ -49,6 +49,8 @@ pub(super) enum Came {
     Refused(Failure),
     /// A message that is no heartbeat.
     Message { topic: Message, body: Message },
+    /// All that the publisher had to tell up to this revision was sent before.
+    Heartbeat { epoch: u64, revision: u64 },
 }
 
 enum State {
@@ -226,6 +228,9 @@ impl Link {
             self.pause = Duration::ZERO;
             if *topic != *FEED_HEARTBEAT_TOPIC {
                 return Some(Came::Message { topic, body });
+            }
+            if let Ok(Some(FeedMessage::Heartbeat { epoch, revision })) = FeedMessage::decode(&topic, &body) {
+                return Some(Came::Heartbeat { epoch, revision });
             }
         }
         // Not each time: that costs as much as a message.

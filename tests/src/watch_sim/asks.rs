@@ -36,7 +36,7 @@ pub(super) fn operation(subject: &Subject, lag: u64, ask: Ask, bug: Option<Plant
                 after += u64::from(lag > 1);
             }
             let epoch = epoch.filter(|_| bug != Some(PlantedBug::EpochIgnored));
-            let events = Events { prefix, after: Some(after), wait_ms, limit, epoch, detail: *detail, where_: filter };
+            let events = Events { prefix, after: Some(after), wait_ms, limit, epoch, detail: *detail, where_: filter, lost: 0 };
             (Operation::Events(events), wait_ms)
         }
         Ask::Rows { cursor, snapshot } => {

@@ -51,6 +51,8 @@ pub struct WatchFigures {
     pub duplicates: u64,
     /// Messages for which there was no room.
     pub dropped: u64,
+    /// Holes in the stream.
+    pub lost: u64,
 }
 
 impl WatchFigures {
@@ -63,14 +65,15 @@ impl WatchFigures {
             polls: self.polls - earlier.polls,
             duplicates: self.duplicates - earlier.duplicates,
             dropped: self.dropped - earlier.dropped,
+            lost: self.lost - earlier.lost,
         }
     }
 }
 
 impl std::convert::From<WatchStats> for WatchFigures {
     fn from(stats: WatchStats) -> WatchFigures {
-        let WatchStats { messages, refills, polls, duplicates, dropped, .. } = stats;
-        WatchFigures { messages, refills, polls, duplicates, dropped }
+        let WatchStats { messages, refills, polls, duplicates, dropped, lost, .. } = stats;
+        WatchFigures { messages, refills, polls, duplicates, dropped, lost }
     }
 }
 

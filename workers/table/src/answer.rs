@@ -355,6 +355,7 @@ impl<L: Log> Worker<L> {
             ("events_waiting", self.parked.len() as u64),
             ("events_from_memory", self.followers.answers_from_memory()),
             ("events_from_log", load(&self.histories.events_pages)),
+            ("events_lost", self.followers.drops()),
             ("events_compacted", self.followers.compacted() + load(&self.histories.events_compacted)),
             ("events_log_read_bytes", load(&self.histories.events_read_bytes)),
             ("history_bytes", self.history.bytes() as u64),

@@ -157,7 +157,7 @@ impl Historian {
         if let Some(revision) = too_much {
             return self.fail(call, crate::events::too_much(revision));
         }
-        let EventsCall { asked, epoch, .. } = &call.call;
+        let EventsCall { asked, epoch, mark, .. } = &call.call;
         // Where nothing was found it goes on at once as well, until it has seen all there is and can wait in the worker.
         let more = through < call.call.asker().revision() || (events.is_empty() && asked.wait_ms > 0);
         let answer = Answer::Events { events, through, more, epoch: *epoch };
@@ -165,6 +165,7 @@ impl Historian {
         let speaking = self.speaker.begin();
         match speaking.of(call.call.asker().user()) {
             Some(now) if now == access => {
+                mark.set(through);
                 self.calls.events_pages.fetch_add(1, Ordering::Relaxed);
                 self.hand_over(call, Ok(answer));
             }

@@ -4,6 +4,7 @@
 //!   and is answered here.
 //! - What a user may hear is looked up when the call is decided, each time anew: a call that was parked is decided again when it is woken.
 //! - An answer is about revisions that the turn's proof covers, like that to any other read.
+//! - A call for no changes at all only says where its client is. It is not looked for anything, and never waits.
 //! - A wait ends in one of: changes, an empty answer when its time is up, `refused` when the user may not ask any more, `shutting_down`.
 
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use crate::agenda::Agenda;
 use crate::answer::not_admitted;
 use crate::call::Call;
 use crate::credit::Charge;
-use crate::followers::FollowerNews;
+use crate::followers::{FollowerNews, Mark};
 use crate::histories::EventsCall;
 use crate::parked::asked;
 use crate::released::ReplyOut;
@@ -36,6 +37,11 @@ pub(crate) fn is_one(call: &Call) -> bool {
     asked(call).is_some()
 }
 
+/// True of a call that asks for no changes at all: whoever sends it hears of them by a stream.
+fn says_where_it_is(limit: Option<usize>) -> bool {
+    limit == Some(0)
+}
+
 /// What a call for changes comes to.
 enum Heard {
     /// It is answered.
@@ -44,6 +50,8 @@ enum Heard {
     NothingYet(Access, u64),
     /// What is behind this revision is not in memory any more, but in the log.
     FarBehind(u64),
+    /// It hears of changes by a stream, and has all of them up to this revision.
+    HearsStream(u64),
 }
 
 impl<L: Log> Worker<L> {
@@ -53,15 +61,19 @@ impl<L: Log> Worker<L> {
             .then(|| call.request.operations.as_slice().first().map(|operation| Trace::start(call.client, None, operation)))
             .flatten();
         let (heard, spent) = self.look_for_events(&call);
-        self.note_follower(&call, &heard);
+        let mark = self.note_follower(&call, &heard);
         let (call, result) = match heard {
             Heard::Answer(result) => (call, result),
             Heard::FarBehind(after) => {
                 self.counters.operations.fetch_add(1, Ordering::Relaxed);
                 agenda.spend(work::around(&[], 0));
                 let memory_oldest = self.history.oldest_revision(&self.state);
-                let call = EventsCall::of(call, self.state.revision(), after, memory_oldest, self.facts.epoch);
+                let call = EventsCall::of(call, self.state.revision(), after, memory_oldest, self.facts.epoch, mark);
                 return saying.far_behind.extend(call);
+            }
+            Heard::HearsStream(through) => {
+                let more = through < self.state.revision();
+                (call, Ok(Answer::Events { events: Vec::new(), through, more, epoch: self.facts.epoch }))
             }
             Heard::NothingYet(access, through) => match self.park(call, access, through) {
                 Ok(superseded) => {
@@ -99,13 +111,16 @@ impl<L: Log> Worker<L> {
     fn look_for_events(&self, call: &Call) -> (Heard, usize) {
         let refused = |failure| (Heard::Answer(Err(failure)), 0);
         let Some(access) = self.access.of(&call.user) else { return refused(not_admitted()) };
-        let Some(Events { prefix, after, limit, wait_ms, epoch, detail, where_ }) = asked(call) else {
+        let Some(Events { prefix, after, limit, wait_ms, epoch, detail, where_, lost: _ }) = asked(call) else {
             return refused(Failure::new(ErrorCode::Internal, "this operation is answered elsewhere"));
         };
         if epoch.is_some_and(|epoch| epoch != self.facts.epoch) {
             return refused(of_another_epoch(self.oldest_known()));
         }
-        let after = after.unwrap_or(self.state.revision());
+        let (after, revision) = (after.unwrap_or(self.state.revision()), self.state.revision());
+        if says_where_it_is(*limit) && after <= revision {
+            return (Heard::HearsStream(after), 0);
+        }
         if after.saturating_add(1) < self.history.oldest_revision(&self.state) {
             if after.saturating_add(1) >= self.log.oldest_revision() {
                 return (Heard::FarBehind(after), 0);
@@ -149,8 +164,9 @@ impl<L: Log> Worker<L> {
         self.history.oldest_revision(&self.state).min(self.log.oldest_revision())
     }
 
-    fn note_follower(&mut self, call: &Call, heard: &Heard) {
-        let Some(Events { prefix, after, .. }) = asked(call) else { return };
+    /// For `stats`.
+    fn note_follower(&mut self, call: &Call, heard: &Heard) -> Mark {
+        let Some(Events { prefix, after, lost, .. }) = asked(call) else { return Mark::default() };
         let news = match heard {
             Heard::Answer(Ok(Answer::Events { events, through, .. })) if events.is_empty() => {
                 FollowerNews::Nothing { through: *through, waits: false }
@@ -161,9 +177,10 @@ impl<L: Log> Worker<L> {
             Heard::Answer(Err(failure)) if failure.code == ErrorCode::Compacted => {
                 FollowerNews::Compacted { after: after.unwrap_or_default() }
             }
-            Heard::Answer(_) => return,
+            Heard::HearsStream(through) => FollowerNews::Hears { through: *through },
+            Heard::Answer(_) => return Mark::default(),
         };
-        self.followers.note(call, prefix, news, self.clock.now().boot_us);
+        self.followers.note(call, prefix, *lost, news, self.state.revision(), self.clock.now().boot_us)
     }
 
     /// Parks a call; gives what is to be said instead of the one whose place it takes.

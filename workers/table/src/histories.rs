@@ -17,6 +17,7 @@ use crate::access_book::OWNER;
 use crate::answer::not_admitted;
 use crate::asker::{Asker, Asks, Proved};
 use crate::call::Call;
+use crate::followers::Mark;
 use crate::log_places::LogPlaces;
 use crate::released::ReplyOut;
 
@@ -44,6 +45,8 @@ pub(crate) struct EventsCall {
     pub(crate) memory_oldest: u64,
     /// The log's.
     pub(crate) epoch: u64,
+    /// How far its client has come, for `stats`.
+    pub(crate) mark: Mark,
 }
 
 impl HistoryCall {
@@ -87,14 +90,14 @@ impl HistoryCall {
 
 impl EventsCall {
     /// The call for changes behind `after`, at this revision of the table; None if it is another call.
-    pub(crate) fn of(call: Call, revision: u64, after: u64, memory_oldest: u64, epoch: u64) -> Option<EventsCall> {
+    pub(crate) fn of(call: Call, revision: u64, after: u64, memory_oldest: u64, epoch: u64, mark: Mark) -> Option<EventsCall> {
         let (mut asker, operation) = Asker::of(call, revision)?;
         let Operation::Events(asked) = operation else { return None };
         // Memory knows what was before its changes, the log does not: who wants that goes on there as soon as it can.
         let through =
             if asked.detail || asked.where_.is_some() { memory_oldest.saturating_sub(1).min(revision) } else { revision };
         asker.reserve(limits::EVENTS_LOG_PAGE_BYTES_MAX);
-        Some(EventsCall { asker, asked, after, through, memory_oldest, epoch })
+        Some(EventsCall { asker, asked, after, through, memory_oldest, epoch, mark })
     }
 }
 

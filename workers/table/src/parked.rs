@@ -123,6 +123,8 @@ impl Parked {
             return Err((Box::new(call), Failure::new(ErrorCode::Internal, "only `events` waits for changes")));
         };
         events.after = Some(through);
+        // It was counted, and the call will be decided again.
+        events.lost = 0;
         let wait_ms = events.wait_ms;
         let mut waiter = Waiter { call, access, until_us: now_us.saturating_add(wait_ms.saturating_mul(1_000)), bytes: 0 };
         let places: usize = waiter.places().iter().map(|place| place.len() + PLACE_BYTES).sum();

@@ -114,7 +114,13 @@ impl Hub {
         }
         let prefixes = ids.iter().filter_map(|id| self.entries.get(id)).map(|entry| entry.options.watched.prefix());
         let options = WatchOptions::prefix(common_prefix(prefixes));
-        let ask = operation(&options, Ask::Events { after, epoch: Some(epoch), wait: false });
+        let mut ask = operation(&options, Ask::Events { after, epoch: Some(epoch), wait: false });
+        if let Operation::Events(events) = &mut ask {
+            for id in &ids {
+                events.lost += self.entries.get_mut(id).map_or(0, |entry| entry.merge.take_lost());
+            }
+            self.word.is_due(now);
+        }
         let Some(slot) = self.client.submit_ringing(&ask, ANSWER, &self.bell) else { return true };
         for id in &ids {
             if let Some(entry) = self.entries.get_mut(id) {
@@ -142,7 +148,12 @@ impl Hub {
             let Some(ask) = entry.merge.ask(now, may_park > 0) else { continue };
             let parks = matches!(ask, Ask::Events { wait: true, .. });
             let timeout = if parks { WAIT + ANSWER } else { ANSWER };
-            match self.client.submit_ringing(&operation(&entry.options, ask), timeout, &self.bell) {
+            let mut ask = operation(&entry.options, ask);
+            if let Operation::Events(events) = &mut ask {
+                events.lost = entry.merge.take_lost();
+                self.word.is_due(now);
+            }
+            match self.client.submit_ringing(&ask, timeout, &self.bell) {
                 Some(slot) => self.flights.push(Flight { whose: Whose::One(id), slot, timeout, parks }),
                 None => entry.merge.not_asked(now + CROWDED),
             }
@@ -163,7 +174,8 @@ fn operation(options: &WatchOptions, ask: Ask) -> Operation {
         Ask::Events { after, epoch, wait } => {
             let wait_ms = if wait { u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX) } else { 0 };
             let where_ = options.filter.clone();
-            Operation::Events(Events { prefix, after: Some(after), limit: None, wait_ms, epoch, detail: options.detail, where_ })
+            let detail = options.detail;
+            Operation::Events(Events { prefix, after: Some(after), limit: None, wait_ms, epoch, detail, where_, lost: 0 })
         }
         Ask::Rows { cursor, snapshot } => {
             // No key comes between a key and the same with a zero behind it.

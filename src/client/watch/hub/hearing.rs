@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::word::Word;
 use super::{Hub, READY_BYTES, WatchId};
 use crate::client::watch::link::Came;
 use crate::client::watch::merge::{Heard, Merge};
@@ -31,8 +32,10 @@ impl Hub {
         {
             match came {
                 Came::Message { topic, body } => self.message(now, &topic, &body),
+                Came::Heartbeat { epoch, revision } => self.told_up_to(now, epoch, revision),
                 Came::Up => {
                     self.is_unheard = false;
+                    self.word = Word::new(now);
                     if let Some(socket) = self.link.socket() {
                         self.streams.keys().for_each(|topic| subscribe(socket, topic));
                     }

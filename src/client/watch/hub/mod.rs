@@ -7,11 +7,13 @@
 //! - Where hundreds have missed something, one question is asked for all of them.
 //! - What was put in is taken out before more is: one page or message of a watch is held at a time, beside what it keeps behind a hole.
 //!
-//! The rooms: `asking` the questions and answers, `joint` what many ask at once, `hearing` what the publisher sends.
+//! The rooms: `asking` the questions and answers, `joint` what many ask at once, `hearing` what the publisher sends, `word` what the broker
+//! is told of them.
 
 mod asking;
 mod hearing;
 mod joint;
+mod word;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -31,6 +33,7 @@ use crate::client::handle::Client;
 use crate::transport::{TransportError, wait};
 use asking::Flight;
 use hearing::{subscribe, unsubscribe};
+use word::Word;
 
 /// Pause where the client has no room for a question.
 const CROWDED: Duration = Duration::from_millis(10);
@@ -93,6 +96,7 @@ pub struct Hub {
     flights: Vec<Flight>,
     /// Not before then is one question asked for many.
     joint_at: Instant,
+    word: Word,
     looked_at: Instant,
     /// Events that were taken.
     taken: u32,
@@ -126,6 +130,7 @@ impl Client {
             due: BTreeSet::new(),
             flights: Vec::new(),
             joint_at: Instant::now(),
+            word: Word::new(Instant::now()),
             looked_at: Instant::now(),
             taken: 0,
         })

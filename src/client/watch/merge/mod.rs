@@ -231,6 +231,8 @@ pub struct Merge {
     out: Out,
     end: Option<WatchEnd>,
     stats: WatchStats,
+    /// Holes in the chain that the broker was not told of.
+    lost: u64,
 }
 
 impl Merge {
@@ -268,6 +270,7 @@ impl Merge {
             out: Out::default(),
             end: None,
             stats: WatchStats::default(),
+            lost: 0,
         }
     }
 
@@ -281,6 +284,20 @@ impl Merge {
     #[must_use]
     pub fn stats(&self) -> WatchStats {
         WatchStats { lag: self.heard.saturating_sub(self.verified), ..self.stats }
+    }
+
+    /// How many holes the chain has had since this was asked last.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Up to where nothing is missing, if the publisher says that it has told everything up to `revision`; None: this watch does not
+    /// follow its stream.
+    #[must_use]
+    pub fn complete_to(&self, epoch: u64, revision: u64) -> Option<u64> {
+        let follows = self.phase == Phase::Follow && self.has_streamed() && self.epoch == Some(epoch);
+        let misses = self.is_behind() || self.asked.is_some();
+        follows.then(|| if misses { self.verified } else { self.verified.max(revision) })
     }
 
     /// The revision up to which everything is known here, told or about to be; None: in a snapshot, or before the beginning.
@@ -383,6 +400,11 @@ impl Merge {
         if self.epoch.is_some_and(|epoch| epoch != message.epoch) {
             self.doubt = true;
             return;
+        }
+        // On one connection each message begins where the one before it ended.
+        if !is_first && self.heard > 0 && message.prev > self.heard {
+            self.stats.lost += 1;
+            self.lost += 1;
         }
         // Another connection's first word is where the table was left, at least.
         self.doubt |= is_first && self.phase == Phase::Follow && message.revision < self.verified;

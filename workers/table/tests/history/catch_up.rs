@@ -42,6 +42,12 @@ fn stat(life: &mut Life, name: &str) -> u64 {
     number
 }
 
+fn followers(life: &mut Life) -> String {
+    let Ok(Answer::Stats(stats)) = life.done(Operation::Stats).result else { panic!() };
+    let Some((_, StatValue::Text(text))) = stats.into_iter().find(|(found, _)| found == "followers") else { panic!() };
+    text
+}
+
 /// All changes behind a revision, page after page, and how many pages that took.
 fn follow(life: &mut Life, prefix: &str, mut after: u64, limit: Option<usize>) -> (Vec<RevisionEvents>, u64, usize) {
     let (mut all, mut pages) = (Vec::new(), 0);
@@ -222,6 +228,12 @@ fn who_reads_page_by_page_reads_the_log_about_once() {
     let read = stat(&mut life, "events_log_read_bytes");
     assert!(read < 2 * log_bytes, "{read} bytes were read of {log_bytes}");
     assert_eq!(stat(&mut life, "events_from_log"), 100);
+    // Up to where it was told, and not from where it asked.
+    let told = followers(&mut life);
+    assert!(told.contains(" through=5000 behind=0 drops=0 from_memory=0 from_log=100 "), "{told}");
+    let page = page_of(life.done(events("k", 7, Some(50))));
+    let told = followers(&mut life);
+    assert!(told.contains(&format!(" through={} behind={} ", page.through, 5_000 - page.through)), "{told}");
     life.end(reader);
 }
 

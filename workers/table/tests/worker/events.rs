@@ -259,7 +259,7 @@ fn stats_tell_who_follows_and_how_far_behind_it_is() {
     }
     let asked = bench.one(Operation::Events(Events { prefix: key("a/"), after: Some(0), limit: Some(1), ..Events::default() }));
     bench.until_answered(asked);
-    let own = r#"user=owner prefix="a/" through=1 behind=2 from_memory=3 from_log=0 compacted=0 asked_s=0"#;
+    let own = r#"user=owner prefix="a/" through=1 behind=2 drops=0 from_memory=3 from_log=0 compacted=0 asked_s=0"#;
     assert_eq!(followers(&mut bench, "owner"), [own]);
     assert_eq!(followers(&mut bench, "ann"), Vec::<String>::new(), "of others only an admin is told");
     // Who waits is not behind.
@@ -270,7 +270,10 @@ fn stats_tell_who_follows_and_how_far_behind_it_is() {
     until_waiting(&mut bench, 1);
     let change = bench.one(put("b", "2"));
     bench.until_answered(change);
-    let anns = format!(r#"user=ann prefix="{}"… through=3 behind=0 from_memory=0 from_log=0 compacted=0 waits"#, "a/".repeat(16));
+    let anns = format!(
+        r#"user=ann prefix="{}"… through=3 behind=0 drops=0 from_memory=0 from_log=0 compacted=0 waits"#,
+        "a/".repeat(16)
+    );
     assert_eq!(followers(&mut bench, "ann"), [anns.as_str()]);
     assert_eq!(followers(&mut bench, "owner").len(), 2);
     let change = bench.one(put(&"a/".repeat(20), "1"));
@@ -287,6 +290,67 @@ fn stats_tell_who_follows_and_how_far_behind_it_is() {
     let bytes: usize = all.iter().map(|line| line.len() + 1).sum();
     assert!(all.len() > 10 && all.len() < limits::FOLLOWERS_MAX && bytes <= limits::FOLLOWERS_TEXT_BYTES_MAX + 1, "{bytes}");
     assert_eq!(followers(&mut bench, "ann"), Vec::<String>::new(), "forgotten for those who asked since");
+    end(&bench, worker);
+}
+
+#[test]
+fn who_hears_a_stream_says_how_far_it_is_and_what_it_has_lost() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let say = |bench: &mut Bench, asked: Events| {
+        let asked = bench.one(Operation::Events(asked));
+        bench.until_answered(asked);
+        bench.outcomes(asked)[0].result.clone()
+    };
+    let change = |bench: &mut Bench| {
+        let change = bench.one(put("a/1", "1"));
+        bench.until_answered(change);
+    };
+    let word = |after| Events { prefix: key("a/"), after: Some(after), limit: Some(0), wait_ms: 60_000, ..Events::default() };
+    for _ in 0..3 {
+        change(&mut bench);
+    }
+    // Nothing is told, and nothing waited for.
+    let Ok(Answer::Events { events, through: 2, more: true, .. }) = say(&mut bench, word(2)) else { panic!() };
+    assert!(events.is_empty());
+    assert_eq!(say(&mut bench, word(4)).unwrap_err().code, ErrorCode::Invalid);
+    let line = |behind, drops, rest: &str| {
+        format!(r#"user=owner prefix="a/" through=2 behind={behind} drops={drops} {rest} compacted=0 hears_s="#)
+    };
+    change(&mut bench);
+    // What has happened since it said so it may have heard of.
+    let told = followers(&mut bench, "owner");
+    assert!(told[0].starts_with(&line(1, 0, "from_memory=0 from_log=0")), "{told:?}");
+    // Until it has been silent for too long.
+    bench.clock.advance(1_000 * (2 * limits::FOLLOWER_WORD_MS + 1));
+    let told = followers(&mut bench, "owner");
+    assert!(told[0].starts_with(&line(2, 0, "from_memory=0 from_log=0")), "{told:?}");
+    // What it has lost is counted once, also where its call is decided twice.
+    let refill = Events { prefix: key("a/"), after: Some(2), lost: 2, ..Events::default() };
+    say(&mut bench, refill).unwrap();
+    let waits = bench.one(Operation::Events(Events { after: Some(4), wait_ms: 60_000, lost: 5, ..Events::default() }));
+    until_waiting(&mut bench, 1);
+    change(&mut bench);
+    bench.until_answered(waits);
+    let told = followers(&mut bench, "owner");
+    assert!(told[0].contains(" drops=7 ") && told.len() == 1, "{told:?}");
+    end(&bench, worker);
+}
+
+#[test]
+fn of_who_is_gone_nobody_is_told() {
+    let mut bench = Bench::new();
+    let worker = bench.start();
+    let change = bench.one(put("a/1", "1"));
+    bench.until_answered(change);
+    for (client, is_gone) in [(7, false), (8, true)] {
+        (bench.client, bench.is_gone) = (client, is_gone);
+        let asked = bench.one(events("a/", Some(client - 7), 0));
+        bench.until_answered(asked);
+    }
+    bench.is_gone = false;
+    let told = followers(&mut bench, "owner");
+    assert!(told.len() == 1 && told[0].contains("from_memory=1"), "{told:?}");
     end(&bench, worker);
 }
 
