@@ -401,6 +401,7 @@ impl Counters {
                 ("streams", &publisher.streams),
                 ("streams_refused", &publisher.streams_refused),
                 ("published_unread_bytes", &*publisher.unread_bytes),
+                ("pub_unread_blamed", &publisher.unread_blamed),
                 ("pub_unread_cut", &publisher.unread_cut),
                 ("topics", &publisher.topics),
                 ("topic_bytes", &publisher.topic_bytes),

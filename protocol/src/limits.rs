@@ -193,7 +193,8 @@ pub const STREAM_MESSAGE_BYTES: usize = 64 << 10;
 pub const STREAM_REVISION_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of changes that all streams together gather before they are sent, beside those of one batch.
 pub const STREAMS_GATHERED_BYTES_MAX: usize = 8 << 20;
-/// Most bytes of published messages that libzmq holds for subscribers who read too slowly; beyond them all are cut off and come back.
+/// Most bytes of published messages that libzmq holds for subscribers who read too slowly. From a half of it on those are looked for who
+/// read nothing, and cut off; from three quarters on nothing is published until they are; beyond it all are cut off and come back.
 pub const PUBLISHED_UNREAD_BYTES_MAX: usize = 256 << 20;
 /// Most messages that libzmq holds for one subscriber; beyond them they are lost to it.
 pub const PUBLISHED_UNREAD_MAX: usize = 2_048;

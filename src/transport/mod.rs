@@ -40,7 +40,7 @@ pub use ends::{ClientSocket, ServerSocket};
 pub use error::{Errno, TransportError};
 pub use monitor::{MonitorEvent, MonitorEventKind};
 pub use options::{CLIENT_FRAME_BYTES, Security, ServerOptions};
-pub use socket::{AsFrame, ReceiveLimits, Reception, SendOutcome, Socket, connection, cut, poll, user_id, wait};
+pub use socket::{AsFrame, ReceiveLimits, Reception, SendOutcome, Socket, connection, cut, is_stuck, poll, user_id, wait};
 pub use zmq::{Message, POLLERR, POLLIN, POLLOUT, PollItem};
 
 /// Longest ipc path in bytes: `sun_path` has 108, one of them a zero at the end.

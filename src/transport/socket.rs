@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use zmq::{DONTWAIT, Message, POLLIN, PollEvents, PollItem, SNDMORE};
 
 use super::lent::Lent;
@@ -380,6 +381,18 @@ pub fn cut(connection: u32) {
         // It fails where the connection has just ended, which is as good.
         let _ = rustix::net::shutdown(descriptor, rustix::net::Shutdown::Both);
     }
+}
+
+/// Whether a connection of a server socket, named by its descriptor, takes nothing just now: the kernel has no room for what its peer
+/// has not read. False where there is none any more. As with [`cut`], all events have to be read just before.
+pub fn is_stuck(connection: u32) -> bool {
+    let Ok(number) = i32::try_from(connection) else { return false };
+    // SAFETY: as in `cut`. Nothing is changed by it.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    let mut items = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // What has ended or is no socket is ready as well.
+    matches!(rustix::event::poll(&mut items, Some(&now)), Ok(0))
 }
 
 /// Waits until an item is ready or `timeout` (`None`: for ever) has passed, and

@@ -5,10 +5,12 @@
 //! - Each XPUB has a ZeroMQ context and a door of its own, so that a flood of subscriptions can't stall the front end, and so that it can
 //!   be closed for good and replaced: when a key must not read any more ([`PublisherControl`]), or when a user subscribes to more than
 //!   it may. That user stays shut out for a while.
-//! - A subscriber that reads too slowly loses messages; nobody waits for it. What libzmq holds for all who do is counted, and beyond
+//! - A subscriber that reads too slowly loses messages; nobody waits for it. What libzmq holds for all who do is counted. Where it is much,
+//!   those are found who read nothing ([`Blame`]) and cut off alone; for at most [`HELD_MAX`] nothing is published until they are. Beyond
 //!   [`limits::PUBLISHED_UNREAD_BYTES_MAX`] the socket is replaced: everybody comes back, and sees in the streams what is missing.
 //! - All batches that wait are taken before anything is sent: while the publisher is behind, messages tell of more revisions each.
 
+mod blame;
 mod control;
 mod outlet;
 mod shut_out;
@@ -22,12 +24,14 @@ use std::time::{Duration, Instant};
 
 use kvbroker::logging::Repeated;
 use kvbroker::transport::{
-    Message, POLLIN, PollItem, ReceiveLimits, Reception, TransportError, connection as connection_of, poll, user_id,
+    Message, POLLIN, PollItem, ReceiveLimits, Reception, TransportError, connection as connection_of, cut, is_stuck, poll,
+    user_id,
 };
 use kvbroker::zap::identity;
 use kvbroker_protocol::{FEED_HEARTBEAT_MS, FeedMessage, limits};
-use kvbroker_table::{Event, EventBatch, EventFd, EventQueue, StreamSink, Streams};
+use kvbroker_table::{Event, EventBatch, EventFd, EventQueue, OWNER, StreamSink, Streams};
 
+use blame::{Blame, PATIENCE};
 pub(crate) use control::PublisherControl;
 pub(crate) use outlet::Outlet;
 pub(crate) use shut_out::ShutOut;
@@ -44,7 +48,9 @@ pub(crate) struct PublisherCounters {
     pub(crate) streams_refused: AtomicU64,
     /// Bytes of messages that libzmq holds for subscribers.
     pub(crate) unread_bytes: Arc<AtomicU64>,
-    /// How often that was too much, and everybody was cut off.
+    /// Subscribers that were cut off because they read nothing while much was unread.
+    pub(crate) unread_blamed: AtomicU64,
+    /// How often it was too much all the same, and everybody was cut off.
     pub(crate) unread_cut: AtomicU64,
     /// Subscriptions, and the bytes of their topics.
     pub(crate) topics: AtomicU64,
@@ -82,6 +88,9 @@ const BATCHES_AT_ONCE: usize = 64;
 const HEARTBEAT: Duration = Duration::from_millis(FEED_HEARTBEAT_MS);
 /// Least time between two times that everybody is cut off because messages are not read.
 const CUT_OFF_PAUSE: Duration = Duration::from_secs(1);
+/// How long nothing is published because too much is unread, behind the time in which those to blame are found.
+const HELD_MAX: Duration = Duration::from_millis(1_500);
+const _: () = assert!(HELD_MAX.as_millis() > PATIENCE.as_millis());
 /// What a subscription begins with; anything else ends one.
 const SUBSCRIBE: u8 = 1;
 
@@ -101,30 +110,38 @@ impl Publisher {
         while !self.stop.load(Ordering::Acquire) {
             self.doorbell.clear();
             self.tend(&mut desk)?;
-            if !self.wanted.load(Ordering::Relaxed) {
+            if !self.wanted.load(Ordering::Relaxed) && !self.outlet.unread().is_nearly_too_much() {
                 // Nobody was woken for these. Whoever joins now begins behind them.
                 while let Some(batch) = self.events.pop() {
                     self.publish(&mut desk, batch)?;
                 }
             }
             let mut more = self.take_subscriptions(&mut desk)?;
-            // Before the next batch: whoever has joined begins where the last one ended.
-            self.with_streams(&mut desk, Streams::due)?;
-            for batch in 0..=BATCHES_AT_ONCE {
-                // A worker that is faster must not keep heartbeats and subscriptions waiting.
-                more |= batch == BATCHES_AT_ONCE;
-                let Some(batch) = (batch < BATCHES_AT_ONCE).then(|| self.events.pop()).flatten() else { break };
-                self.publish(&mut desk, batch)?;
+            let is_held = self.is_held(&mut desk);
+            if !is_held {
+                // Before the next batch: whoever has joined begins where the last one ended.
+                self.with_streams(&mut desk, Streams::due)?;
+                for batch in 0..=BATCHES_AT_ONCE {
+                    // A worker that is faster must not keep heartbeats and subscriptions waiting.
+                    more |= batch == BATCHES_AT_ONCE;
+                    if self.is_held(&mut desk) {
+                        break;
+                    }
+                    let Some(batch) = (batch < BATCHES_AT_ONCE).then(|| self.events.pop()).flatten() else { break };
+                    self.publish(&mut desk, batch)?;
+                }
+                self.with_streams(&mut desk, Streams::flush)?;
             }
-            self.with_streams(&mut desk, Streams::flush)?;
             let now = Instant::now();
+            self.blame(&mut desk, now);
             if now >= next_heartbeat {
                 self.send(&FeedMessage::Heartbeat { epoch: self.epoch, revision: desk.streams.revision() })?;
                 next_heartbeat = now + HEARTBEAT;
             }
             let cut_at = self.cut_off_if_blocked(&mut desk, now);
             if !more {
-                let wakes = [self.outlet.wake_at(), desk.streams.next_due(), cut_at];
+                let next_due = desk.streams.next_due().filter(|_| !is_held);
+                let wakes = [self.outlet.wake_at(), next_due, cut_at, desk.blame.next_look()];
                 let until = wakes.into_iter().flatten().fold(next_heartbeat, Instant::min);
                 let left = until.saturating_duration_since(Instant::now());
                 let mut items = vec![PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN)];
@@ -146,6 +163,7 @@ impl Publisher {
             self.counters.reopened.fetch_add(1, Ordering::Relaxed);
             desk.subscriptions = Subscriptions::default();
             desk.streams.end_all();
+            desk.blame.forget();
             self.tell(desk);
         }
         if let Some(port) = self.outlet.tend(Instant::now(), &self.control) {
@@ -187,6 +205,39 @@ impl Publisher {
         let mut body = Vec::new();
         message.encode(&mut body);
         self.outlet.send(&message.topic(), body)
+    }
+
+    /// Whether nothing is to be published now, since too much is unread: until those who do not read are cut off, or nobody can be found who
+    /// is to blame. What happens meanwhile waits in the queue of events, or makes holes.
+    fn is_held(&self, desk: &mut Desk) -> bool {
+        if !self.outlet.unread().is_nearly_too_much() {
+            desk.held_until = None;
+            return false;
+        }
+        let now = Instant::now();
+        now < *desk.held_until.get_or_insert(now + HELD_MAX)
+    }
+
+    /// Cuts those off who read nothing while much is unread. A user other than the owner may not come back for a while: what it misses it can
+    /// ask for.
+    fn blame(&self, desk: &mut Desk, now: Instant) {
+        if !self.outlet.unread().is_much() {
+            return desk.blame.forget();
+        }
+        for connection in desk.blame.look(now, desk.subscriptions.subscribed(), is_stuck) {
+            let user = desk.subscriptions.user_of(connection).cloned().unwrap_or_default();
+            self.counters.unread_blamed.fetch_add(1, Ordering::Relaxed);
+            if let Some(times) = desk.said_blamed.hit() {
+                let bytes = self.outlet.unread_bytes();
+                tracing::warn!(times, %user, bytes, "a subscriber does not read what is published, and is cut off");
+            }
+            if *user != *OWNER {
+                self.shut_out.add(&user, now, Duration::from_millis(limits::SHUT_OUT_MS));
+            }
+            cut(connection);
+            // libzmq needs a moment to let go of what it had.
+            desk.held_until = Some(now + HELD_MAX);
+        }
     }
 
     /// If subscribers have left too much unread, they are cut off, or will be at the time that is given: not more often than
@@ -273,6 +324,10 @@ struct Desk {
     user: Option<Arc<str>>,
     said: Repeated,
     said_unread: Repeated,
+    said_blamed: Repeated,
+    blame: Blame,
+    /// Until then nothing is published because too much is unread.
+    held_until: Option<Instant>,
     /// Until then nobody is cut off for what is not read.
     next_cut_off: Option<Instant>,
 }
@@ -287,6 +342,9 @@ impl Desk {
             user: None,
             said: Repeated::new(),
             said_unread: Repeated::new(),
+            said_blamed: Repeated::new(),
+            blame: Blame::default(),
+            held_until: None,
             next_cut_off: None,
         }
     }

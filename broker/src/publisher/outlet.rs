@@ -84,6 +84,11 @@ impl Outlet {
         self.is_blocked
     }
 
+    /// What libzmq holds of what was sent by this socket, to be looked at.
+    pub(super) fn unread(&self) -> &Unread {
+        &self.unread
+    }
+
     /// Bytes that libzmq holds of what was sent by this socket.
     pub(super) fn unread_bytes(&self) -> usize {
         self.unread.bytes()

@@ -152,6 +152,16 @@ impl Subscriptions {
         std::mem::take(&mut self.changes)
     }
 
+    /// The connections that subscribe to anything, by descriptor.
+    pub(super) fn subscribed(&self) -> impl Iterator<Item = u32> {
+        self.connections.iter().filter(|(_, connection)| !connection.topics.is_empty()).map(|(number, _)| *number)
+    }
+
+    /// Whose a connection is.
+    pub(super) fn user_of(&self, connection: u32) -> Option<&Arc<str>> {
+        self.connections.get(&connection)?.user.as_ref()
+    }
+
     /// Whether somebody reads the plain feed.
     pub(super) fn feed_wanted(&self) -> bool {
         self.feeds > 0

@@ -53,6 +53,16 @@ impl Unread {
         self.bytes() > limits::PUBLISHED_UNREAD_BYTES_MAX
     }
 
+    /// Whether it is so much that somebody may not be reading.
+    pub(super) fn is_much(&self) -> bool {
+        self.bytes() > limits::PUBLISHED_UNREAD_BYTES_MAX / 2
+    }
+
+    /// Whether it is so much that nothing should be added.
+    pub(super) fn is_nearly_too_much(&self) -> bool {
+        self.bytes() > limits::PUBLISHED_UNREAD_BYTES_MAX / 4 * 3
+    }
+
     /// Bytes of this socket.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
@@ -76,8 +86,9 @@ mod tests {
         let half = limits::PUBLISHED_UNREAD_BYTES_MAX / 2;
         let first = unread.lend(half);
         assert!(!unread.is_too_much());
+        assert!(unread.is_much() && !unread.is_nearly_too_much());
         let second = unread.lend(half);
-        assert!(unread.is_too_much());
+        assert!(unread.is_too_much() && unread.is_nearly_too_much());
         let next = unread.next();
         let third = next.lend(1);
         assert!(!next.is_too_much(), "another socket begins with nothing");
