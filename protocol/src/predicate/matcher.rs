@@ -114,6 +114,15 @@ impl PredicateMatcher {
         let holds = look.holds(&self.root);
         Verdict { holds, work: look.work }
     }
+
+    /// Tells whether the predicate can hold for a key at all, whatever its value is and whenever it was changed; and what it has cost to
+    /// find that out.
+    pub fn may_hold(&self, key: &[u8]) -> Verdict {
+        let subject = Subject { key, stored: None, modified: 0, created: 0 };
+        let mut look = Look { subject: &subject, parts: &self.parts, finds: None, work: 0 };
+        let holds = look.holds_by_key(&self.root) != Some(false);
+        Verdict { holds, work: look.work }
+    }
 }
 
 /// One look at a subject.
@@ -136,6 +145,30 @@ impl Look<'_, '_> {
             Step::Created(test) => test.passes(Some(&Atom::Int(i128::from(self.subject.created)))),
             Step::Value(place, test) => self.value_passes(*place, test),
         }
+    }
+
+    /// The same, if the key alone says so.
+    fn holds_by_key(&mut self, step: &Step) -> Option<bool> {
+        match step {
+            Step::Any(members) => self.decided(members, true),
+            Step::All(members) => self.decided(members, false),
+            Step::Not(inner) => self.holds_by_key(inner).map(|holds| !holds),
+            Step::Key(test) => Some(self.key_passes(test)),
+            Step::Modified(_) | Step::Created(_) | Step::Value(..) => None,
+        }
+    }
+
+    /// What several steps come to, of which one that comes to `by` decides.
+    fn decided(&mut self, members: &[Step], by: bool) -> Option<bool> {
+        let mut all = Some(!by);
+        for member in members {
+            match self.holds_by_key(member) {
+                Some(holds) if holds == by => return Some(by),
+                Some(_) => {}
+                None => all = None,
+            }
+        }
+        all
     }
 
     fn value_passes(&mut self, place: usize, test: &Test) -> bool {

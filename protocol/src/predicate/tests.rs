@@ -192,6 +192,26 @@ fn keys_and_revisions_are_asked_beside_the_value() {
 }
 
 #[test]
+fn of_some_keys_the_key_alone_says_that_no_value_fits() {
+    let may = |predicate: &str, key: &str| Predicate::new(predicate).unwrap().matcher().unwrap().may_hold(key.as_bytes()).holds;
+    for (predicate, ours, others) in [
+        ("@key = 'a/1'", true, false),
+        ("@key ^= 'a/' and @value > 41", true, false),
+        ("@value > 41 and @key ~ '^a'", true, false),
+        ("not (@key != 'a/1' or has x)", true, false),
+        ("@key = 'b/1'", false, true),
+        ("not @key ^= 'a'", false, true),
+        // Values have a say in these.
+        ("@value > 41", true, true),
+        ("@key ^= 'a/' or @modified > 3", true, true),
+        ("not (@key ^= 'a/' and has x)", true, true),
+        ("@created = 3 and not has x", true, true),
+    ] {
+        assert_eq!((may(predicate, "a/1"), may(predicate, "b/1")), (ours, others), "{predicate}");
+    }
+}
+
+#[test]
 fn and_binds_before_or_and_not_before_both() {
     let value = r#"{"t":1,"f":0}"#;
     for (predicate, expected) in [

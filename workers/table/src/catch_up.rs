@@ -1,6 +1,7 @@
 //! `events` from the log: the passes of the log's reader over what calls that are far behind ask for.
 //!
-//! - All calls that wait are served together, the one that begins first in the log first. Whoever begins on the way joins in.
+//! - Readings are begun by turns of users, however many calls each has, at the call of a user that begins first in the log. Whoever else
+//!   begins on the way joins in, as long as the reading is not longer than a page may make it.
 //! - Between two pieces of the log it looks whether the broker stops.
 //! - Where the last pages ended is remembered: a follower's next page begins there, and each part of the log is read about once for it.
 //! - Damage fails those pages alone that have come to it and have nothing to tell; one that has is answered, and ends before it.
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvbroker_log::{LogError, LogReader, Persisted, ReadEnd};
-use kvbroker_protocol::{Answer, ErrorCode, Failure};
+use kvbroker_protocol::{Answer, ErrorCode, Failure, limits};
 
 use crate::answer::not_admitted;
 use crate::asker::{Asks, Proved};
@@ -22,38 +23,69 @@ use crate::log_events::{Follow, LogGroup};
 /// How much is read between two looks at the rest of the world, bytes.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Pages that are being filled.
+/// Calls that are served together, and their pages that are being filled.
 struct Pass {
-    /// Those that begin further on, the first of them last.
-    waiting: Vec<Follow>,
+    /// Those whose page is not begun, the one that begins first in the log last.
+    waiting: Vec<Proved<EventsCall>>,
     /// Those that the reading has come to.
     active: Vec<Follow>,
     /// Covers what all of them ask for.
     proof: Persisted,
+    /// Where this reading has begun.
+    from: u64,
 }
 
 impl Pass {
+    /// Of calls that wait. None: there are none.
+    fn of(mut waiting: Vec<Proved<EventsCall>>) -> Option<Pass> {
+        let proof = waiting.iter().map(|call| call.proof).max_by_key(Persisted::revision)?;
+        waiting.sort_by_key(|call| std::cmp::Reverse(call.call.after));
+        Some(Pass { waiting, active: Vec::new(), proof, from: 0 })
+    }
+
+    /// Whose calls wait, each user once; who begins first in the log comes first.
+    fn users(&self) -> Vec<Arc<str>> {
+        let mut users: Vec<Arc<str>> = Vec::new();
+        for call in self.waiting.iter().rev() {
+            let user = call.call.asker().user();
+            if !users.contains(user) {
+                users.push(Arc::clone(user));
+            }
+        }
+        users
+    }
+
+    /// Which call of a user is next.
+    fn next_of(&self, user: &str) -> Option<usize> {
+        self.waiting.iter().rposition(|call| **call.call.asker().user() == *user)
+    }
+
+    /// Takes out those that begin in this reading before a revision.
+    fn begin_before(&mut self, revision: u64) -> Vec<Proved<EventsCall>> {
+        let behind = self.waiting.partition_point(|call| call.call.after >= self.from);
+        let first = self.waiting[..behind].partition_point(|call| call.call.after >= revision);
+        self.waiting.drain(first..behind).rev().collect()
+    }
+
     /// Takes in a group; gives the pages that are ready with it.
     fn take(&mut self, group: &LogGroup<'_>) -> Vec<Follow> {
-        while let Some(next) = self.waiting.pop_if(|next| next.after() < group.revision()) {
-            self.active.push(next);
-        }
         self.active.extract_if(.., |follow| follow.take(group)).collect()
     }
 }
 
 impl Historian {
-    /// Answers these calls.
+    /// Answers calls: for each user one reading, which serves whoever begins where it comes by. What is left waits for the next round, behind
+    /// whoever has come meanwhile.
     pub(crate) fn serve(&self, calls: Vec<Proved<EventsCall>>) {
-        let Some(proof) = calls.iter().map(|call| call.proof).max_by_key(Persisted::revision) else { return };
-        let mut pass = Pass { waiting: Vec::new(), active: Vec::new(), proof };
-        pass.waiting.extend(calls.into_iter().filter_map(|call| self.begin(call)));
-        pass.waiting.sort_by_key(|follow| std::cmp::Reverse(follow.after()));
-        while let Some(next) = pass.waiting.last() {
+        let Some(mut pass) = Pass::of(calls) else { return };
+        for user in pass.users() {
             if self.calls.is_closed() {
-                return pass.waiting.drain(..).for_each(|follow| self.fail(follow.call, stopping()));
+                break;
             }
-            let from = next.after();
+            // It may have been served on the way.
+            let Some(next) = pass.next_of(&user) else { continue };
+            let from = pass.waiting[next].call.after;
+            pass.from = from;
             let result = match self.enter(from) {
                 Ok(Some(mut reader)) => self.read(&mut reader, &mut pass),
                 Ok(None) => Ok(ReadEnd::Gone),
@@ -61,11 +93,16 @@ impl Historian {
             };
             // The first one has come on, or never will.
             if pass.active.is_empty()
-                && let Some(first) = pass.waiting.pop_if(|next| next.after() == from)
+                && let Some(next) = pass.next_of(&user).filter(|next| pass.waiting[*next].call.after == from)
             {
-                pass.active.push(first);
+                let call = pass.waiting.remove(next);
+                pass.active.extend(self.begin(call));
             }
             self.settle(&mut pass, result);
+        }
+        // Those that wait longest first, also in the queue.
+        for call in pass.waiting {
+            if self.calls.is_closed() { self.fail(call, stopping()) } else { self.calls.put_back_events(call) }
         }
     }
 
@@ -91,15 +128,21 @@ impl Historian {
 
     /// Reads on while there is somebody to read for.
     fn read(&self, reader: &mut LogReader, pass: &mut Pass) -> Result<ReadEnd, LogError> {
-        let proof = pass.proof;
+        let (proof, begun) = (pass.proof, reader.read_bytes());
         loop {
             let mut damage = None;
             let before = reader.read_bytes();
+            // Beyond that it would be a reading for those who join it, and others wait for theirs.
+            let may_join = before - begun < limits::EVENTS_LOG_READ_BYTES_MAX;
             let end = reader.read_some(&proof, PIECE_BYTES, &mut |group| {
                 let Some(group) = LogGroup::of(group) else {
                     damage = Some(group.revision);
                     return ControlFlow::Break(());
                 };
+                if may_join {
+                    let joining = pass.begin_before(group.revision());
+                    pass.active.extend(joining.into_iter().filter_map(|call| self.begin(call)));
+                }
                 let ready = pass.take(&group);
                 let is_idle = !ready.is_empty() && pass.active.is_empty();
                 ready.into_iter().for_each(|follow| self.answer_page(follow));

@@ -109,11 +109,6 @@ impl Follow {
         })
     }
 
-    /// Where it goes on.
-    pub(crate) fn after(&self) -> u64 {
-        self.through
-    }
-
     /// True once it has come further than it began.
     pub(crate) fn has_come_on(&self) -> bool {
         self.through > self.call.call.after

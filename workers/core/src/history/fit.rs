@@ -1,7 +1,8 @@
 //! Which changes a predicate lets through: as many as whoever keeps the keys that fit needs to keep just those.
 //!
 //! - A change is told if its new value fits. If that does not, the key may have to be dropped by who keeps it: so the change is told as a
-//!   removal or as a [`ChangeKind::Leave`](kvbroker_protocol::ChangeKind::Leave), unless the value before is known and did not fit either.
+//!   removal or as a [`ChangeKind::Leave`](kvbroker_protocol::ChangeKind::Leave), unless the value before is known and did not fit either,
+//!   or no value of that key fits.
 //! - A key is judged as a scan would judge it at that revision, with the revisions that it had then.
 //! - The work is counted as a scan's is. Nothing here bounds it.
 
@@ -55,7 +56,11 @@ impl<'a> Fitting<'a> {
             return Fit::Told;
         }
         let is_to_be_dropped = match earlier {
-            Earlier::Unknown => true,
+            Earlier::Unknown => {
+                let verdict = matcher.may_hold(key);
+                self.work = self.work.saturating_add(verdict.work);
+                verdict.holds
+            }
             Earlier::Absent => false,
             Earlier::Was(Before { record, modified }) => self.holds(matcher, key, &record, modified),
         };

@@ -219,6 +219,22 @@ fn write(life: &mut Life, count: u64) -> u64 {
 }
 
 #[test]
+fn of_keys_that_can_never_fit_nothing_is_told() {
+    let mut life = Life::begin(&SimStorage::new(), 100_000, NO_MEMORY);
+    let reader = life.reader();
+    write(&mut life, 300);
+    life.done(del("k8"));
+    life.done(del("k7"));
+    let filter = |text| Events { after: Some(0), where_: Some(Predicate::new(text).unwrap()), ..Events::default() };
+    let one = page_of(life.done(Operation::Events(filter("@key = 'k7'"))));
+    assert_eq!((revisions(&one), one.through), (vec![7, 302], 302));
+    // What the value decides is told whatever it was before.
+    let unknown = page_of(life.done(Operation::Events(filter("@key = 'k7' or @value = 1"))));
+    assert_eq!(unknown.events.len(), 302);
+    life.end(reader);
+}
+
+#[test]
 fn who_reads_page_by_page_reads_the_log_about_once() {
     let mut life = Life::begin(&SimStorage::new(), 100_000, NO_MEMORY);
     let reader = life.reader();
@@ -252,6 +268,36 @@ fn all_who_wait_share_one_reading() {
     let read = stat(&mut life, "events_log_read_bytes");
     assert!(read < 2 * log_bytes, "{read} bytes were read of {log_bytes}");
     life.end(reader);
+}
+
+#[test]
+fn one_users_many_calls_do_not_hold_up_another_ones() {
+    const CALLS: u64 = 60;
+    let mut life = Life::begin(&SimStorage::new(), 100_000, NO_MEMORY);
+    life.access.replace([("ann".into(), Access::new(Role::Read, vec![]).unwrap())].into());
+    write(&mut life, 1_000);
+    // Each ends at once, and so each has to be read for by itself.
+    life.user = "ann";
+    let anns: Vec<u64> = (0..CALLS).map(|at| life.ask(events("", 10 * at, Some(1)))).collect();
+    life.user = "owner";
+    let owners = life.ask(events("", 900, Some(1)));
+    life.until("all of them wait for the reader", |life| life.histories.len() as u64 == CALLS + 1);
+    let speaker = life.access.speaker();
+    let (calls, replies) = (life.histories.clone(), life.replies.clone());
+    let historian = Historian { storage: Arc::new(life.disk.clone()), calls, replies, speaker };
+    assert!(historian.step());
+    life.collect();
+    let is_answered = |life: &Life, id: &u64| life.outcomes.contains_key(id);
+    assert!(is_answered(&life, &owners), "it waits for the others");
+    assert_eq!(anns.iter().filter(|id| is_answered(&life, id)).count(), 1);
+    // The rest has its turns as well.
+    for _ in 1..CALLS {
+        assert!(historian.step());
+    }
+    life.collect();
+    assert!(anns.iter().all(|id| is_answered(&life, id)));
+    assert!(life.histories.is_empty());
+    life.end_with(None);
 }
 
 #[test]
