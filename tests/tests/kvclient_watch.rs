@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout};
 
-use kvbroker_tests::{Broker, BrokerOptions, Cli, PATIENCE, Said, finish, json, wait_until};
+use kvbroker_tests::{Broker, BrokerOptions, Cli, Home, PATIENCE, Said, finish, json, wait_until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json as js};
 
@@ -464,6 +464,55 @@ fn wait_returns_when_it_is_so() {
     let wrong = cli.run(&["test", "wait", "k", "--value", "1", "--timeout", "300ms", "--json"]);
     assert_eq!((wrong.code, wrong.json()["error"]["code"].clone()), (Some(1), js!("timed_out")));
     assert_eq!(cli.run(&["test", "wait", "k", "--value", "x", "--gone"]).code, Some(2));
+}
+
+#[test]
+fn without_a_broker_nobody_says_how_it_is() {
+    let (mut broker, cli) = started();
+    cli.ok(&["test", "put", "k", "1"]);
+    let waits = cli.spawn(&["test", "wait", "k", "--gone", "--timeout", "5s"]);
+    // The heartbeat and the key's stream.
+    wait_until(PATIENCE, "it waits", || (broker.stat("topics") == 2).then_some(()));
+    broker.stop();
+    let gone = finish(waits);
+    assert_eq!(gone.code, Some(5), "{}", gone.stderr);
+    assert!(!gone.stderr.contains("there is still"), "{}", gone.stderr);
+}
+
+#[test]
+fn a_watch_that_an_error_ends_says_where_to_go_on() {
+    let (broker, cli) = started();
+    let home = Home::new();
+    let ann = Cli::new(&home);
+    let key = ann.ok(&["id"]).text().trim_end().to_owned();
+    cli.ok(&["test", "authorize", &key, "read", "--prefix", "a/"]);
+    let broker_key = broker.endpoint()["public_key"].as_str().unwrap().to_owned();
+    let address = format!("kv://127.0.0.1:{}/test?key={broker_key}", broker.tcp_port());
+    let mut watch = ann.spawn(&[&address, "watch", "a/", "--from", "0", "--accept-new-key"]);
+    let mut lines = BufReader::new(watch.stdout.take().unwrap());
+    cli.ok(&["test", "put", "a/1", "1"]);
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert!(line.contains("\ta/1\t"), "{line}");
+    cli.ok(&["test", "revoke", &key]);
+    let ended = finish(watch);
+    assert_eq!(ended.code, Some(6), "{}", ended.stderr);
+    assert!(ended.stderr.contains("--from 1@"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_watch_whose_reader_has_gone_ends_although_nothing_happens() {
+    let (_broker, cli) = started();
+    cli.ok(&["test", "put", "k", "1"]);
+    let mut watch = cli.spawn(&["test", "watch", "--snapshot"]);
+    let mut first = String::new();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap());
+    lines.read_line(&mut first).unwrap();
+    assert!(first.contains("\trow\t"), "{first}");
+    // As `head -1` does.
+    drop(lines);
+    let ended = wait_until(PATIENCE, "it has noticed", || watch.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
 }
 
 /// Writes until nothing before this revision can be told any more, and starts the broker again: what it had in memory is gone, too.

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use kvbroker::client::{Client, ClientError, MirrorState, WatchEvent, WatchFrom, WatchOptions};
 use kvbroker::exit::Exit;
 use kvbroker_protocol::key_to_json_text;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
@@ -27,6 +28,9 @@ use crate::{Trouble, complain, remark};
 
 /// First and longest pause before a file that could not be written is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Characters of a new file's name behind the dot, the file's own name and `new-`.
+const NAME_CHARS: usize = 6;
 
 /// The revision that the file shows; for whoever ends the program meanwhile.
 static SHOWN: AtomicU64 = AtomicU64::new(0);
@@ -189,22 +193,58 @@ impl Place {
             _ => PathBuf::from("."),
         };
         let place = Place { file, directory, written_at: None };
+        place.clear_up();
         place.begin()?;
         Ok(place)
     }
 
+    /// What the names of new files begin with.
+    fn prefix(&self) -> String {
+        format!(".{}.new-", self.file.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    /// Removes what programs have left that were killed in the midst of writing. A file that is being written is locked.
+    fn clear_up(&self) {
+        let prefix = self.prefix();
+        let is_left = |name: &str| {
+            name.strip_prefix(&prefix)
+                .is_some_and(|rest| rest.len() == NAME_CHARS && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        };
+        // What can't be looked at, locked or removed stays: it is in nobody's way.
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        for entry in entries.flatten() {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if is_file
+                && is_left(&entry.file_name().to_string_lossy())
+                && let Ok(file) = File::open(entry.path())
+                && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// A new file beside its place, with the mode that the file has, or that new files get.
     fn begin(&self) -> io::Result<NamedTempFile> {
-        let name = self.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let prefix = format!(".{name}.new-");
+        let prefix = self.prefix();
         let there = match fs::metadata(&self.file) {
             Ok(metadata) => Some(metadata.permissions()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).rand_bytes(NAME_CHARS);
         // The umask is applied to it.
-        let new = builder.prefix(&prefix).permissions(Permissions::from_mode(0o666)).tempfile_in(&self.directory)?;
+        builder.permissions(Permissions::from_mode(0o666));
+        let new = loop {
+            let new = builder.tempfile_in(&self.directory)?;
+            // Without locks, as on some networks' file systems, it is as safe as it was. Before it was locked another program may have
+            // taken it for one that was left.
+            let is_locked = flock(new.as_file(), FlockOperation::LockExclusive).is_ok();
+            if !is_locked || new.as_file().metadata()?.nlink() > 0 {
+                break new;
+            }
+        };
         if let Some(permissions) = there {
             new.as_file().set_permissions(permissions)?;
         }
@@ -288,6 +328,33 @@ mod tests {
         assert_eq!(written(&[(b"a", "1"), (&[0xff], "2")]), "{\"$map\":[\n[\"a\",1],\n[{\"$bytes\":\"/w==\"},2]\n]}\n");
         assert_eq!(written(&[(b"$bytes", "\"/w==\"")]), "{\n\"$$bytes\":\"/w==\"\n}\n");
         assert_eq!(written(&[(b"$a", "1"), (b"$b", "2")]), "{\n\"$a\":1,\n\"$b\":2\n}\n");
+    }
+
+    #[test]
+    fn what_a_killed_program_has_left_is_removed_and_nothing_else() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("conf.json");
+        let mut place = Place::new(&file).unwrap();
+        let kept = [
+            ".conf.json.new-Abc12",
+            ".conf.json.new-backup1",
+            ".conf.json.new-abc.ef",
+            ".other.new-Abc123",
+            "conf.json.new-Abc123",
+        ];
+        for name in kept.iter().chain(&[".conf.json.new-Abc123"]) {
+            fs::write(home.path().join(name), "half").unwrap();
+        }
+        // Another program is at it just now.
+        let at_work = place.begin().unwrap();
+        Place::new(&file).unwrap();
+        let names = || fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        let left = names();
+        assert!(kept.iter().all(|name| left.iter().any(|left| left == name)), "{left:?}");
+        assert_eq!(left.len(), kept.len() + 1, "{left:?}");
+        drop(at_work);
+        place.write(&state(&[(b"a", "1")])).unwrap();
+        assert_eq!(names().len(), kept.len() + 1);
     }
 
     #[test]

@@ -13,7 +13,17 @@ use kvbroker_protocol::{
     Answer, Failure, Form, HelloAnswer, Key, Outcome, Outcomes, Reply, Role, Row, StatValue, Stored, encode_reply,
     key_to_json_text, key_to_line_text,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
+
+/// True once whoever read stdout has gone: a pipe or socket without another end, a terminal that was hung up.
+pub(crate) fn is_unread() -> bool {
+    let stdout = io::stdout();
+    // Nothing is asked for: what ends it is told in any case.
+    let mut items = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut items, Some(&now)).is_ok() && items.iter().any(|item| item.revents().intersects(PollFlags::ERR | PollFlags::HUP))
+}
 
 /// Where results are written.
 pub(crate) struct Output<W: Write = BufWriter<StdoutLock<'static>>> {

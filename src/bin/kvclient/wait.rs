@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::args::Global;
 use crate::output::{Output, printable};
 use crate::values::{Kind, bytes, stored};
+use crate::watch::silent;
 use crate::watch_args::WaitArgs;
 use crate::{Trouble, complain};
 
@@ -75,8 +76,20 @@ pub(crate) fn run(global: &Global, client: &Client, wanted: &Wanted, out: &mut O
     let options = WatchOptions::key(&wanted.key).from(WatchFrom::Snapshot).resync(true);
     let mut watch = client.watch_with(options)?;
     let mut state = MirrorState::new();
+    let mut is_known = false;
     loop {
-        let Some(event) = watch.next(until)? else { return in_vain(global, wanted, state.get(&wanted.key), out) };
+        let Some(event) = watch.next(until)? else {
+            if !is_known {
+                // How it is only the broker could say.
+                return Err(silent(client, global.timeout().unwrap_or_default()).into());
+            }
+            return in_vain(global, wanted, state.get(&wanted.key), out);
+        };
+        match event {
+            WatchEvent::SnapshotEnd { .. } | WatchEvent::CaughtUp { .. } => is_known = true,
+            WatchEvent::Disconnected { .. } => is_known = false,
+            _ => {}
+        }
         // In the midst of a snapshot nothing is known yet.
         let is_whole = matches!(event, WatchEvent::SnapshotEnd { .. } | WatchEvent::Changes(_));
         state.apply(event);

@@ -10,7 +10,7 @@ mod lines;
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvbroker::client::{Changes, Client, ClientError, Watch, WatchEvent, WatchFrom, WatchOptions};
 use kvbroker::exit::Exit;
@@ -19,12 +19,15 @@ use serde_json::json;
 
 use crate::args::Global;
 use crate::interrupt::{self, Held, InHand};
-use crate::output::{Output, printable};
+use crate::output::{Output, is_unread, printable};
 use crate::values::bytes;
 use crate::watch_args::{Place, WatchArgs};
 use crate::{Trouble, remark};
 use each::Each;
 use lines::Told;
+
+/// How often it is looked whether stdout still has a reader, while there is nothing to write.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Where another watch goes on, for whoever ends the program meanwhile.
 static PLACE: Mutex<Option<Place>> = Mutex::new(None);
@@ -81,6 +84,13 @@ pub(crate) fn run(global: &Global, client: &Client, wanted: Wanted, out: &mut Ou
         // What was told before an error was told.
         teller.settle()?;
     }
+    if let Err(Trouble::Client(error)) = &ended
+        && !matches!(error, ClientError::Broken(_))
+        && let Some(place) = where_it_is()
+    {
+        // Behind what is broken there is no going on.
+        remark(global, &place);
+    }
     ended?;
     teller.end()?;
     let has_failed = teller.each.as_ref().is_some_and(Each::has_failed);
@@ -88,10 +98,12 @@ pub(crate) fn run(global: &Global, client: &Client, wanted: Wanted, out: &mut Ou
 }
 
 fn where_to_go_on() -> String {
-    match &*PLACE.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(place) => format!("everything up to revision {} was told; what comes behind it: --from {place}", place.revision),
-        None => "nothing was told that could be gone on from".to_owned(),
-    }
+    where_it_is().unwrap_or_else(|| "nothing was told that could be gone on from".to_owned())
+}
+
+fn where_it_is() -> Option<String> {
+    let place = *PLACE.lock().unwrap_or_else(PoisonError::into_inner);
+    place.map(|place| format!("everything up to revision {} was told; what comes behind it: --from {place}", place.revision))
 }
 
 /// Passes on what a watch tells.
@@ -118,7 +130,7 @@ impl Teller<'_> {
                 None => {
                     self.settle()?;
                     let patience = self.global.timeout().filter(|_| once);
-                    match self.watch.next(patience.and_then(|patience| Instant::now().checked_add(patience)))? {
+                    match self.wait(patience.and_then(|patience| Instant::now().checked_add(patience)))? {
                         Some(event) => event,
                         None if once => return Err(silent(client, patience.unwrap_or_default()).into()),
                         None => continue,
@@ -132,6 +144,23 @@ impl Teller<'_> {
             }
             if self.each.is_some() || interrupt::is_raised() {
                 self.settle()?;
+            }
+        }
+    }
+
+    /// The next event, if one comes until then. Where nobody reads stdout any more nothing is waited for: what is written shows that, but
+    /// there may be nothing to write for days.
+    fn wait(&mut self, until: Option<Instant>) -> Result<Option<WatchEvent>, Trouble> {
+        loop {
+            let look = Instant::now() + LOOK;
+            if let Some(event) = self.watch.next(Some(until.map_or(look, |until| until.min(look))))? {
+                return Ok(Some(event));
+            }
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Ok(None);
+            }
+            if self.each.is_none() && is_unread() {
+                return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
             }
         }
     }
@@ -240,7 +269,8 @@ fn snapshot_sentence(told: &Told<'_>) -> String {
     }
 }
 
-fn silent(client: &Client, patience: std::time::Duration) -> ClientError {
+/// Nothing was heard of the broker for so long.
+pub(crate) fn silent(client: &Client, patience: Duration) -> ClientError {
     let waited = format!("{} s", patience.as_secs_f64());
     ClientError::TimedOut { project: client.project().to_owned(), waited, trouble: None }
 }

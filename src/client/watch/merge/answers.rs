@@ -146,6 +146,11 @@ impl Merge {
                 self.doubt = true;
             }
             ErrorCode::Compacted if asked.after.is_some() => self.suspect(WhySnapshot::Compacted, failure.oldest),
+            // The log has them and can't be read there: for whoever may begin anew that is as if they were gone.
+            ErrorCode::Internal if self.resync && self.phase == Phase::Follow && asked.after.is_some() => {
+                self.pause(now, failure.retry_after_ms);
+                self.suspect(WhySnapshot::Compacted, None);
+            }
             ErrorCode::Invalid if asked.after.is_some_and(|after| revision.is_some_and(|revision| revision < after)) => {
                 self.suspect(WhySnapshot::RolledBack, None);
             }

@@ -121,6 +121,47 @@ fn a_doubt_is_not_current_until_it_is_cleared_up() {
 }
 
 #[test]
+fn a_break_in_the_chain_of_one_connection_is_a_loss() {
+    let mut bench = Bench::following(false);
+    bench.hear(message(12, 14, &[14]));
+    bench.hear(message(14, 15, &[15]));
+    assert_eq!((bench.merge.stats().lost, bench.merge.take_lost(), bench.merge.take_lost()), (1, 1, 0));
+    assert_eq!(bench.merge.complete_to(EPOCH, 20), Some(10), "it misses something");
+    assert_eq!(bench.ask(), events(10, false));
+    bench.answer(page(&[12], 15, false));
+    assert_eq!(bench.merge.complete_to(EPOCH, 20), Some(20));
+    assert_eq!(bench.merge.complete_to(EPOCH, 3), Some(15), "a heartbeat from before");
+    assert_eq!(bench.merge.complete_to(EPOCH + 1, 20), None);
+    // What is missing on another connection was not lost: nobody was connected.
+    bench.merge.unlinked(bench.now, "gone");
+    assert_eq!(bench.merge.complete_to(EPOCH, 20), None);
+    bench.merge.linked(bench.now);
+    bench.hear(message(30, 31, &[31]));
+    assert_eq!((bench.merge.stats().lost, bench.merge.take_lost()), (1, 0));
+}
+
+#[test]
+fn a_damaged_place_of_the_log_ends_only_who_must_not_begin_anew() {
+    let internal = || failed(kvbroker_protocol::ErrorCode::Internal, 15);
+    let missing = |resync| {
+        let mut bench = Bench::following(resync);
+        bench.hear(message(12, 14, &[14]));
+        assert_eq!(bench.ask(), events(10, false));
+        bench.answer(internal());
+        bench
+    };
+    assert!(matches!(missing(false).merge.end(), Some(WatchEnd::Failed(_))));
+    let mut bench = missing(true);
+    assert_eq!((bench.ask(), bench.merge.end()), (None, None), "not again at once");
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.ask(), Some(Ask::Now));
+    bench.answer(page(&[], 15, false));
+    assert_eq!(bench.ask(), Some(Ask::Rows { cursor: None, snapshot: 0 }));
+    bench.answer(Answered::Rows { rows: Vec::new(), cursor: None, snapshot: 15 });
+    assert_eq!(bench.told(), ["begin 15 compacted"]);
+}
+
+#[test]
 fn a_late_compacted_about_what_the_stream_has_told_meanwhile_ends_nothing() {
     let mut bench = Bench::following(false);
     bench.hear(message(12, 14, &[14]));
