@@ -217,6 +217,7 @@ fn a_watcher_written_from_the_document_alone_misses_nothing() {
         }
     }
     assert!(all.count("hole ") > holes, "nothing was lost: {}", all.tail());
+    wait_until(PATIENCE, "the broker was told of it", || (broker.stat("events_lost") > 0).then_some(()));
     assert_eq!(all.count("lost "), connections, "and not because it threw its connections away: {}", all.tail());
 
     // The broker is killed while requests are under way, and comes back.

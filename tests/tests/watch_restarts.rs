@@ -15,7 +15,7 @@ use kvbroker_tests::{Broker, BrokerOptions, Dice, PATIENCE, wait_until};
 /// Where everything is kept.
 const KILLS: usize = 20;
 /// Where nothing is.
-const KILLS_WITHOUT_HISTORY: usize = 10;
+const KILLS_WITHOUT_HISTORY: usize = 20;
 
 fn task(target: &str, watches: &[(&str, From)], is_hub: bool) -> WatcherTask {
     let watches = watches.iter().map(|(prefix, from)| ((*prefix).to_owned(), *from)).collect();

@@ -49,17 +49,18 @@ fn a_watcher_that_stands_still_falls_behind_and_loses_and_comes_back() {
         wait_until(PATIENCE, what, || followers(&broker).into_iter().find(|follower| is_so(follower)))
     };
     let well = until("it says how far it is", &|follower| follower.contains_key("hears_s") && number(follower, "through") > 0);
-    assert_eq!((well["user"].as_str(), well["prefix"].as_str(), number(&well, "drops")), ("owner", "\"w/\"", 0), "{well:?}");
+    assert_eq!((well["user"].as_str(), well["prefix"].as_str()), ("owner", "\"w/\""), "{well:?}");
     watcher.stop();
     let stopped_at = writers.done();
     for _ in 0..OVERFLOWING {
         witness.try_receive(PATIENCE).expect("the writers write, and are heard");
     }
     let still = until("it has fallen silent", &|follower| number(follower, "behind") > 1_000);
-    assert_eq!(number(&still, "drops"), 0, "it can't know yet: {still:?}");
+    // What it loses now it can't know yet. (A machine that is busy has it lose some before.)
+    let before = number(&still, "drops");
     assert!(writers.done() > stopped_at + 1_000);
     watcher.go_on();
-    let back = until("it has found the hole", &|follower| number(follower, "drops") > 0);
+    let back = until("it has found the hole", &|follower| number(follower, "drops") > before);
     assert!(number(&back, "from_memory") + number(&back, "from_log") > 0, "{back:?}");
     let _ = writers.stop();
     let revision = client.ping().unwrap();
