@@ -474,7 +474,7 @@ mod tests {
             (r#"{"id":4,"ops":[{"op":"size"},{"op":"events"}]}"#, "stands alone"),
             (r#"{"op":"txn","then":[{"op":"events","wait":5}],"id":4}"#, "part of a transaction"),
             (r#"{"op":"events","wait":60001,"id":4}"#, "at most 60000 ms"),
-            (r#"{"op":"events","limit":0,"id":4}"#, "at least 1"),
+            (r#"{"op":"history","key":"a","limit":0,"id":4}"#, "at least 1"),
             (r#"{"op":"txn","then":[{"op":"scan","snapshot":0}],"id":4}"#, "`snapshot`"),
             (r#"{"op":"txn","else":[{"op":"query","subkey":"a","subvalue":1,"snapshot":7}],"id":4}"#, "`snapshot`"),
         ];
