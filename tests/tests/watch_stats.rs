@@ -64,8 +64,8 @@ fn a_watcher_that_stands_still_falls_behind_and_loses_and_comes_back() {
     assert!(number(&back, "from_memory") + number(&back, "from_log") > 0, "{back:?}");
     let _ = writers.stop();
     let revision = client.ping().unwrap();
-    let level = until("it has caught up", &|follower| number(follower, "through") == revision);
-    assert_eq!(number(&level, "behind"), 0, "{level:?}");
+    // Keys expire meanwhile.
+    let level = until("it has caught up", &|follower| number(follower, "through") >= revision && number(follower, "behind") == 0);
     assert_eq!(broker.stat("events_lost"), number(&level, "drops"));
     // Who has ended is not told of.
     Writers::end(&client, &nodes);
