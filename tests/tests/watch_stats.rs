@@ -43,7 +43,7 @@ fn a_watcher_that_stands_still_falls_behind_and_loses_and_comes_back() {
     watcher.wait_begun(PATIENCE);
     let topics: Vec<Vec<u8>> = nodes.iter().map(|prefix| stream_topic(prefix.as_bytes())).collect();
     let topics: Vec<&[u8]> = topics.iter().map(Vec::as_slice).collect();
-    let mut witness = broker.subscriber(&topics);
+    let witness = broker.subscriber(&topics);
     let writers = Writers::start(&options, &mut dice, || connect(&broker));
     let until = |what: &str, is_so: &dyn Fn(&BTreeMap<String, String>) -> bool| {
         wait_until(PATIENCE, what, || followers(&broker).into_iter().find(|follower| is_so(follower)))
