@@ -137,5 +137,8 @@ impl Round {
 
 /// All rows in the order of the tables.
 pub fn all() -> Vec<Row> {
-    [throughput::rows(), latency::rows(), durable::rows(), size::rows(), calm::rows(), growth::rows()].into_iter().flatten().collect()
+    [throughput::rows(), latency::rows(), durable::rows(), size::rows(), calm::rows(), growth::rows()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
