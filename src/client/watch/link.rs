@@ -1,7 +1,8 @@
 //! A hub's connection to the publisher.
 //!
 //! - Where the publisher is, the broker is asked each time, over the client's own connection: whatever that survives, this does.
-//! - The publisher sends a heartbeat every second. Without any message for three seconds the connection is given up.
+//! - The publisher sends a heartbeat every second. Without any message for three seconds the connection is given up, after one more look:
+//!   a program that was stopped has not heard what lies in its socket.
 //! - Nothing here waits, not even for a lookup that is under way.
 
 use std::os::fd::BorrowedFd;
@@ -24,6 +25,9 @@ const SILENCE: Duration = Duration::from_millis(FEED_SILENCE_MS);
 
 /// What became of a connection is looked at this often while nobody waits for it.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// And how much longer it is waited after that.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// How long the broker may take to say where the publisher is.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -69,6 +73,8 @@ enum State {
         socket: ClientSocket,
         heard_at: Instant,
         has_spoken: bool,
+        /// Nothing was heard for [`SILENCE`].
+        is_doubted: bool,
         /// When it was last looked at what became of the connection; None: something has.
         watched_at: Option<Instant>,
     },
@@ -168,7 +174,7 @@ impl Link {
                         if let Err(error) = socket.subscribe(FEED_HEARTBEAT_TOPIC) {
                             return Some(self.lose(now, error.to_string()));
                         }
-                        self.state = State::Up { socket, heard_at: now, has_spoken: false, watched_at: None };
+                        self.state = State::Up { socket, heard_at: now, has_spoken: false, is_doubted: false, watched_at: None };
                         return Some(Came::Up);
                     }
                     Ok(None) => *retry_at = now + BUSY,
@@ -210,7 +216,7 @@ impl Link {
     }
 
     fn receive(&mut self, now: Instant) -> Option<Came> {
-        let State::Up { socket, heard_at, has_spoken, watched_at } = &mut self.state else { return None };
+        let State::Up { socket, heard_at, has_spoken, is_doubted, watched_at } = &mut self.state else { return None };
         loop {
             let received = match socket.try_receive(RECEIVE, &mut self.frames) {
                 Ok(received) => received,
@@ -224,7 +230,7 @@ impl Link {
             let (Some(body), Some(topic)) = (self.frames.pop(), self.frames.pop()) else { continue };
             // Where there is more than can be carried, heartbeats get lost, too. What comes through shows just as well that somebody is there.
             *heard_at = now;
-            *has_spoken = true;
+            (*has_spoken, *is_doubted) = (true, false);
             self.pause = Duration::ZERO;
             if *topic != *FEED_HEARTBEAT_TOPIC {
                 return Some(Came::Message { topic, body });
@@ -251,6 +257,11 @@ impl Link {
             }
         }
         if *heard_at + SILENCE <= now {
+            if !std::mem::replace(is_doubted, true) {
+                // If it was this program that stood still, what was sent meanwhile is about to show.
+                *heard_at = now + GRACE - SILENCE;
+                return None;
+            }
             return Some(self.lose(now, format!("nothing from the broker's publisher for {} s", SILENCE.as_secs())));
         }
         None
