@@ -163,7 +163,8 @@ fn an_acknowledged_write_that_is_lost_is_found() {
     let broker = Broker::plain();
     let put = |key: &Value| json!({"op": "put", "key": key, "value": {"group": 0, "data": "not what was stored"}});
     let del = |key: &Value| json!({"op": "del", "key": key});
-    let changes: [(&dyn Fn(&Value) -> Value, &str); 2] = [(&put, "another value than the one"), (&del, "is not there")];
+    type Change<'a> = &'a dyn Fn(&Value) -> Value;
+    let changes: [(Change<'_>, &str); 2] = [(&put, "another value than the one"), (&del, "is not there")];
     for (change, sign) in changes {
         for pace in ["1", "64"] {
             let run = Perf::start(&broker, &["--verify", "--stages", "insert", "--seconds", "1", "--pipeline", pace]);

@@ -356,8 +356,7 @@ fn a_subscriber_that_does_not_read_is_cut_off_alone_and_bloats_nothing() {
                 reader.read(&Told::new(&topic, &body), &client);
             }
         }
-        let most = watched.join().unwrap();
-        most
+        watched.join().unwrap()
     });
     let memory = broker.memory();
     println!("{} MiB unread at most, {} MiB taken, {} holes", most_unread / MIB, memory.peak / MIB, reader.holes);
