@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::branch::Branch;
 use super::leaf::{LEAF_BYTES_MAX, PACKED_BYTES_MAX};
 use super::*;
 
@@ -138,4 +139,14 @@ fn keys_that_ascend_leave_full_leaves_and_no_order_leaves_a_lot_of_room() {
         assert!((leaves as f64) < full * most_leaves, "{leaves} leaves, {full:.1} would do");
         assert!((memory as f64) < weight as f64 * 1.1, "{memory} bytes for {weight}");
     }
+}
+
+/// Heads are as large as a number can be: adding them ended a debug build's worker.
+#[test]
+fn touching_large_heads_is_harmless() {
+    let mut branch = Branch::new(0);
+    for at in 0..8 {
+        branch.insert_behind(at, &[vec![0x80 + at as u8], vec![0xff; 7]].concat(), at + 1);
+    }
+    assert_eq!(branch.touch(), [0x80, 0x82, 0x84, 0x86].iter().fold(0, |mixed, first| mixed ^ (first << 56 | u64::MAX >> 8)));
 }
