@@ -257,7 +257,8 @@ class Watcher:
     def say_where(self):
         """Tells the broker how far we are, now that all that came before the heartbeat was applied."""
         beat, now = self.heartbeat, time.monotonic()
-        if beat is None or not self.caught_up or beat["epoch"] != self.epoch or beat["rev"] <= self.said or now < self.say_at:
+        # A heartbeat need not say where the table is.
+        if beat is None or not self.caught_up or beat.get("epoch") != self.epoch or beat.get("rev", 0) <= self.said or now < self.say_at:
             return
         self.said, self.say_at = max(beat["rev"], self.verified), now + WORD_S
         try:
