@@ -414,6 +414,13 @@ impl Broker {
         wait_until(patience, "the broker has ended", || self.try_wait())
     }
 
+    /// True if its last start cut a torn tail off the log, and so began a new epoch.
+    ///
+    /// A kill can stop a write in its middle, so each start behind one may have had to; what was acknowledged is whole all the same.
+    pub fn has_cut_a_torn_tail(&self) -> bool {
+        self.stdout().lines().any(|line| line.contains("a torn tail of") && line.contains("(new epoch)"))
+    }
+
     /// What it wrote to stdout since its last start.
     pub fn stdout(&self) -> String {
         read(&self.output.join(format!("stdout-{}", self.starts)))
