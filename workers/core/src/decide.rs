@@ -54,6 +54,12 @@ impl Turn {
         Turn { reply_bytes_left: Some(limits::ARRAY_REPLY_BYTES_MAX), ..Turn::one() }
     }
 
+    /// The same for a page whose reader is not alone: shorter, so that the others don't wait for long.
+    #[must_use]
+    pub fn in_company(self) -> Turn {
+        Turn { examined_left: self.examined_left.min(limits::EXAMINED_IN_COMPANY_MAX), ..self }
+    }
+
     /// True when no further key may be examined.
     pub(crate) fn is_used_up(&self) -> bool {
         self.examined_left == 0 || self.work_left == 0

@@ -110,6 +110,18 @@ pub struct Agenda {
     back: Back,
     waiting: Arc<Waiting>,
     turn: Turn,
+    /// The call that was taken last is of a client that is not alone.
+    has_company: bool,
+    /// Whose calls were given since then.
+    since_dear: Since,
+}
+
+/// Whose calls were given since the last dear one, that one included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    Nobody,
+    Only(ClientId),
+    Several,
 }
 
 /// Whose credit has come back.
@@ -186,6 +198,8 @@ impl Agenda {
             back: Back::default(),
             waiting,
             turn: Turn::new(Kind::Cheap, true),
+            has_company: false,
+            since_dear: Since::Nobody,
         }
     }
 
@@ -284,7 +298,26 @@ impl Agenda {
         self.turn.calls += 1;
         self.turn.bytes += call.bytes;
         self.turn.last = Some(Given { client: call.client, user: call.account.user(), place, kind });
+        let client = call.client;
+        let came_between = match self.since_dear {
+            Since::Nobody => false,
+            Since::Only(only) => only != client,
+            Since::Several => true,
+        };
+        self.has_company = !self.turn.alone || came_between;
+        self.since_dear = match self.since_dear {
+            _ if kind == Kind::Dear => Since::Only(client),
+            Since::Nobody => Since::Only(client),
+            Since::Only(only) if only != client => Since::Several,
+            since => since,
+        };
         Some(call)
+    }
+
+    /// True if the call that was taken last is of a client that is not alone: others have calls waiting, or have had some done since
+    /// the last dear one. Who asks for page after page is told in this way whether anybody comes between them.
+    pub(crate) fn has_company(&self) -> bool {
+        self.has_company
     }
 
     /// Puts a first call behind those of its user's other clients, and the user into the round if it was not there.

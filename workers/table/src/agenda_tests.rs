@@ -85,6 +85,43 @@ fn one_clients_dear_calls_do_not_hold_up_anothers_cheap_ones() {
     assert_eq!(turn(&mut agenda), [(1, 3)], "nobody else has anything");
 }
 
+/// The next turn, as client and whether it had company.
+fn company(agenda: &mut Agenda) -> Vec<(ClientId, bool)> {
+    agenda.begin();
+    std::iter::from_fn(|| {
+        let call = agenda.take()?;
+        agenda.spend(cost(&call));
+        Some((call.client, agenda.has_company()))
+    })
+    .collect()
+}
+
+#[test]
+fn who_reads_page_after_page_is_told_whether_anybody_comes_between() {
+    let mut agenda = agenda([dear(1, 0)]);
+    assert_eq!(company(&mut agenda), [(1, false)], "nobody was here yet");
+    // Its own calls are no company.
+    arrive(&mut agenda, [cheap(1, 1), dear(1, 2)]);
+    assert_eq!(company(&mut agenda), [(1, false), (1, false)]);
+    // One came and is gone again when the next page is asked for; a closed loop is like that.
+    arrive(&mut agenda, [cheap(2, 0)]);
+    assert_eq!(company(&mut agenda), [(2, true)]);
+    arrive(&mut agenda, [dear(1, 3)]);
+    assert_eq!(company(&mut agenda), [(1, true)]);
+    arrive(&mut agenda, [dear(1, 4)]);
+    assert_eq!(company(&mut agenda), [(1, false)], "nobody came since");
+    // Several, the reader among them.
+    arrive(&mut agenda, [cheap(2, 1)]);
+    company(&mut agenda);
+    arrive(&mut agenda, [cheap(1, 5)]);
+    company(&mut agenda);
+    arrive(&mut agenda, [dear(1, 6)]);
+    assert_eq!(company(&mut agenda), [(1, true)]);
+    // Others wait.
+    arrive(&mut agenda, [dear(1, 7), dear(3, 0)]);
+    assert_eq!(company(&mut agenda), [(1, true)]);
+}
+
 #[test]
 fn a_flood_of_cheap_calls_does_not_hold_up_a_dear_one() {
     let mut agenda = agenda((0..20_000).map(|number| cheap(1, number)).chain([dear(2, 0)]));

@@ -37,6 +37,8 @@ struct Asking {
     ack: u64,
     time_ms: u64,
     turn: Turn,
+    /// That turn before anything was done.
+    given: Turn,
     /// What mutations are refused with, if they are.
     refusal: Option<Failure>,
     /// Only small replies are made now.
@@ -47,8 +49,20 @@ struct Asking {
 const WARMED: usize = 64;
 
 impl Asking {
-    fn new(client: ClientId, user: Arc<str>, access: Access, header: &Header, operations: &Operations, time_ms: u64) -> Asking {
+    fn new(
+        client: ClientId,
+        user: Arc<str>,
+        access: Access,
+        header: &Header,
+        operations: &Operations,
+        has_company: bool,
+        time_ms: u64,
+    ) -> Asking {
         let turn = match operations {
+            // Their pages end anywhere and go on from there; another message would be cut short.
+            Operations::One(Operation::Scan(_) | Operation::Query { .. } | Operation::List(_)) if has_company => {
+                Turn::one().in_company()
+            }
             Operations::One(_) => Turn::one(),
             Operations::Many(_) => Turn::many(),
         };
@@ -61,6 +75,7 @@ impl Asking {
             next_seq: header.seq,
             ack,
             time_ms,
+            given: turn.clone(),
             turn,
             refusal: None,
             is_tight: false,
@@ -130,7 +145,7 @@ impl<L: Log> Worker<L> {
         let is_for_nobody = account.is_gone() && mutations == 0;
         let access = if is_for_nobody { None } else { self.access.of(&user) };
         let Some(access) = access else {
-            saying.count(&Turn::one());
+            saying.count(&Turn::one(), &Turn::one());
             let reply = Reply {
                 id: header.id,
                 form: request.form,
@@ -148,7 +163,7 @@ impl<L: Log> Worker<L> {
                 is_superseded: false,
             };
         };
-        let mut asking = Asking::new(client, user, access, &header, &request.operations, time_ms);
+        let mut asking = Asking::new(client, user, access, &header, &request.operations, saying.has_company, time_ms);
         asking.refusal.clone_from(&saying.refusal);
         let is_tight = account.is_tight();
         if is_tight {
@@ -177,7 +192,7 @@ impl<L: Log> Worker<L> {
         if is_tight {
             outcomes.as_mut_slice().iter_mut().for_each(say_why_no_room);
         }
-        saying.count(&asking.turn);
+        saying.count(&asking.given, &asking.turn);
         let retry_safe = (mutations > 0).then_some(header.seq.is_some() && header.session.is_some());
         let reply = Reply { id: header.id, form: request.form, retry_safe, outcomes };
         ReplyOut {

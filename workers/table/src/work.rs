@@ -44,9 +44,8 @@ pub(crate) fn examined(changes: usize) -> usize {
     changes * KEY_WORK
 }
 
-/// What a call has spent of its turn.
-pub(crate) fn count(spent: &Turn) -> usize {
-    let whole = Turn::one();
+/// What a call has spent of the turn that it was given.
+pub(crate) fn count(whole: &Turn, spent: &Turn) -> usize {
     let examined = whole.examined_left.saturating_sub(spent.examined_left);
     let work = whole.work_left.saturating_sub(spent.work_left);
     examined * KEY_WORK + work
@@ -107,6 +106,6 @@ mod tests {
         let txn = outcome(Answer::Txn { succeeded: true, results: vec![values] });
         assert_eq!(around(&[txn], 10 * BYTES_PER_UNIT), 9 * OPERATION_WORK + 10);
         let spent = Turn { examined_left: limits::EXAMINED_KEYS_MAX - 5, work_left: limits::TURN_WORK_MAX - 3, ..Turn::one() };
-        assert_eq!(count(&spent), 5 * KEY_WORK + 3);
+        assert_eq!(count(&Turn::one(), &spent), 5 * KEY_WORK + 3);
     }
 }

@@ -175,11 +175,14 @@ pub(crate) struct Saying {
     may_wait: bool,
     /// What mutations are refused with in this turn, if they are.
     pub(crate) refusal: Option<Failure>,
+    /// Whoever has the last call made is not alone.
+    pub(crate) has_company: bool,
 }
 
 impl Saying {
-    pub(crate) fn count(&mut self, turn: &Turn) {
-        self.spent = work::count(turn);
+    /// What a call has spent of the turn that it was given.
+    pub(crate) fn count(&mut self, given: &Turn, spent: &Turn) {
+        self.spent = work::count(given, spent);
     }
 }
 
@@ -360,6 +363,7 @@ impl<L: Log> Worker<L> {
                 continue;
             }
             let batch_bytes = batch.bytes();
+            saying.has_company = agenda.has_company();
             let mut reply = self.answer(call, time_ms, batch, &mut saying);
             let logged_bytes = batch.bytes().saturating_sub(batch_bytes);
             let reply_bytes = reply.charge(logged_bytes > 0);

@@ -150,7 +150,7 @@ pub fn drive(server: &dyn Server, shape: Shape) -> Result<Measured, Failed> {
     shared.is_window.store(false, Ordering::Relaxed);
     shared.stop.store(true, Ordering::Relaxed);
 
-    let mut times = histogram()?;
+    let mut times = times()?;
     // What a lane has to say says more than what came after it.
     for thread in threads {
         times.add(thread.join().map_err(|_| "a generator panicked")??)?;
@@ -186,12 +186,15 @@ fn wait(time: Duration, shared: &Shared) {
     }
 }
 
-fn histogram() -> Result<Histogram<u64>, Failed> {
+/// For times in nanoseconds.
+///
+/// With bounds: one that grows keeps what [`Histogram::saturating_record`] is given below what it has room for, which is 2 at first.
+pub fn times() -> Result<Histogram<u64>, Failed> {
     Ok(Histogram::new_with_bounds(1, TIME_MAX_NS, 3)?)
 }
 
 fn work(lane: &mut dyn Lane, at: usize, shape: Shape, shared: &Shared, count: &AtomicU64) -> Result<Histogram<u64>, Failed> {
-    let mut times = histogram()?;
+    let mut times = times()?;
     let mut draw = Draw::new(shape.keys, at);
     let (mut stamp, mut done, mut missing) = (at as u64, 0, 0);
     loop {

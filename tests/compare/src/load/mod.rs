@@ -11,7 +11,7 @@ mod resp;
 use crate::Failed;
 
 pub use dealer::{Dealer, Dialect, Frames};
-pub use drive::{Measured, Shape, drive, fill};
+pub use drive::{Measured, Shape, drive, fill, times};
 pub use grpc::{Grpc, Scheme};
 pub use library::Library;
 pub use nats::Nats;

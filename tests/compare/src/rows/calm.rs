@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use super::size::{resident, settle, some_puts};
 use super::{Contest, Costs, Round, Row, Sample, Side, Target};
 use crate::Failed;
-use crate::load::{Ask, Frames, Kind, Lane, Shape, drive, fill};
+use crate::load::{self, Ask, Frames, Kind, Lane, Shape, drive, fill};
 use crate::options::Options;
 use crate::payload::Draw;
 use crate::servers::{Generator, Kvbroker, Server, Sync, Way};
@@ -120,7 +120,7 @@ impl Checkpoint {
                 let mut draw = Draw::new(self.keys, at);
                 let mut due = began + every.mul_f64(at as f64 / LANES as f64);
                 Ok(std::thread::spawn(move || {
-                    let mut times = Histogram::<u64>::new(3)?;
+                    let mut times = load::times()?;
                     while !stop.load(Ordering::Relaxed) {
                         std::thread::sleep(due.saturating_duration_since(Instant::now()));
                         lane.ask(Ask { kind: Kind::Put, key: draw.next(), stamp: at as u64 })?;
@@ -143,7 +143,7 @@ impl Checkpoint {
             }
         };
         stop.store(true, Ordering::Relaxed);
-        let mut times = Histogram::<u64>::new(3)?;
+        let mut times = load::times()?;
         for thread in threads {
             times.add(thread.join().map_err(|_| "a generator panicked")??)?;
         }

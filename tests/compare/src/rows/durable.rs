@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{Begin, Contest, Costs, Round, Row, Sample, Side, Target};
 use crate::Failed;
 use crate::duel::{By, Duel, ready, sample, settle, turn};
-use crate::load::{Frames, Kind, Measured, Shape};
+use crate::load::{self, Frames, Kind, Measured, Shape};
 use crate::options::Options;
 use crate::servers::{Durability, Echo, Generator, Kvbroker, Link, Server, Sync, Valkey, Way, pause, resume};
 
@@ -107,7 +107,7 @@ impl Disk {
 
     /// Writes and syncs so many bytes again and again; gives the times, nanoseconds.
     fn run(&mut self, bytes: usize, time: Duration) -> Result<Histogram<u64>, Failed> {
-        let mut times = Histogram::new_with_bounds(1, 600_000_000_000, 3)?;
+        let mut times = load::times()?;
         let record = vec![0x5a; bytes];
         let until = Instant::now() + time;
         while Instant::now() < until {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use kvbroker_protocol::{Pattern, Scan};
 
 use super::{Contest, Costs, Round, Row, Sample, Side, Target};
 use crate::Failed;
-use crate::load::{Kind, Shape, drive, fill};
+use crate::load::{self, Kind, Shape, drive, fill};
 use crate::options::Options;
 use crate::payload;
 use crate::servers::{Generator, Kvbroker, Server, Sync, Way, pause, resume};
@@ -130,7 +129,7 @@ impl Growth {
 fn scans(server: &Kvbroker, keys: u32, window: Duration) -> Result<Sample, Failed> {
     let client = server.client()?;
     let mut draw = payload::Draw::new(keys, 5);
-    let mut times = Histogram::<u64>::new(3)?;
+    let mut times = load::times()?;
     let until = Instant::now() + window;
     while Instant::now() < until {
         let key = payload::key(draw.next());
