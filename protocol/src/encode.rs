@@ -42,11 +42,16 @@ fn write_head(verb: &str, length: usize, out: &mut Vec<u8>) {
 
 /// Appends the compact form of a message of operations that are encoded already: a single one by itself, others as an array.
 pub fn encode_message<'a>(header: &Header, operations: impl ExactSizeIterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
-    write_header(header, out);
-    if operations.len() != 1 {
-        write::array(out, operations.len());
-    }
+    encode_message_head(header, operations.len(), out);
     operations.for_each(|operation| out.extend_from_slice(operation));
+}
+
+/// Appends what comes before the operations in the message that [`encode_message`] makes of so many.
+pub fn encode_message_head(header: &Header, operations: usize, out: &mut Vec<u8>) {
+    write_header(header, out);
+    if operations != 1 {
+        write::array(out, operations);
+    }
 }
 
 fn write_header(header: &Header, out: &mut Vec<u8>) {

@@ -38,7 +38,7 @@ pub use access::{Access, GrantInfo, Role, Scope, UserKey, UserKeyError, grant_co
 pub use compare::{integer_of, same_value};
 pub use convert::{json_to_msgpack, msgpack_to_json};
 pub use decode::{Rejected, decode_request};
-pub use encode::{encode_get, encode_message, encode_operation, encode_put, encode_request};
+pub use encode::{encode_get, encode_message, encode_message_head, encode_operation, encode_put, encode_request};
 pub use error::{ErrorCode, Failure, Status};
 pub use events::{ChangeKind, EventBefore, EventCause, EventOrigin, KeyEvent, RevisionEvents};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};

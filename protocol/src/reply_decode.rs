@@ -53,7 +53,7 @@ pub enum Expect {
     /// Changes, after a wait of so many milliseconds at most.
     Events(u64),
     /// A transaction's results: those of `then`, or those of `else`.
-    Txn(Vec<Expect>, Vec<Expect>),
+    Txn(Box<[Vec<Expect>; 2]>),
     /// Whether a user was let in before.
     Granted,
     /// The users that were let in.
@@ -93,7 +93,7 @@ impl Operation {
             Operation::Scan(_) | Operation::Query { .. } => Expect::Rows,
             Operation::Txn(txn) => {
                 let expects = |operations: &[Operation]| operations.iter().map(Operation::expects).collect();
-                Expect::Txn(expects(&txn.then), expects(&txn.otherwise))
+                Expect::Txn(Box::new([expects(&txn.then), expects(&txn.otherwise)]))
             }
             Operation::Hello { .. } => Expect::Hello,
             Operation::Stats => Expect::Stats,
@@ -347,7 +347,8 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
                 epoch: read_epoch(cursor)?,
             }
         }
-        Expect::Txn(then, otherwise) => {
+        Expect::Txn(expected) => {
+            let [then, otherwise] = &**expected;
             end_of(4)?;
             let succeeded = boolean(cursor)?;
             let Token::Array(length) = cursor.token()? else { return Err(ReplyError("no results".into())) };
@@ -585,7 +586,7 @@ mod tests {
             (Expect::Value, ok(Answer::Value { value: value.clone(), modified: 2, created: 1 })),
             (Expect::Size, ok(Answer::Size(u64::MAX))),
             (
-                Expect::Txn(vec![Expect::Done, Expect::Size], vec![]),
+                Expect::Txn(Box::new([vec![Expect::Done, Expect::Size], vec![]])),
                 ok(Answer::Txn { succeeded: true, results: vec![ok(Answer::Done), ok(Answer::Size(3))] }),
             ),
             (Expect::Exists, ok(Answer::Exists(false))),

@@ -14,6 +14,14 @@ use crate::{convert, json, limits, msgpack};
 /// A key of the table: any bytes, at most [`limits::KEY_BYTES_MAX`].
 pub type Key = Vec<u8>;
 
+fn check_length(document: &[u8]) -> Result<(), Failure> {
+    let (bytes, max) = (document.len(), limits::VALUE_BYTES_MAX);
+    if bytes > max {
+        return Err(Failure::limit(format!("the value has {bytes} bytes; at most {max} are taken")));
+    }
+    Ok(())
+}
+
 /// The encoding of a stored document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -49,34 +57,34 @@ impl Stored {
 
     /// A text value, held as a MessagePack str.
     pub fn text(text: &str) -> Result<Stored, Failure> {
-        let mut document = Vec::with_capacity(text.len() + 5);
-        msgpack::write::text(&mut document, text);
-        Stored::checked(ValueKind::MessagePack, &document)
+        Stored::written(text.len() + 5, |document| msgpack::write::text(document, text)).bounded()
     }
 
     /// A bytes value, held as a MessagePack bin.
     pub fn bytes(bytes: &[u8]) -> Result<Stored, Failure> {
-        let mut document = Vec::with_capacity(bytes.len() + 5);
-        msgpack::write::bytes(&mut document, bytes);
-        Stored::checked(ValueKind::MessagePack, &document)
+        Stored::written(bytes.len() + 5, |document| msgpack::write::bytes(document, bytes)).bounded()
     }
 
     /// An integer value from -2^63 to 2^64-1.
     pub fn integer(value: i128) -> Stored {
-        let mut document = Vec::with_capacity(9);
-        msgpack::write::integer(&mut document, value);
-        Stored::unbounded(ValueKind::MessagePack, &document)
+        Stored::written(9, |document| msgpack::write::integer(document, value))
+    }
+
+    /// The MessagePack document that `write` appends, which has at most so many bytes.
+    fn written(bytes: usize, write: impl FnOnce(&mut Vec<u8>)) -> Stored {
+        let mut stored = Vec::with_capacity(1 + bytes + TRAILER_ROOM);
+        stored.push(ValueKind::MessagePack as u8);
+        write(&mut stored);
+        Stored(stored)
+    }
+
+    fn bounded(self) -> Result<Stored, Failure> {
+        check_length(self.document()).map(|()| self)
     }
 
     /// Joins a kind and a document that was checked before; only the length is checked here.
     pub(crate) fn checked(kind: ValueKind, document: &[u8]) -> Result<Stored, Failure> {
-        if document.len() > limits::VALUE_BYTES_MAX {
-            return Err(Failure::limit(format!(
-                "the value has {} bytes; at most {} are taken",
-                document.len(),
-                limits::VALUE_BYTES_MAX
-            )));
-        }
+        check_length(document)?;
         Ok(Stored::unbounded(kind, document))
     }
 

@@ -7,14 +7,17 @@
 //!   long, has a thread of its own while it lasts, so that deadlines hold meanwhile.
 //! - A libzmq failure counts as a lost connection: a new socket is tried, up to each call's deadline.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use kvbroker_protocol::Outcome;
+
 use super::connection::{Connection, Incoming, Route};
-use super::inbox::{Inbox, Lead};
+use super::inbox::{Inbox, KEPT_CALLS, Lead, Left, Mail, Submission};
 use super::progress::{Notices, Progress};
-use super::session::{Action, RequestId, Session};
+use super::session::{Action, GaveUp, RequestId, Session};
 use super::slot::{Slot, Token};
 use crate::lookup::{Looked, Lookup};
 use crate::transport::{Context, wait};
@@ -98,38 +101,55 @@ struct Driver {
     session: Session<Token>,
     connection: Option<Connection>,
     found: (Sender<Found>, Receiver<Found>),
+    /// Empty between two looks; kept for their memory, as is the next one.
+    mail: Mail,
+    ended: VecDeque<(Token, Result<Outcome, GaveUp>)>,
 }
 
 impl Driver {
     fn new(shared: Arc<Shared>, connection: Connection) -> Driver {
         let mut session = Session::new();
         session.link_up(connection.hello().into());
-        Driver { shared, session, connection: Some(connection), found: channel() }
+        let (mail, ended) = (Mail::default(), VecDeque::new());
+        Driver { shared, session, connection: Some(connection), found: channel(), mail, ended }
     }
 
-    /// Drives until `is_done`; false: the inbox was closed first.
-    fn drive(&mut self, is_done: impl Fn(&Driver) -> bool) -> bool {
+    /// Drives until `is_done`, or `latest`; false: the inbox was closed first.
+    fn drive(&mut self, latest: Option<Instant>, is_done: impl Fn(&Driver) -> bool) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut patience = Patience::new(shared.notices.as_ref());
         loop {
-            let mail = shared.inbox.take();
-            if mail.is_closed {
+            shared.inbox.take(&mut self.mail);
+            if self.mail.is_closed {
+                self.mail.clear();
                 return false;
             }
             let now = Instant::now();
             if self.session.outstanding() == 0 {
                 patience.begin(now);
             }
-            for submission in mail.submissions {
-                self.session.begin(now, submission.asked, submission.deadline, submission.token);
-            }
+            self.begin(now);
             let until = self.work(&mut patience);
-            if is_done(self) {
+            if is_done(self) || latest.is_some_and(|latest| latest <= Instant::now()) {
                 return true;
             }
             if shared.inbox.may_sleep() {
+                let until = [until, latest].into_iter().flatten().min();
                 self.sleep(patience.progress.wake_at(until));
                 patience.progress.tick(Instant::now());
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        let Mail { submissions, bodies, .. } = &mut self.mail;
+        let mut bodies = bodies.as_slice();
+        for Submission { asked, deadline, token } in submissions.drain(..) {
+            if asked.lies() {
+                let body = bodies.split_off(..asked.bytes()).expect("what lies in the inbox has its bytes there");
+                self.session.begin_lying(now, asked, body, deadline, token);
+            } else {
+                self.session.begin(now, asked, deadline, token);
             }
         }
     }
@@ -137,7 +157,8 @@ impl Driver {
     /// Takes what has come and does what the session wants, until it wants to wait.
     fn work(&mut self, patience: &mut Patience<'_>) -> Option<Instant> {
         self.receive(patience);
-        let mut ended = self.session.take_finished();
+        let mut ended = std::mem::take(&mut self.ended);
+        self.session.take_finished(&mut ended);
         let mut now = Instant::now();
         let until = loop {
             match self.session.poll(now) {
@@ -168,7 +189,10 @@ impl Driver {
             // Whoever is told that a call has ended must not find it in doubt, or counted.
             self.shared.note_in_doubt(self.session.in_doubt());
             self.shared.inbox.ended(ended.len(), ended.iter().map(|(token, _)| token.bytes).sum());
-            ended.into_iter().for_each(|(token, result)| token.complete(result));
+            ended.drain(..).for_each(|(token, result)| token.complete(result));
+        }
+        if ended.capacity() <= KEPT_CALLS {
+            self.ended = ended;
         }
         until
     }
@@ -262,6 +286,11 @@ impl Driver {
         }
     }
 
+    fn left(&self) -> Left {
+        let at = Instant::now();
+        Left { at, is_idle: self.session.is_idle(), has_room: self.session.sends_at_once(at) }
+    }
+
     fn close(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         if let Some(body) = self.session.farewell()
@@ -296,26 +325,30 @@ impl Desk {
             inbox.until_wanted();
             let mut place = self.driver();
             let Some(driver) = place.as_mut() else { return };
-            if !driver.drive(|driver| driver.session.is_idle() && inbox.may_rest() || inbox.has_heir()) {
+            if !driver.drive(None, |driver| driver.session.is_idle() && inbox.may_rest() || inbox.has_heir()) {
                 return place.take().map_or((), Driver::close);
             }
-            let is_idle = driver.session.is_idle();
+            let left = driver.left();
             drop(place);
-            inbox.hand_over(is_idle);
+            inbox.hand_over(left);
         }
     }
 
-    /// Waits until a slot is complete, and drives meanwhile if nobody else does.
-    pub(super) fn attend(&self, slot: &Arc<Slot>) {
+    /// Waits until a slot is complete, or it is `latest`, and drives meanwhile if nobody else does.
+    pub(super) fn attend(&self, slot: &Arc<Slot>, latest: Option<Instant>) {
         let inbox = &self.shared.inbox;
         while !slot.is_complete() {
             match inbox.lead(slot) {
-                Lead::Yours => self.lead(|_| slot.is_complete()),
+                Lead::Yours => self.lead(latest, |_| slot.is_complete()),
                 Lead::Others => {
-                    slot.until_complete_or_nudged();
+                    slot.until_complete_or_nudged(latest);
                     inbox.disclaim(slot);
                 }
+                // Every call has its end then, or is just told it.
                 Lead::Closed => return slot.until_complete(),
+            }
+            if latest.is_some_and(|latest| latest <= Instant::now()) {
+                return;
             }
         }
     }
@@ -323,21 +356,33 @@ impl Desk {
     /// Sends what lies in the inbox, and takes what has come, if nobody else does. Does not wait.
     pub(super) fn send_off(&self) {
         if self.shared.inbox.lead_if_needed() {
-            self.lead(|_| true);
+            self.lead(None, |_| true);
         }
     }
 
-    fn lead(&self, is_done: impl Fn(&Driver) -> bool) {
+    /// As [`Desk::send_off`], for who looks whether a call has ended: also where nothing lies in the inbox, and not every time.
+    pub(super) fn look(&self) {
+        if self.shared.inbox.lead_to_look(Instant::now()) {
+            self.lead(None, |_| true);
+        }
+    }
+
+    fn lead(&self, latest: Option<Instant>, is_done: impl Fn(&Driver) -> bool) {
         let panicking = EndsAll(self);
         let mut place = self.driver();
-        let is_idle = place.as_mut().is_none_or(|driver| {
-            driver.drive(is_done);
-            driver.session.is_idle()
+        let left = place.as_mut().map_or_else(nothing_left, |driver| {
+            driver.drive(latest, is_done);
+            driver.left()
         });
         drop(place);
         std::mem::forget(panicking);
-        self.shared.inbox.hand_over(is_idle);
+        self.shared.inbox.hand_over(left);
     }
+}
+
+/// For an inbox that is closed.
+fn nothing_left() -> Left {
+    Left { at: Instant::now(), is_idle: true, has_room: false }
 }
 
 /// Whoever calls a client whose driver has ended, be it by a panic, is told so.
@@ -347,10 +392,10 @@ impl Drop for EndsAll<'_> {
     fn drop(&mut self) {
         let inbox = &self.0.shared.inbox;
         inbox.close();
-        drop(inbox.take());
+        inbox.take(&mut Mail::default());
         drop(self.0.driver().take());
         // The thread has nothing left to drive, and ends.
-        inbox.hand_over(true);
+        inbox.hand_over(nothing_left());
     }
 }
 

@@ -1,11 +1,21 @@
 //! Who drives: callers and the client's own thread take it from each other without losing or doubling anything.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use super::super::{ClientError, practice};
+use kvbroker_protocol::Answer;
+
+use super::super::fake::{Act, FakeBroker, Place, ok};
+use super::super::session::EAGER_MESSAGES;
+use super::super::{Client, ClientError, ConnectOptions, practice};
+use crate::catalog::CatalogList;
 
 const THREADS: usize = 6;
 const CALLS: usize = 1_500;
+
+fn options(place: &Place) -> ConnectOptions {
+    ConnectOptions::new().dirs(place.dirs.clone()).catalogs(CatalogList::none()).timeout(Duration::from_secs(20))
+}
 
 /// Blocking calls lead and hand over; tickets that nobody waits for yet need the client's thread; all at once.
 #[test]
@@ -79,4 +89,81 @@ fn a_close_ends_every_call_whoever_drives() {
         });
         assert!(matches!(client.incr("sum", 1), Err(ClientError::Closed)));
     }
+}
+
+/// What a fake broker has been sent: the number of operations of each message.
+fn sent(broker: &FakeBroker) -> Vec<usize> {
+    broker.requests.lock().unwrap().iter().map(|request| request.operations.as_slice().len()).collect()
+}
+
+fn until_sent(broker: &FakeBroker, messages: usize) -> Vec<usize> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let sent = sent(broker);
+        if sent.len() >= messages {
+            return sent;
+        }
+        assert!(Instant::now() < deadline, "{messages} messages: {sent:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Without anybody who waits, and without the client's thread, an operation is on its way when it was submitted.
+#[test]
+fn who_submits_and_does_not_wait_sends() {
+    let place = Place::new();
+    let broker = place.broker(1, |_| Act::Ignore);
+    let client = Client::connect_with("lab", options(&place).alone()).unwrap();
+    let mut pipeline = client.pipeline();
+    let mut tickets = Vec::new();
+    for messages in 1..=EAGER_MESSAGES {
+        tickets.push(pipeline.incr("sum", 1));
+        assert_eq!(until_sent(&broker, messages), vec![1; messages]);
+    }
+    drop(tickets);
+}
+
+/// Looking at a ticket is enough for it to become ready.
+#[test]
+fn who_polls_a_ticket_sees_progress() {
+    let place = Place::new();
+    let _broker = place.broker(1, |_| ok(Answer::Integer(1)));
+    let client = Client::connect_with("lab", options(&place).alone()).unwrap();
+    let mut pipeline = client.pipeline();
+    let tickets: Vec<_> = (0..100).map(|_| pipeline.incr("sum", 1)).collect();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for ticket in tickets {
+        while !ticket.is_ready() {
+            assert!(Instant::now() < deadline, "nobody drives");
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(client.outstanding(), 0);
+}
+
+/// Where tickets are waited for, what was submitted since the last wait is one array.
+#[test]
+fn who_waits_packs() {
+    let place = Place::new();
+    let broker = place.broker(1, |_| ok(Answer::Integer(1)));
+    let client = Client::connect_with("lab", options(&place).alone()).unwrap();
+    let mut pipeline = client.pipeline();
+    let mut round = || {
+        let before = sent(&broker).len();
+        let tickets: Vec<_> = (0..64).map(|_| pipeline.incr("sum", 1)).collect();
+        tickets.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+        sent(&broker)[before..].to_vec()
+    };
+    // Nothing is known of waits yet.
+    assert_eq!(round()[0], 1);
+    // It is when one has found operations that were not sent, and there is nobody else to send all of them.
+    let is_packed = (0..100).any(|_| round() == [64]);
+    assert!(is_packed);
+    (0..5).for_each(|_| assert_eq!(round(), [64]));
+    let before = sent(&broker).len();
+    // Who will not wait says so.
+    let ticket = pipeline.incr("sum", 1);
+    pipeline.flush();
+    assert_eq!(until_sent(&broker, before + 1).last(), Some(&1));
+    ticket.wait().unwrap();
 }

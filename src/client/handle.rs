@@ -13,7 +13,7 @@ use super::bell::Bell;
 use super::connection::{Connection, Route};
 use super::driver::{Desk, Shared};
 use super::error::ClientError;
-use super::inbox::{Inbox, Submission, Urgency};
+use super::inbox::{Submission, Urgency};
 use super::options::ConnectOptions;
 use super::progress::Progress;
 use super::session::{Asked, GaveUp, RequestId};
@@ -118,18 +118,18 @@ impl Client {
         lookup.want_broker(hello.broker);
         // From now on lookups are made on threads that nobody watches.
         lookup.ask_nobody();
-        let inbox = Inbox::new().map_err(ClientError::System)?;
+        let inbox = options.inbox().map_err(ClientError::System)?;
         let route = connection.route().clone();
+        let (timeout, has_thread) = (options.timeout, options.has_thread());
         let shared = Arc::new(Shared::new(context, options.notices, inbox, lookup, route));
         let desk = Arc::new(Desk::new(Arc::clone(&shared), connection));
-        let thread = std::thread::Builder::new().name("kv-client".into());
-        let thread = thread
-            .spawn({
-                let desk = Arc::clone(&desk);
-                move || desk.run()
-            })
-            .map_err(ClientError::System)?;
-        let handle = Handle { shared, desk, timeout: options.timeout, hello, explanation, thread: Mutex::new(Some(thread)) };
+        let run = {
+            let desk = Arc::clone(&desk);
+            move || desk.run()
+        };
+        let thread = has_thread.then(|| std::thread::Builder::new().name("kv-client".into()).spawn(run));
+        let thread = Mutex::new(thread.transpose().map_err(ClientError::System)?);
+        let handle = Handle { shared, desk, timeout, hello, explanation, thread };
         Ok(Client { handle: Arc::new(handle) })
     }
 
@@ -206,7 +206,7 @@ impl Client {
         let described = tracing::enabled!(target: "kvbroker::client", Level::TRACE).then(|| describe(&operations));
         let slot = Slot::new(operations.as_slice().len());
         self.submit_to(&slot, operations.as_slice(), start, timeout, Urgency::Waits);
-        self.handle.desk.attend(&slot);
+        self.handle.desk.attend(&slot, None);
         let outcomes = self.outcomes(slot.wait(), timeout);
         let outcomes = match operations {
             Operations::One(_) => outcomes.and_then(|mut outcomes| outcomes.pop().ok_or(ClientError::Closed)).map(Outcomes::One),
@@ -221,17 +221,24 @@ impl Client {
         Ok(Reply { id: None, form: Form::Compact, retry_safe: None, outcomes: outcomes? })
     }
 
-    /// Hands an operation in, as soon as there is room, for somebody who will wait for its end later.
-    pub(super) fn submit(&self, slot: &Arc<Slot>, asked: Result<Asked, Failure>, timeout: Option<Duration>) {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        if self.submit_one(slot, 0, asked, deadline, Urgency::Soon) {
+    /// Hands an operation in, as soon as there is room, for somebody who will wait for its end later. `lying`: its bytes, if it has none of
+    /// its own.
+    pub(super) fn submit(&self, slot: &Arc<Slot>, asked: Result<Asked, Failure>, lying: &[u8], timeout: Option<Duration>) {
+        let now = Instant::now();
+        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
+        if self.submit_one(slot, 0, asked, lying, Times { now, deadline }, Urgency::Soon) {
             self.handle.desk.send_off();
         }
     }
 
     /// Waits until a slot is complete, and drives meanwhile if nobody else does.
     pub(super) fn attend(&self, slot: &Arc<Slot>) {
-        self.handle.desk.attend(slot);
+        self.handle.desk.attend(slot, None);
+    }
+
+    /// The same, for so long at most.
+    pub(super) fn attend_for(&self, slot: &Arc<Slot>, time: Duration) {
+        self.handle.desk.attend(slot, Instant::now().checked_add(time));
     }
 
     /// Hands one operation in whose end rings a bell, for who has other things to wait for as well. None: so much is outstanding that
@@ -245,6 +252,11 @@ impl Client {
         Some(slot)
     }
 
+    /// Takes what has come and sends what can be sent, if nobody drives and it was not just done. Does not wait.
+    pub(super) fn look(&self) {
+        self.handle.desk.look();
+    }
+
     /// Sends what was handed in, if nobody drives who does it. Does not wait.
     pub(super) fn send_off(&self) {
         self.handle.desk.send_off();
@@ -253,7 +265,7 @@ impl Client {
     fn submit_to(&self, slot: &Arc<Slot>, operations: &[Operation], start: Instant, timeout: Option<Duration>, urgency: Urgency) {
         let deadline = timeout.and_then(|timeout| start.checked_add(timeout));
         for (index, operation) in operations.iter().enumerate() {
-            self.submit_one(slot, index, Asked::new(operation), deadline, urgency);
+            self.submit_one(slot, index, Asked::new(operation), &[], Times { now: start, deadline }, urgency);
         }
     }
 
@@ -263,13 +275,14 @@ impl Client {
         slot: &Arc<Slot>,
         index: usize,
         asked: Result<Asked, Failure>,
-        deadline: Option<Instant>,
+        lying: &[u8],
+        Times { now, deadline }: Times,
         urgency: Urgency,
     ) -> bool {
         match asked {
             Ok(asked) => {
                 let token = Token::new(slot, index, asked.bytes());
-                self.handle.shared.inbox.submit(Submission { asked, deadline, token }, urgency)
+                self.handle.shared.inbox.submit(Submission { asked, deadline, token }, lying, urgency, now)
             }
             Err(failure) => {
                 Token::new(slot, index, 0).complete(Err(GaveUp::OverLimit(failure)));
@@ -343,6 +356,13 @@ impl Client {
         }
         Ok(Some(socket))
     }
+}
+
+/// When a call is handed in, and when it ends at the latest.
+#[derive(Clone, Copy)]
+struct Times {
+    now: Instant,
+    deadline: Option<Instant>,
 }
 
 /// The first operation's verb and key, for the log; values never.

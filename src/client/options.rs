@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kvbroker_protocol::BrokerId;
 
+use super::inbox::Inbox;
 use super::progress::Notices;
 use crate::catalog::CatalogList;
 use crate::lookup::{Address, Lookup, LookupError, NewKeys, Target, TrustOptions, Wanted};
@@ -29,6 +30,9 @@ pub struct ConnectOptions {
     endpoint: Option<String>,
     catalogs: Option<CatalogList>,
     dirs: Option<Dirs>,
+    /// Nobody but callers drives the client, and they are expected to wait.
+    #[cfg(test)]
+    is_alone: bool,
 }
 
 impl Default for ConnectOptions {
@@ -62,7 +66,36 @@ impl ConnectOptions {
             endpoint: None,
             catalogs: None,
             dirs: None,
+            #[cfg(test)]
+            is_alone: false,
         }
+    }
+
+    /// Without a thread of the client's own, so that a test sees what callers do by themselves.
+    #[cfg(test)]
+    pub(super) fn alone(mut self) -> Self {
+        self.is_alone = true;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_thread(&self) -> bool {
+        !self.is_alone
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn has_thread(&self) -> bool {
+        true
+    }
+
+    /// # Errors
+    /// No more file descriptors.
+    pub(super) fn inbox(&self) -> std::io::Result<Inbox> {
+        #[cfg(test)]
+        if self.is_alone {
+            return Inbox::patient();
+        }
+        Inbox::new()
     }
 
     /// How long connecting and each call may take. None: for ever.

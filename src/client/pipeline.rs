@@ -2,7 +2,8 @@
 //!
 //! - An operation is handed in when [`Pipeline::submit`] returns; its [`Ticket`] waits for the outcome. Tickets may be waited for in
 //!   any order, or dropped: the operation is done all the same.
-//! - Operations leave together: when a ticket is waited for, when some hundreds are there, or else after some milliseconds.
+//! - A program that does not wait for tickets has each operation sent when it is submitted, by the submitting thread. In one that submits
+//!   some and waits, and again, operations leave together: at the wait, when some hundreds are there, or else after some milliseconds.
 //! - A pipeline's operations are done in their order, across restarts of the broker too.
 //! - So many may be outstanding and no more: `submit` waits for the oldest one then.
 
@@ -31,10 +32,12 @@ pub struct Pipeline {
     outstanding: VecDeque<Arc<Slot>>,
     /// Slots that nobody looks at any more, to be used again.
     spare: Vec<Arc<Slot>>,
+    /// Where a short operation is encoded.
+    lying: Vec<u8>,
 }
 
 /// So many slots are kept to be used again.
-const SPARE_MAX: usize = 64;
+const SPARE_MAX: usize = 1_024;
 
 /// The outcome of a submitted operation, to be waited for.
 #[derive(Debug)]
@@ -67,6 +70,7 @@ impl Client {
             depth: PIPELINE_DEPTH,
             outstanding: VecDeque::new(),
             spare: Vec::new(),
+            lying: Vec::new(),
         }
     }
 }
@@ -104,7 +108,7 @@ impl Pipeline {
             }
         }
         let slot = self.spare.pop().unwrap_or_else(|| Slot::new(1));
-        self.client.submit(&slot, asked, self.timeout);
+        self.client.submit(&slot, asked, &self.lying, self.timeout);
         self.outstanding.push_back(Arc::clone(&slot));
         Ticket { client: self.client.clone(), slot, timeout: self.timeout }
     }
@@ -121,12 +125,14 @@ impl Pipeline {
 
     /// Stores a value.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: Stored) -> Ticket {
-        self.submit_asked(Asked::put(key.as_ref(), &value))
+        let asked = Asked::put(key.as_ref(), &value, &mut self.lying);
+        self.submit_asked(asked)
     }
 
     /// Reads a value; the answer is [`Answer::Value`], and `not_found` is a failure here.
     pub fn get(&mut self, key: impl AsRef<[u8]>) -> Ticket {
-        self.submit_asked(Asked::get(key.as_ref()))
+        let asked = Asked::get(key.as_ref(), &mut self.lying);
+        self.submit_asked(asked)
     }
 
     /// Adds to an integer; the answer is [`Answer::Integer`].
@@ -137,6 +143,12 @@ impl Pipeline {
     /// Removes a key; `not_found` is a failure here.
     pub fn del(&mut self, key: impl AsRef<[u8]>) -> Ticket {
         self.submit(Operation::Del { key: key.as_ref().to_vec(), return_old: false, condition: None })
+    }
+
+    /// Sends what was submitted and lies here still, as far as it may leave before others are answered; for who has waited for tickets until
+    /// now, and will do something else next. Does not wait.
+    pub fn flush(&mut self) {
+        self.client.send_off();
     }
 
     /// Waits until every operation has its outcome. What the outcomes are, the tickets say.
@@ -155,10 +167,24 @@ impl Drop for Pipeline {
 }
 
 impl Ticket {
-    /// True if [`Ticket::wait`] will not wait.
+    /// True if [`Ticket::wait`] will not wait. Who asks again and again needs nobody else: from time to time such a look sends what was
+    /// submitted, and takes what has come. It never waits.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.slot.is_complete()
+        self.slot.is_complete() || {
+            self.client.look();
+            self.slot.is_complete()
+        }
+    }
+
+    /// Waits for the outcome, so long at most; true if it is there, and [`Ticket::wait`] will not wait. For programs that have other things to do
+    /// at certain times.
+    #[must_use]
+    pub fn is_ready_within(&self, time: Duration) -> bool {
+        self.slot.is_complete() || {
+            self.client.attend_for(&self.slot, time);
+            self.slot.is_complete()
+        }
     }
 
     /// Waits for the answer; gives it with the revision.

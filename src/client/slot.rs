@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kvbroker_protocol::Outcome;
 
@@ -95,12 +96,17 @@ impl Slot {
         drop(self.complete_state());
     }
 
-    /// Waits for all ends, or until somebody nudges; true: the ends are there.
-    pub(super) fn until_complete_or_nudged(&self) -> bool {
+    /// Waits for all ends, or until somebody nudges or it is `latest`; true: the ends are there.
+    pub(super) fn until_complete_or_nudged(&self, latest: Option<Instant>) -> bool {
         let mut state = self.lock();
         while state.missing > 0 && !state.is_nudged {
+            let left = latest.map(|latest| latest.saturating_duration_since(Instant::now()));
             state.is_awaited = true;
-            state = self.complete.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match left {
+                None => self.complete.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(left) => self.complete.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
         state.is_nudged = false;
         state.missing == 0

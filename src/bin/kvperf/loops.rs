@@ -2,22 +2,18 @@
 //!
 //! - **Closed**: the next request is made when a reply was read. With a pipeline so many operations are outstanding, and the
 //!   library puts them into as few messages as makes sense.
-//! - **Open**: operations are sent when they are due, whatever replies do. One thread sends, one reads; a latency counts from when
-//!   the operation was due. Clients take turns: their operations are spread evenly over time.
+//! - **Open**: operations are sent when they are due, whatever replies do; in between, one thread waits for both, the next operation's time
+//!   and replies. A latency counts from when the operation was due. Clients take turns: their operations are spread evenly over time.
 //! - What is timed is the library's call. Making operations and checking answers lies outside of latencies and inside of rates.
 //! - Replies are read in the order of their requests: one that came before its turn counts as read when its turn comes.
 //! - A loop ends with nothing outstanding, also where it fails or is stopped: nothing is written after it.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvbroker::client::{Client, ClientError, Pipeline, Ticket};
 use kvbroker::exit::Exit;
-use kvbroker_protocol::limits::SESSION_WINDOW;
 use kvbroker_protocol::{ErrorCode, Operation, Operations, Outcome};
 
 use crate::client::is_stopped;
@@ -29,10 +25,8 @@ use crate::trouble::Trouble;
 
 /// An operation that is sent later than this after it was due is late.
 const LATE_NS: u64 = 1_000_000;
-/// How long a sender sleeps at most before it looks whether it shall end.
+/// How long an open loop waits at most before it looks whether it shall end.
 const LOOK: Duration = Duration::from_millis(50);
-/// Operations that were sent and whose turn to be read has not come.
-const SENT_MAX: usize = 2 * SESSION_WINDOW;
 
 /// What a stage is to be for one client.
 #[derive(Clone, Copy, Debug)]
@@ -264,26 +258,14 @@ fn fly(
     }
 }
 
-/// What sender and reader of an open loop share. An operation is sent while the workload is locked, so that operations are sent in
-/// the order in which they were asked for.
-struct Shared<'a> {
-    workload: Mutex<&'a mut Workload>,
-    has_failed: AtomicBool,
-}
-
-impl<'a> Shared<'a> {
-    fn lock(&self) -> MutexGuard<'_, &'a mut Workload> {
-        self.workload.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What became of a schedule.
-#[derive(Default)]
-struct Sent {
+struct Flown {
     due: u64,
     sent: u64,
     late: u64,
     is_stopped: bool,
+    /// From when operations were sent.
+    from_sent: Latencies,
 }
 
 /// On schedule, whatever replies do. None: it was stopped.
@@ -297,113 +279,73 @@ pub(crate) fn open(
     schedule: &Schedule,
     recorder: &mut Recorder,
 ) -> Result<Option<Kept>, Trouble> {
-    let shared = Shared { workload: Mutex::new(workload), has_failed: AtomicBool::new(false) };
-    let (to, from) = sync_channel(SENT_MAX);
-    std::thread::scope(|scope| {
-        let reader = std::thread::Builder::new().name("reader".into());
-        let reader = reader.spawn_scoped(scope, || read(client, &shared, course, from, recorder));
-        let reader = reader.map_err(|error| Trouble::system("no thread to read replies", error))?;
-        let sent = send(client, &shared, course, schedule, to);
-        let from_sent = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let (Sent { due, sent, late, is_stopped }, from_sent) = (sent?, from_sent?);
-        let unsent = due.saturating_sub(sent);
-        Ok((!is_stopped).then_some(Kept { due, late: late + unsent, unsent, from_sent }))
-    })
-}
-
-fn send(
-    client: &Client,
-    shared: &Shared<'_>,
-    course: &Course,
-    schedule: &Schedule,
-    to: SyncSender<(Flight, Ticket)>,
-) -> Result<Sent, Trouble> {
     // As exact as the system can; without it, operations are up to 50 us late, and their latencies say so.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let mut pipeline = client.pipeline();
-    let mut sent = Sent { due: schedule.due(course), ..Sent::default() };
-    while sent.sent < sent.due {
-        let due_ns = schedule.due_ns(course.at_ns, sent.sent);
-        let now = loop {
-            let now = now_ns();
-            sent.is_stopped = is_stopped();
-            if now >= due_ns || sent.is_stopped || shared.has_failed.load(Ordering::Relaxed) {
-                break now;
-            }
-            std::thread::sleep(Duration::from_nanos(due_ns - now).min(LOOK));
-        };
-        if now >= course.until_ns || sent.is_stopped || shared.has_failed.load(Ordering::Relaxed) {
-            break;
-        }
-        let mut workload = shared.lock();
-        let Some(ask) = workload.next(course.stage) else {
-            // Nothing is left to do it with: no more is due.
-            sent.due = sent.sent;
-            break;
-        };
-        let operation = workload.operation(ask)?;
-        let sent_ns = now_ns();
-        let ticket = pipeline.submit(operation);
-        drop(workload);
-        sent.sent += 1;
-        sent.late += u64::from(sent_ns.saturating_sub(due_ns) > LATE_NS);
-        if to.send((Flight { ask, whole: ask, since_ns: due_ns, sent_ns }, ticket)).is_err() {
-            break;
-        }
-    }
-    drop(to);
+    let flown = keep_schedule(&mut pipeline, workload, course, schedule, recorder);
     pipeline.wait_all();
-    Ok(sent)
+    let Flown { due, sent, late, is_stopped, from_sent } = flown?;
+    let unsent = due.saturating_sub(sent);
+    Ok((!is_stopped).then_some(Kept { due, late: late + unsent, unsent, from_sent }))
 }
 
-/// Reads what comes, to the end. Gives latencies from when operations were sent.
-fn read(
-    client: &Client,
-    shared: &Shared<'_>,
-    course: &Course,
-    from: Receiver<(Flight, Ticket)>,
-    recorder: &mut Recorder,
-) -> Result<Latencies, Trouble> {
-    let mut pipeline = client.pipeline();
-    let result = read_all(&mut pipeline, shared, course, &from, recorder);
-    shared.has_failed.store(result.is_err(), Ordering::Relaxed);
-    // The sender may wait for room.
-    drop(from);
-    pipeline.wait_all();
-    result
-}
-
-fn read_all(
+/// Sends what is due, and reads what has come until the next operation is.
+fn keep_schedule(
     pipeline: &mut Pipeline,
-    shared: &Shared<'_>,
+    workload: &mut Workload,
     course: &Course,
-    from: &Receiver<(Flight, Ticket)>,
+    schedule: &Schedule,
     recorder: &mut Recorder,
-) -> Result<Latencies, Trouble> {
-    let mut from_sent = Latencies::new();
+) -> Result<Flown, Trouble> {
+    let due = schedule.due(course);
+    let mut flown = Flown { due, sent: 0, late: 0, is_stopped: false, from_sent: Latencies::new() };
     let mut flights: VecDeque<(Flight, Ticket)> = VecDeque::new();
+    let mut is_over = false;
     loop {
-        if flights.is_empty() {
-            match from.recv() {
-                Ok(flight) => flights.push_back(flight),
-                Err(_) => return Ok(from_sent),
+        flown.is_stopped |= is_stopped();
+        is_over |= flown.is_stopped || flown.sent >= flown.due;
+        let mut left = LOOK;
+        if !is_over {
+            let (due_ns, now) = (schedule.due_ns(course.at_ns, flown.sent), now_ns());
+            if now >= course.until_ns {
+                is_over = true;
+            } else if now < due_ns {
+                left = LOOK.min(Duration::from_nanos(due_ns - now));
+            } else if let Some(ask) = workload.next(course.stage) {
+                let operation = workload.operation(ask)?;
+                let sent_ns = now_ns();
+                flights.push_back((Flight { ask, whole: ask, since_ns: due_ns, sent_ns }, pipeline.submit(operation)));
+                flown.sent += 1;
+                flown.late += u64::from(sent_ns.saturating_sub(due_ns) > LATE_NS);
+                // The next one may be due as well, but what has come meanwhile is read first.
+                left = Duration::ZERO;
+            } else {
+                // Nothing is left to do it with: no more is due.
+                flown.due = flown.sent;
+                is_over = true;
             }
         }
-        flights.extend(from.try_iter());
+        let is_ready = match flights.front() {
+            Some((_, ticket)) if left.is_zero() => ticket.is_ready(),
+            Some((_, ticket)) => ticket.is_ready_within(left),
+            None if is_over => return Ok(flown),
+            None => {
+                std::thread::sleep(left);
+                false
+            }
+        };
+        if !is_ready {
+            continue;
+        }
         let Some((flight, ticket)) = flights.pop_front() else { continue };
         let outcome = ticket.outcome();
         let now = now_ns();
-        let mut workload = shared.lock();
-        match land(&mut workload, flight.ask, outcome, course.tolerant)? {
+        match land(workload, flight.ask, outcome, course.tolerant)? {
             Landed::Done { rows } => {
-                drop(workload);
-                from_sent.record(now.saturating_sub(flight.sent_ns), 1);
+                flown.from_sent.record(now.saturating_sub(flight.sent_ns), 1);
                 recorder.record(flight.ended(course, now, rows));
             }
-            Landed::Next(ask) => {
-                let ticket = pipeline.submit(workload.operation(ask)?);
-                flights.push_back((Flight { ask, ..flight }, ticket));
-            }
+            Landed::Next(ask) => flights.push_back((Flight { ask, ..flight }, pipeline.submit(workload.operation(ask)?))),
             Landed::Unanswered => {}
         }
     }

@@ -11,6 +11,9 @@ pub(super) const HEADER_BYTES: usize = 128;
 /// What an operation takes beside its key and value, with room to spare.
 const SHORT_BYTES: usize = 24;
 
+/// An operation of at most so many bytes lies with others in one piece of memory. A longer one has its own, and is not copied.
+pub(super) const LYING_BYTES_MAX: usize = 1_024;
+
 /// How well an operation gets on with others in an array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Company {
@@ -27,7 +30,10 @@ pub(super) enum Company {
 /// An operation as it is sent, with what its answer looks like.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    /// The operation as it is sent. Empty: it lies among others, where the call is.
     pub(super) body: Vec<u8>,
+    /// Its length.
+    length: usize,
     pub(super) expect: Expect,
     pub(super) mutation: bool,
     pub(super) weight: usize,
@@ -45,6 +51,7 @@ impl Asked {
         encode_operation(operation, &mut body);
         check(&body)?;
         Ok(Asked {
+            length: body.len(),
             body,
             expect: operation.expects(),
             mutation: operation.is_mutation(),
@@ -54,20 +61,21 @@ impl Asked {
         })
     }
 
-    /// As [`Asked::new`] with a get of this key, which need not be copied first.
-    pub(crate) fn get(key: &[u8]) -> Result<Asked, Failure> {
-        let mut body = Vec::with_capacity(key.len() + SHORT_BYTES);
-        encode_get(key, &mut body);
-        check(&body)?;
-        Ok(Asked { body, expect: Expect::Value, mutation: false, weight: 1, regexes: 0, company: Company::Reads })
+    /// As [`Asked::new`] with a get of this key, which need not be copied first. A short one is written into `lying`.
+    pub(crate) fn get(key: &[u8], lying: &mut Vec<u8>) -> Result<Asked, Failure> {
+        let (body, length) = write(key.len(), lying, |body| encode_get(key, body))?;
+        Ok(Asked { body, length, expect: Expect::Value, mutation: false, weight: 1, regexes: 0, company: Company::Reads })
     }
 
-    /// As [`Asked::new`] with a put without conditions.
-    pub(crate) fn put(key: &[u8], value: &Stored) -> Result<Asked, Failure> {
-        let mut body = Vec::with_capacity(key.len() + value.as_bytes().len() + SHORT_BYTES);
-        encode_put(key, value, &mut body);
-        check(&body)?;
-        Ok(Asked { body, expect: Expect::Done, mutation: true, weight: 1, regexes: 0, company: Company::Any })
+    /// As [`Asked::new`] with a put without conditions. A short one is written into `lying`.
+    pub(crate) fn put(key: &[u8], value: &Stored, lying: &mut Vec<u8>) -> Result<Asked, Failure> {
+        let (body, length) = write(key.len() + value.as_bytes().len(), lying, |body| encode_put(key, value, body))?;
+        Ok(Asked { body, length, expect: Expect::Done, mutation: true, weight: 1, regexes: 0, company: Company::Any })
+    }
+
+    /// True if its bytes lie among those of others.
+    pub(crate) fn lies(&self) -> bool {
+        self.body.is_empty()
     }
 
     pub(super) fn noop() -> Asked {
@@ -82,9 +90,26 @@ impl Asked {
     /// Its length on the wire, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.body.len()
+        self.length
     }
 }
+
+/// The body of an operation, empty if it is in `lying`, where nothing else is; and its length.
+fn write(content_bytes: usize, lying: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(Vec<u8>, usize), Failure> {
+    lying.clear();
+    if content_bytes + SHORT_BYTES <= LYING_BYTES_MAX {
+        encode(lying);
+        return Ok((Vec::new(), lying.len()));
+    }
+    let mut body = Vec::with_capacity(content_bytes + SHORT_BYTES);
+    encode(&mut body);
+    check(&body)?;
+    let length = body.len();
+    Ok((body, length))
+}
+
+const _: () =
+    assert!(16 * LYING_BYTES_MAX + HEADER_BYTES <= MESSAGE_BYTES_MAX, "what lies is never too long, however it is encoded");
 
 fn check(body: &[u8]) -> Result<(), Failure> {
     let bytes = body.len() + HEADER_BYTES;

@@ -28,9 +28,10 @@
 //! refusal was lost, and nothing else of the connection, may be overtaken by a read that was in flight with it. With a broker that
 //! does not remember replies (`retry_safe` is false), a mutation in flight when the connection ends is unknown at once.
 //!
-//! The rooms: `call` one encoded operation, `numbers` the window, `pack` what goes into the next message, `replies` what
+//! The rooms: `call` one encoded operation, `bodies` where its bytes lie, `numbers` the window, `pack` what goes into the next message, `replies` what
 //! answers mean.
 
+mod bodies;
 mod call;
 mod numbers;
 mod pack;
@@ -43,8 +44,9 @@ use std::time::{Duration, Instant};
 use kvbroker_protocol::limits::{RETRY_AFTER_MS, SESSION_WINDOW};
 use kvbroker_protocol::{BrokerId, Expect, Failure, Header, HelloAnswer, Operation, Outcome, ReplyError, SessionId};
 
+use bodies::Bodies;
 pub use call::Asked;
-use call::Call;
+use call::{Call, LYING_BYTES_MAX};
 use numbers::Numbers;
 pub use pack::{COLLECT_FOR, EAGER_MESSAGES};
 pub use request_id::{RequestId, RequestIdError};
@@ -159,6 +161,7 @@ enum Link {
 #[derive(Debug)]
 struct Flight<T> {
     calls: Vec<Call<T>>,
+    bodies: Bodies,
     sent_at: Instant,
     bytes: usize,
 }
@@ -173,6 +176,16 @@ impl<T> Flight<T> {
             Expect::Events(wait_ms) => PATIENCE + Duration::from_millis(*wait_ms),
             _ => PATIENCE,
         }
+    }
+
+    /// Its calls part, each with its bytes.
+    fn part(&mut self) {
+        bodies::part(self.calls.iter_mut(), &mut self.bodies);
+    }
+
+    fn into_calls(mut self) -> Vec<Call<T>> {
+        self.part();
+        self.calls
     }
 
     /// True if it waits for changes at the broker.
@@ -197,11 +210,14 @@ pub struct Session<T> {
     got: Option<u64>,
     /// Never sent, in order.
     queue: VecDeque<Call<T>>,
+    queue_bodies: Bodies,
     queue_bytes: usize,
     queue_weight: usize,
     /// To be sent again, in order once nothing is in flight; all of it comes before `queue`.
     again: VecDeque<Call<T>>,
     flights: BTreeMap<u64, Flight<T>>,
+    /// Lists of flights that have ended, to be used again.
+    spare: Vec<Vec<Call<T>>>,
     flight_bytes: usize,
     /// How many of these wait for changes at the broker.
     waiting: usize,
@@ -244,10 +260,12 @@ impl<T> Session<T> {
             next_order: 1,
             got: None,
             queue: VecDeque::new(),
+            queue_bodies: Bodies::default(),
             queue_bytes: 0,
             queue_weight: 0,
             again: VecDeque::new(),
             flights: BTreeMap::new(),
+            spare: Vec::new(),
             flight_bytes: 0,
             waiting: 0,
             live: 0,
@@ -280,8 +298,32 @@ impl<T> Session<T> {
         self.live == 0 && (self.link != Link::Up || (self.flights.is_empty() && self.again.is_empty()))
     }
 
+    /// True if a call that begins now is sent with the next poll.
+    #[must_use]
+    pub fn sends_at_once(&self, now: Instant) -> bool {
+        let is_paused = self.paused_until.is_some_and(|at| at > now);
+        let is_held = is_paused || self.regroups || self.is_over || !self.queue.is_empty() || !self.again.is_empty();
+        self.link == Link::Up && !is_held && self.flights.len() - self.waiting < EAGER_MESSAGES
+    }
+
     /// Starts a call that ends at the latest at `deadline` (None: never by itself).
-    pub fn begin(&mut self, now: Instant, asked: Asked, deadline: Option<Instant>, token: T) {
+    pub fn begin(&mut self, now: Instant, mut asked: Asked, deadline: Option<Instant>, token: T) {
+        if asked.bytes() <= LYING_BYTES_MAX {
+            let body = std::mem::take(&mut asked.body);
+            self.begin_lying(now, asked, &body, deadline, token);
+        } else {
+            self.begin_call(now, asked, deadline, token);
+        }
+    }
+
+    /// As [`Session::begin`] with an operation whose bytes are here.
+    pub(super) fn begin_lying(&mut self, now: Instant, asked: Asked, body: &[u8], deadline: Option<Instant>, token: T) {
+        debug_assert!(asked.lies() && asked.bytes() == body.len());
+        self.queue_bodies.push(body);
+        self.begin_call(now, asked, deadline, token);
+    }
+
+    fn begin_call(&mut self, now: Instant, asked: Asked, deadline: Option<Instant>, token: T) {
         self.queue_bytes += asked.bytes();
         self.queue_weight += asked.weight;
         if self.live == 0
@@ -383,7 +425,7 @@ impl<T> Session<T> {
         self.flight_bytes = 0;
         self.waiting = 0;
         for (_, flight) in std::mem::take(&mut self.flights) {
-            for mut call in flight.calls {
+            for mut call in flight.into_calls() {
                 call.may_have_run |= call.asked.mutation;
                 self.come_back(call);
             }
@@ -392,6 +434,7 @@ impl<T> Session<T> {
 
     /// A call is to be sent again, as far as somebody waits for it or its number must be filled.
     fn come_back(&mut self, mut call: Call<T>) {
+        debug_assert!(!call.asked.lies(), "it has taken its bytes along");
         if call.token.is_none() {
             if !call.asked.mutation {
                 return;
@@ -437,7 +480,7 @@ impl<T> Session<T> {
     /// The message that was handed out last could not be sent.
     pub fn not_sent(&mut self, id: u64) {
         if let Some(flight) = self.take_flight(id) {
-            flight.calls.into_iter().for_each(|call| self.come_back(call));
+            flight.into_calls().into_iter().for_each(|call| self.come_back(call));
         }
     }
 
@@ -475,9 +518,10 @@ impl<T> Session<T> {
         Some(body)
     }
 
-    /// The calls that have ended since the last look, as [`Session::poll`] would give them one by one.
-    pub fn take_finished(&mut self) -> VecDeque<(T, Result<Outcome, GaveUp>)> {
-        std::mem::take(&mut self.finished)
+    /// Puts the calls that have ended since the last look, as [`Session::poll`] would give them one by one, into an empty list.
+    pub fn take_finished(&mut self, empty: &mut VecDeque<(T, Result<Outcome, GaveUp>)>) {
+        debug_assert!(empty.is_empty());
+        std::mem::swap(&mut self.finished, empty);
     }
 
     fn finish(&mut self, token: T, result: Result<Outcome, GaveUp>) {
@@ -498,6 +542,9 @@ impl<T> Session<T> {
     fn expire(&mut self, now: Instant) {
         let is_late = |call: &Call<T>| call.token.is_some() && call.deadline.is_some_and(|at| at <= now);
         let mut ended = Vec::new();
+        if self.queue.iter().any(is_late) {
+            bodies::part(self.queue.iter_mut(), &mut self.queue_bodies);
+        }
         let (bytes, weight) = (&mut self.queue_bytes, &mut self.queue_weight);
         self.queue.retain_mut(|call| {
             let late = is_late(call);

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use kvbroker_protocol::limits::{
     ARRAY_OPERATIONS_MAX, ARRAY_REGEXES_MAX, IN_FLIGHT_BYTES_MAX, MESSAGE_BYTES_MAX, PARKED_PER_CLIENT_MAX, RETRY_AFTER_MS,
 };
-use kvbroker_protocol::{Failure, Header, Outcome, encode_message};
+use kvbroker_protocol::{Failure, Header, Outcome, encode_message_head};
 
+use super::bodies::Bodies;
 use super::call::{Call, Company, HEADER_BYTES};
 use super::{Flight, Session};
 
@@ -120,27 +121,32 @@ impl<T> Session<T> {
             }
         }
         let due = (self.again.len() + self.queue.len()).min(FULL_OPERATIONS);
-        let (mut load, mut calls) = (Load::default(), Vec::with_capacity(due));
+        let (mut load, mut calls) = (Load::default(), self.spare.pop().unwrap_or_default());
+        calls.reserve(due);
         while let Some(call) = pop_if(&mut self.again, |call| load.takes(call, self.numbers.next())) {
             load.add(&call);
             calls.push(call);
         }
+        let mut lying_bytes = 0;
         while self.again.is_empty() {
-            let Some(mut call) = pop_if(&mut self.queue, |call| load.takes(call, self.numbers.next())) else { break };
+            // The first call has a number, as was seen above; another one waits for its turn.
+            let has_number = |call: &Call<T>| !call.asked.mutation || self.numbers.has_room();
+            let takes = |call: &Call<T>| load.takes(call, self.numbers.next()) && has_number(call);
+            let Some(mut call) = pop_if(&mut self.queue, takes) else { break };
             if call.asked.mutation {
-                // The first call has room, as was seen above; another one waits for its turn.
-                let Some(seq) = self.numbers.take() else {
-                    self.queue.push_front(call);
-                    break;
-                };
-                call.seq = Some(seq);
+                call.seq = self.numbers.take();
             }
             self.queue_bytes -= call.asked.bytes();
             self.queue_weight -= call.asked.weight;
+            if call.asked.lies() {
+                lying_bytes += call.asked.bytes();
+            }
             load.add(&call);
             calls.push(call);
         }
-        if calls.is_empty() { Packed::Nothing } else { self.message(now, calls, load.bytes) }
+        let mut bodies = Bodies::default();
+        bodies.push(self.queue_bodies.take(lying_bytes));
+        if calls.is_empty() { Packed::Nothing } else { self.message(now, calls, bodies, load.bytes) }
     }
 
     /// The next call waits for changes, as do so many others that the broker would refuse it.
@@ -150,6 +156,9 @@ impl<T> Session<T> {
             None => self.queue.pop_front().inspect(|call| {
                 self.queue_bytes -= call.asked.bytes();
                 self.queue_weight -= call.asked.weight;
+                if call.asked.lies() {
+                    self.queue_bodies.take(call.asked.bytes());
+                }
             }),
         };
         if let Some(token) = call.and_then(|call| call.token) {
@@ -158,19 +167,39 @@ impl<T> Session<T> {
         }
     }
 
-    fn message(&mut self, now: Instant, calls: Vec<Call<T>>, bytes: usize) -> Packed {
+    fn message(&mut self, now: Instant, calls: Vec<Call<T>>, bodies: Bodies, bytes: usize) -> Packed {
         let id = self.next_id;
         self.next_id += 1;
         let (broker, session) = self.identity.unzip();
         let seq = calls.iter().find_map(|call| call.seq);
         let header = Header { id: Some(id), broker, session, seq, ack: Some(self.numbers.ack()), got: self.got };
         let mut body = Vec::with_capacity(HEADER_BYTES + bytes);
-        encode_message(&header, calls.iter().map(|call| call.asked.body.as_slice()), &mut body);
+        encode_message_head(&header, calls.len(), &mut body);
+        let mut lying = bodies.rest();
+        if lying.len() == bytes {
+            body.extend_from_slice(lying);
+        } else {
+            for call in &calls {
+                let own =
+                    if call.asked.lies() { lying.split_off(..call.asked.bytes()).unwrap_or_default() } else { &call.asked.body };
+                body.extend_from_slice(own);
+            }
+        }
         self.flight_bytes += bytes;
-        let flight = Flight { calls, sent_at: now, bytes };
+        let flight = Flight { calls, bodies, sent_at: now, bytes };
         self.waiting += usize::from(flight.waits());
         self.flights.insert(id, flight);
         Packed::Message { id, body }
+    }
+}
+
+impl<T> Session<T> {
+    /// Keeps an ended flight's list for another one.
+    pub(super) fn keep_spare(&mut self, mut calls: Vec<Call<T>>) {
+        calls.clear();
+        if self.spare.len() < EAGER_MESSAGES && calls.capacity() <= 2 * FULL_OPERATIONS {
+            self.spare.push(calls);
+        }
     }
 }
 

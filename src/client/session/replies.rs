@@ -68,7 +68,7 @@ impl<T> Session<T> {
             self.trouble = Some("the broker sent a reply without an id".into());
             return;
         };
-        let Some(flight) = self.take_flight(id) else { return };
+        let Some(mut flight) = self.take_flight(id) else { return };
         self.losses = 0;
         self.got = self.got.max(Some(id));
         let reply = decode_reply_to(body, flight.calls.iter().map(|call| &call.asked.expect));
@@ -80,21 +80,29 @@ impl<T> Session<T> {
                 self.remembers &= !(numbered && reply.retry_safe == Some(false));
                 reply.outcomes
             }
-            Err(error) => return flight.calls.into_iter().for_each(|call| self.unreadable(call, &error)),
+            Err(error) => return flight.into_calls().into_iter().for_each(|call| self.unreadable(call, &error)),
         };
+        let is_plain = self.came_back.is_none() && outcomes.as_slice().iter().all(|outcome| outcome.result.is_ok());
         match outcomes {
-            Outcomes::Many(outcomes) => {
-                for (call, outcome) in flight.calls.into_iter().zip(outcomes) {
-                    self.judge(call, outcome, several, &mut after);
+            // All of it was done, and so nothing comes back.
+            Outcomes::Many(outcomes) if is_plain => {
+                for (call, outcome) in flight.calls.iter_mut().zip(outcomes) {
+                    self.done(call, outcome);
                 }
+                after.progress = true;
             }
-            // An array that is answered by one failure was refused as a whole.
-            Outcomes::One(outcome) => {
-                for call in flight.calls {
-                    self.judge(call, outcome.clone(), several, &mut after);
+            Outcomes::One(outcome) if is_plain && !several => {
+                if let Some(call) = flight.calls.first_mut() {
+                    self.done(call, outcome);
                 }
+                after.progress = true;
+            }
+            outcomes => {
+                flight.part();
+                self.judge_all(&mut flight.calls, outcomes, several, &mut after);
             }
         }
+        self.keep_spare(flight.calls);
         if after.progress {
             self.busy_row = 0;
         }
@@ -108,6 +116,22 @@ impl<T> Session<T> {
             // It needs a moment to stop, or to be found.
             self.losses = self.losses.max(1);
             self.link_lost(now, why);
+        }
+    }
+
+    fn judge_all(&mut self, calls: &mut Vec<Call<T>>, outcomes: Outcomes, several: bool, after: &mut Aftermath) {
+        match outcomes {
+            Outcomes::Many(outcomes) => {
+                for (call, outcome) in calls.drain(..).zip(outcomes) {
+                    self.judge(call, outcome, several, after);
+                }
+            }
+            // An array that is answered by one failure was refused as a whole.
+            Outcomes::One(outcome) => {
+                for call in calls.drain(..) {
+                    self.judge(call, outcome.clone(), several, after);
+                }
+            }
         }
     }
 
@@ -171,6 +195,10 @@ impl<T> Session<T> {
             return self.come_back(call);
         }
         after.progress = true;
+        self.done(&mut call, outcome);
+    }
+
+    fn done(&mut self, call: &mut Call<T>, outcome: Outcome) {
         self.holes_below = 0;
         if let Some(seq) = call.seq {
             // A filler that was done took the place of what was in doubt.
