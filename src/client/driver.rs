@@ -12,12 +12,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::Outcome;
-
 use super::connection::{Connection, Incoming, Route};
 use super::inbox::{Inbox, KEPT_CALLS, Lead, Left, Mail, Submission};
 use super::progress::{Notices, Progress};
-use super::session::{Action, GaveUp, RequestId, Session};
+use super::session::{Action, RequestId, Session, Told};
 use super::slot::{Slot, Token};
 use crate::lookup::{Looked, Lookup};
 use crate::transport::{Context, wait};
@@ -103,7 +101,7 @@ struct Driver {
     found: (Sender<Found>, Receiver<Found>),
     /// Empty between two looks; kept for their memory, as is the next one.
     mail: Mail,
-    ended: VecDeque<(Token, Result<Outcome, GaveUp>)>,
+    ended: VecDeque<(Token, Told)>,
 }
 
 impl Driver {
@@ -163,7 +161,7 @@ impl Driver {
         let until = loop {
             match self.session.poll(now) {
                 Action::Finished { token, result } => {
-                    ended.push_back((token, result));
+                    ended.push_back((token, result.into()));
                     continue;
                 }
                 Action::Open { until } => {
@@ -189,7 +187,7 @@ impl Driver {
             // Whoever is told that a call has ended must not find it in doubt, or counted.
             self.shared.note_in_doubt(self.session.in_doubt());
             self.shared.inbox.ended(ended.len(), ended.iter().map(|(token, _)| token.bytes).sum());
-            ended.drain(..).for_each(|(token, result)| token.complete(result));
+            ended.drain(..).for_each(|(token, told)| token.complete(told));
         }
         if ended.capacity() <= KEPT_CALLS {
             self.ended = ended;

@@ -320,8 +320,9 @@ impl Client {
 
     pub(super) fn outcome(&self, end: Ended, timeout: Option<Duration>) -> Result<Outcome, ClientError> {
         match end {
-            Ended::Told(Ok(outcome)) => Ok(outcome),
-            Ended::Told(Err(gave_up)) => Err(ClientError::gave_up(gave_up, self.project(), timeout_text(timeout))),
+            Ended::Told(told) => {
+                told.into_result().map_err(|gave_up| ClientError::gave_up(gave_up, self.project(), timeout_text(timeout)))
+            }
             Ended::Closed => Err(ClientError::Closed),
         }
     }

@@ -8,16 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::Outcome;
-
 use super::bell::Bell;
-use super::session::GaveUp;
+use super::session::Told;
 
 /// How one call ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Ended {
     /// With an outcome, or given up by the session.
-    Told(Result<Outcome, GaveUp>),
+    Told(Told),
     /// The client was closed meanwhile.
     Closed,
 }
@@ -171,9 +169,9 @@ impl Token {
         Token { slot: Some(Arc::clone(slot)), index, bytes }
     }
 
-    pub(super) fn complete(mut self, result: Result<Outcome, GaveUp>) {
+    pub(super) fn complete(mut self, told: impl Into<Told>) {
         if let Some(slot) = self.slot.take() {
-            slot.complete(self.index, Ended::Told(result));
+            slot.complete(self.index, Ended::Told(told.into()));
         }
     }
 }
@@ -188,6 +186,7 @@ impl Drop for Token {
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::GaveUp;
     use super::*;
 
     #[test]
@@ -195,14 +194,14 @@ mod tests {
         let slot = Slot::new(2);
         let tokens = [Token::new(&slot, 0, 1), Token::new(&slot, 1, 1)];
         assert!(!slot.is_complete());
-        let given_up = GaveUp::TimedOut { trouble: None };
+        let given_up = Told::from(Err(GaveUp::TimedOut { trouble: None }));
         let waited = std::thread::scope(|scope| {
             let waiter = scope.spawn(|| slot.wait());
             let [first, second] = tokens;
             drop(second);
-            first.complete(Err(given_up.clone()));
+            first.complete(given_up.clone());
             waiter.join().expect("the waiter ends")
         });
-        assert_eq!(waited, [Ended::Told(Err(given_up)), Ended::Closed]);
+        assert_eq!(waited, [Ended::Told(given_up), Ended::Closed]);
     }
 }

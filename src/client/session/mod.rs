@@ -29,7 +29,7 @@
 //! does not remember replies (`retry_safe` is false), a mutation in flight when the connection ends is unknown at once.
 //!
 //! The rooms: `call` one encoded operation, `bodies` where its bytes lie, `numbers` the window, `pack` what goes into the next message, `replies` what
-//! answers mean.
+//! answers mean, `told` how calls ended.
 
 mod bodies;
 mod call;
@@ -37,6 +37,7 @@ mod numbers;
 mod pack;
 mod replies;
 mod request_id;
+mod told;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ use call::{Call, LYING_BYTES_MAX};
 use numbers::Numbers;
 pub use pack::{COLLECT_FOR, EAGER_MESSAGES};
 pub use request_id::{RequestId, RequestIdError};
+pub use told::Told;
 
 /// Without a reply for this long, everything is asked again on a new connection.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -160,7 +162,7 @@ enum Link {
 /// One attempt: a message that was handed out and not answered.
 #[derive(Debug)]
 struct Flight<T> {
-    calls: Vec<Call<T>>,
+    calls: VecDeque<Call<T>>,
     bodies: Bodies,
     sent_at: Instant,
     bytes: usize,
@@ -170,8 +172,7 @@ impl<T> Flight<T> {
     /// How long its reply may take before the connection is taken for lost.
     fn patience(&self) -> Duration {
         // What takes longer goes alone.
-        let [call] = self.calls.as_slice() else { return PATIENCE };
-        match &call.asked.expect {
+        match self.only_call().map_or(&Expect::Done, |call| &call.asked.expect) {
             Expect::History => LOG_PATIENCE,
             Expect::Events(wait_ms) => PATIENCE + Duration::from_millis(*wait_ms),
             _ => PATIENCE,
@@ -183,7 +184,7 @@ impl<T> Flight<T> {
         bodies::part(self.calls.iter_mut(), &mut self.bodies);
     }
 
-    fn into_calls(mut self) -> Vec<Call<T>> {
+    fn into_calls(mut self) -> VecDeque<Call<T>> {
         self.part();
         self.calls
     }
@@ -191,7 +192,11 @@ impl<T> Flight<T> {
     /// True if it waits for changes at the broker.
     fn waits(&self) -> bool {
         // It goes alone.
-        matches!(self.calls.as_slice(), [call] if call.asked.waits())
+        self.only_call().is_some_and(|call| call.asked.waits())
+    }
+
+    fn only_call(&self) -> Option<&Call<T>> {
+        self.calls.front().filter(|_| self.calls.len() == 1)
     }
 }
 
@@ -217,7 +222,7 @@ pub struct Session<T> {
     again: VecDeque<Call<T>>,
     flights: BTreeMap<u64, Flight<T>>,
     /// Lists of flights that have ended, to be used again.
-    spare: Vec<Vec<Call<T>>>,
+    spare: Vec<VecDeque<Call<T>>>,
     flight_bytes: usize,
     /// How many of these wait for changes at the broker.
     waiting: usize,
@@ -236,7 +241,7 @@ pub struct Session<T> {
     busy_row: u32,
     /// Times in a row that the lowest open number was `out_of_order`.
     holes_below: u32,
-    finished: VecDeque<(T, Result<Outcome, GaveUp>)>,
+    finished: VecDeque<(T, Told)>,
 }
 
 impl<T> Default for Session<T> {
@@ -519,14 +524,14 @@ impl<T> Session<T> {
     }
 
     /// Puts the calls that have ended since the last look, as [`Session::poll`] would give them one by one, into an empty list.
-    pub fn take_finished(&mut self, empty: &mut VecDeque<(T, Result<Outcome, GaveUp>)>) {
+    pub fn take_finished(&mut self, empty: &mut VecDeque<(T, Told)>) {
         debug_assert!(empty.is_empty());
         std::mem::swap(&mut self.finished, empty);
     }
 
     fn finish(&mut self, token: T, result: Result<Outcome, GaveUp>) {
         self.live -= 1;
-        self.finished.push_back((token, result));
+        self.finished.push_back((token, result.into()));
     }
 
     fn end_unknown(&mut self, token: T, seq: Option<u64>, why: &str) {
@@ -591,8 +596,8 @@ impl<T> Session<T> {
         if self.earliest.is_some_and(|at| at <= now) {
             self.expire(now);
         }
-        if let Some((token, result)) = self.finished.pop_front() {
-            return Action::Finished { token, result };
+        if let Some((token, told)) = self.finished.pop_front() {
+            return Action::Finished { token, result: told.into_result() };
         }
         match self.link {
             Link::Opening => Action::Wait { until: self.earliest },

@@ -120,19 +120,19 @@ impl<T> Session<T> {
                 return Packed::NotBefore(send_at);
             }
         }
-        let due = (self.again.len() + self.queue.len()).min(FULL_OPERATIONS);
         let (mut load, mut calls) = (Load::default(), self.spare.pop().unwrap_or_default());
-        calls.reserve(due);
         while let Some(call) = pop_if(&mut self.again, |call| load.takes(call, self.numbers.next())) {
             load.add(&call);
-            calls.push(call);
+            calls.push_back(call);
         }
-        let mut lying_bytes = 0;
-        while self.again.is_empty() {
+        let (mut fit, mut lying_bytes) = (0, 0);
+        let due = if self.again.is_empty() { self.queue.len() } else { 0 };
+        for call in self.queue.iter_mut().take(due) {
             // The first call has a number, as was seen above; another one waits for its turn.
-            let has_number = |call: &Call<T>| !call.asked.mutation || self.numbers.has_room();
-            let takes = |call: &Call<T>| load.takes(call, self.numbers.next()) && has_number(call);
-            let Some(mut call) = pop_if(&mut self.queue, takes) else { break };
+            let has_number = !call.asked.mutation || self.numbers.has_room();
+            if !has_number || !load.takes(call, self.numbers.next()) {
+                break;
+            }
             if call.asked.mutation {
                 call.seq = self.numbers.take();
             }
@@ -141,8 +141,14 @@ impl<T> Session<T> {
             if call.asked.lies() {
                 lying_bytes += call.asked.bytes();
             }
-            load.add(&call);
-            calls.push(call);
+            load.add(call);
+            fit += 1;
+        }
+        if fit == self.queue.len() && calls.is_empty() {
+            // Mostly all of them fit, and none has to be moved.
+            std::mem::swap(&mut self.queue, &mut calls);
+        } else {
+            calls.extend(self.queue.drain(..fit));
         }
         let mut bodies = Bodies::default();
         bodies.push(self.queue_bodies.take(lying_bytes));
@@ -167,7 +173,7 @@ impl<T> Session<T> {
         }
     }
 
-    fn message(&mut self, now: Instant, calls: Vec<Call<T>>, bodies: Bodies, bytes: usize) -> Packed {
+    fn message(&mut self, now: Instant, calls: VecDeque<Call<T>>, bodies: Bodies, bytes: usize) -> Packed {
         let id = self.next_id;
         self.next_id += 1;
         let (broker, session) = self.identity.unzip();
@@ -195,7 +201,7 @@ impl<T> Session<T> {
 
 impl<T> Session<T> {
     /// Keeps an ended flight's list for another one.
-    pub(super) fn keep_spare(&mut self, mut calls: Vec<Call<T>>) {
+    pub(super) fn keep_spare(&mut self, mut calls: VecDeque<Call<T>>) {
         calls.clear();
         if self.spare.len() < EAGER_MESSAGES && calls.capacity() <= 2 * FULL_OPERATIONS {
             self.spare.push(calls);

@@ -1,5 +1,6 @@
 //! What answers mean: which end a call, which let it be sent again, and which end the session.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use kvbroker_protocol::{ErrorCode, Failure, Outcome, Outcomes, decode_reply_to, reply_id};
@@ -92,7 +93,7 @@ impl<T> Session<T> {
                 after.progress = true;
             }
             Outcomes::One(outcome) if is_plain && !several => {
-                if let Some(call) = flight.calls.first_mut() {
+                if let Some(call) = flight.calls.front_mut() {
                     self.done(call, outcome);
                 }
                 after.progress = true;
@@ -119,7 +120,7 @@ impl<T> Session<T> {
         }
     }
 
-    fn judge_all(&mut self, calls: &mut Vec<Call<T>>, outcomes: Outcomes, several: bool, after: &mut Aftermath) {
+    fn judge_all(&mut self, calls: &mut VecDeque<Call<T>>, outcomes: Outcomes, several: bool, after: &mut Aftermath) {
         match outcomes {
             Outcomes::Many(outcomes) => {
                 for (call, outcome) in calls.drain(..).zip(outcomes) {

@@ -13,6 +13,7 @@ use kvbroker_protocol::{ErrorCode, Events, Operation, Outcome};
 
 use super::joint::common_prefix;
 use super::{Entry, Hub};
+use crate::client::session::Told;
 use crate::client::slot::{Ended, Slot};
 
 /// Least time between two words.
@@ -53,7 +54,8 @@ impl Word {
 
     /// Whether the broker does not know what this is, which is not the same as that its table was set back meanwhile.
     fn is_refused(&self, end: &Ended) -> bool {
-        let Ended::Told(Ok(Outcome { revision, result: Err(failure) })) = end else { return false };
+        let Ended::Told(Told::Other(told)) = end else { return false };
+        let Ok(Outcome { revision, result: Err(failure) }) = &**told else { return false };
         failure.code == ErrorCode::Invalid && revision.is_none_or(|revision| revision >= self.said)
     }
 }
