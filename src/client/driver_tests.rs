@@ -1,6 +1,7 @@
 //! Who drives: callers and the client's own thread take it from each other without losing or doubling anything.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::Answer;
@@ -166,4 +167,27 @@ fn who_waits_packs() {
     pipeline.flush();
     assert_eq!(until_sent(&broker, before + 1).last(), Some(&1));
     ticket.wait().unwrap();
+}
+
+/// A wait that has an end does not take the operation with it.
+#[test]
+fn who_waits_for_a_time_may_wait_again() {
+    let place = Place::new();
+    let may_answer = Arc::new(AtomicBool::new(false));
+    let answers = Arc::clone(&may_answer);
+    let _broker = place.broker(1, move |_| {
+        while !answers.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        ok(Answer::Integer(1))
+    });
+    let client = Client::connect_with("lab", options(&place).alone()).unwrap();
+    let ticket = client.pipeline().incr("sum", 1);
+    for _ in 0..3 {
+        assert!(!ticket.is_ready_within(Duration::from_millis(1)));
+    }
+    may_answer.store(true, Ordering::Relaxed);
+    assert!(ticket.is_ready_within(Duration::from_secs(30)));
+    assert!(ticket.is_ready_within(Duration::ZERO) && ticket.is_ready());
+    assert_eq!(ticket.wait().unwrap().0, Answer::Integer(1));
 }

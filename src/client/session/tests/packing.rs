@@ -145,3 +145,57 @@ fn the_window_bounds_what_is_not_acknowledged() {
     bench.done(tokens[4]);
     bench.done(read);
 }
+
+/// Short operations lie in common memory and long ones do not; whatever becomes of some, the others keep their bytes.
+#[test]
+fn short_and_long_operations_keep_their_bytes_through_retries_and_deadlines() {
+    let mut bench = Bench::connected();
+    let put = |key: String, bytes: usize| Operation::Put {
+        value: Stored::text(&key.repeat(bytes / key.len())).unwrap(),
+        key: key.into_bytes(),
+        condition: None,
+        ttl_ms: None,
+    };
+    let operations: Vec<_> = (0..40).map(|at| put(format!("key {at:02}"), [8, 3_000, 200][at % 3])).collect();
+    // While the connection is down they are collected, and every fifth one runs out of time.
+    bench.session.link_lost(bench.now, "disconnected");
+    for (at, operation) in operations.iter().enumerate() {
+        bench.begin(operation.clone(), if at % 5 == 4 { 1 } else { 100 });
+    }
+    bench.now += Duration::from_secs(2);
+    let mut ended = 0;
+    while let Action::Finished { result, .. } = bench.poll() {
+        assert!(matches!(result, Err(GaveUp::TimedOut { .. })), "{result:?}");
+        ended += 1;
+    }
+    assert_eq!(ended, 8);
+    bench.session.link_up(welcome(BROKER, FIRST));
+    let left: Vec<_> = operations.into_iter().enumerate().filter(|(at, _)| at % 5 != 4).map(|(_, operation)| operation).collect();
+    let sent = bench.sent();
+    assert_eq!(sent.operations.as_slice(), left);
+    // Later ones are there when it has to be sent again.
+    let later = put("later".into(), 10);
+    bench.begin(later.clone(), 100);
+    assert_eq!(bench.sent().operations.as_slice(), std::slice::from_ref(&later));
+    bench.reconnect(FIRST);
+    let again: Vec<_> = left.iter().cloned().chain([later]).collect();
+    let sent = bench.sent();
+    assert_eq!(sent.operations.as_slice(), again);
+    // One is refused as too much for now, and those behind it as not in order: they come again, and the first does not.
+    let refused = again.len() - 1;
+    let answers = (0..again.len()).map(|at| match at {
+        0 => Ok(Answer::Done),
+        1 => fail(ErrorCode::Busy),
+        _ => fail(ErrorCode::OutOfOrder),
+    });
+    bench.answer_all(sent.header.id, answers);
+    let request = loop {
+        match bench.wait() {
+            Action::Finished { result, .. } => assert!(result.unwrap().result.is_ok()),
+            Action::Send { body, .. } => break decode_request(&body).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(request.operations.as_slice(), &again[1..]);
+    assert_eq!(request.operations.as_slice().len(), refused);
+}
