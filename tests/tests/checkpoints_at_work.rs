@@ -221,6 +221,46 @@ fn clients_do_not_notice_kills_between_and_within_checkpoints() {
     broker.stop();
 }
 
+/// A table much smaller than the log that makes a checkpoint due is written down from memory, while clients change it.
+#[test]
+fn clients_do_not_notice_kills_while_a_small_table_is_written_down() {
+    const MADE_MIN: usize = 5;
+    let mut dice = Dice::of_this_run("small checkpoint");
+    let args = ["--segment-size", "4MiB", "--checkpoint-after", "24MiB", "--history-size", "1MiB"];
+    let mut broker = Broker::start(options(&args));
+    let (mut made, mut kills, mut covered) = (0, 0_u32, 0);
+    let (model, sum) = with_writers(&mut broker, |broker, answers| {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while made < MADE_MIN || kills < 4 {
+            assert!(Instant::now() < deadline, "{made} checkpoints, {kills} kills");
+            let begun = || broker.stderr().matches("a checkpoint is begun from_memory=true").count();
+            wait_until(PATIENCE, "a checkpoint from memory is begun", || (begun() > 0).then_some(()));
+            let before = begun();
+            if kills.is_multiple_of(2) {
+                wait_until(PATIENCE, "another one is begun", || (begun() > before).then_some(()));
+            }
+            made += broker.stat("checkpoints") as usize;
+            let enough = answers.load(Ordering::Relaxed) + dice.below(3_000) as u64;
+            wait_until(PATIENCE, "clients go on", || (answers.load(Ordering::Relaxed) > enough).then_some(()));
+            broker.kill9();
+            kills += 1;
+            broker.restart();
+            let revision = broker.stat("checkpoint_revision");
+            assert!(revision >= covered, "a checkpoint is never taken back");
+            covered = revision;
+        }
+    });
+    assert!(covered > 0);
+    assert_is(&broker, &model, sum);
+    assert_eq!(text_stat(&broker, "checkpoint_damage"), "none");
+    broker.stop();
+    broker.restart();
+    let ready = broker.stdout();
+    assert!(ready.contains("read from the checkpoint at revision"), "{ready}");
+    assert_is(&broker, &model, sum);
+    broker.stop();
+}
+
 #[test]
 fn history_is_kept_as_far_as_asked_and_deleted_behind_it() {
     const HISTORY_BYTES: u64 = 1 << 20;

@@ -5,6 +5,7 @@
 //! - Deterministic: the [`Stamp`] is the only source of order and time. No clock, randomness or hash-map order is used.
 //! - All durable state is records: a [`Space`] byte and key bytes, with value bytes. New features add spaces, not formats.
 
+mod backlog;
 mod change;
 mod deadlines;
 mod decide;
@@ -27,6 +28,7 @@ mod table;
 mod txn;
 mod view;
 
+pub use backlog::Backlog;
 pub use change::{Change, ChangeError, Space};
 pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, result_of};
 pub use history::{

@@ -81,22 +81,30 @@ impl State {
         self.replace(change, revision, |_| {});
     }
 
+    /// The changes of this revision were made, or will be before anybody looks.
+    pub(crate) fn goes_to(&mut self, revision: u64) {
+        self.revision = revision;
+    }
+
+    /// Makes a change of another space than the table's, which must depend on nothing of the table: a start makes it before older ones of that.
+    pub(crate) fn apply_beside(&mut self, space: Space, key: &[u8], value: Option<&[u8]>, revision: u64) {
+        self.revision = revision;
+        match space {
+            Space::Table => {}
+            Space::Session => self.sessions.apply_session(key, value),
+            Space::Window => self.sessions.apply_window(key, value, revision),
+            Space::Floor => self.sessions.apply_floor(key, value),
+        }
+    }
+
     /// As [`State::apply`]; gives what `keep` makes of the entry of the table that is replaced or removed.
     pub(crate) fn replace<R>(&mut self, change: Change, revision: u64, keep: impl FnOnce(Replaced<'_>) -> R) -> Option<R> {
         self.revision = revision;
         match (change.space, change.value) {
             (Space::Table, Some(record)) => self.table.put(&change.key, record, revision, keep),
             (Space::Table, None) => self.table.delete(&change.key, keep),
-            (Space::Session, value) => {
-                self.sessions.apply_session(&change.key, value.as_deref());
-                None
-            }
-            (Space::Window, value) => {
-                self.sessions.apply_window(&change.key, value.as_deref(), revision);
-                None
-            }
-            (Space::Floor, value) => {
-                self.sessions.apply_floor(&change.key, value.as_deref());
+            (space, value) => {
+                self.apply_beside(space, &change.key, value.as_deref(), revision);
                 None
             }
         }

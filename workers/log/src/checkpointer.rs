@@ -226,8 +226,10 @@ impl Checkpointer {
     /// # Errors
     /// See [`CheckpointError`].
     pub fn begin_from_memory(&mut self, base: Box<dyn BaseRecords>, first_segment: u64) -> Result<Merging, CheckpointError> {
-        let base_bytes = self.segments.checkpoint().map_or(0, |checkpoint| checkpoint.bytes) + self.segments.log_bytes();
-        self.prepare(MergeBase::Records { records: base, first_segment }, 3 * base_bytes, 0, true)
+        let base_bytes = base.bytes().unwrap_or_else(|| {
+            3 * (self.segments.checkpoint().map_or(0, |checkpoint| checkpoint.bytes) + self.segments.log_bytes())
+        });
+        self.prepare(MergeBase::Records { records: base, first_segment }, base_bytes, 0, true)
     }
 
     fn prepare(

@@ -3,7 +3,8 @@
 //! - Files are made with mode 0600, the directory with 0700.
 //! - `sync` is fdatasync: it covers the bytes and the length, not the times.
 //! - `extend` writes zeros instead of calling fallocate: on ext4 and XFS a write into fallocated space converts an extent, which
-//!   puts a journal commit into the very fdatasync that preallocation should make cheap (docs/decisions/0003 has the numbers).
+//!   puts a journal commit into the very fdatasync that preallocation should make cheap (docs/decisions/0003 has the numbers). `reserve`
+//!   calls it.
 
 mod past_cache;
 
@@ -12,6 +13,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::storage::{Storage, StorageFile};
@@ -134,6 +136,9 @@ impl Storage for DiskStorage {
 
 struct DiskFile(File);
 
+/// Most bytes of one write: for a longer one the page cache looks for pieces of memory so large that finding them takes longer than the rest.
+const WRITE_BYTES: usize = 128 << 10;
+
 /// Zeros for [`StorageFile::extend`], written a piece at a time.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -152,7 +157,12 @@ impl StorageFile for DiskFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        let mut at = offset;
+        for piece in bytes.chunks(WRITE_BYTES) {
+            self.0.write_all_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     fn length(&self) -> io::Result<u64> {
@@ -171,6 +181,16 @@ impl StorageFile for DiskFile {
             at += piece as u64;
         }
         Ok(())
+    }
+
+    fn reserve(&self, from: u64, to: u64) -> io::Result<()> {
+        loop {
+            match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), from, to.saturating_sub(from)) {
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => return self.extend(from, to),
+                result => return Ok(result?),
+            }
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -41,15 +41,18 @@ pub struct LogOptions {
     pub segment_bytes: u64,
     /// How much room is allocated ahead of the last batch at a time, bytes; 0 for none.
     pub allocate_bytes: u64,
+    /// For a batch that is synced by itself, and has so many bytes or more, the room is only taken, and not written full of zeros.
+    pub large_bytes: u64,
     /// Where uuid, epoch, salts and writer ids come from.
     pub entropy: Box<dyn Entropy>,
     pub(crate) bug: Option<PlantedBug>,
 }
 
 impl LogOptions {
-    /// 64 MiB segments, 1 MiB allocated ahead, the system's entropy.
+    /// 64 MiB segments, 1 MiB allocated ahead, batches large from 128 KiB on, the system's entropy.
     pub fn new(mode: SyncMode) -> Self {
-        Self { mode, segment_bytes: 64 << 20, allocate_bytes: 1 << 20, entropy: Box::new(OsEntropy), bug: None }
+        let (segment_bytes, allocate_bytes, large_bytes) = (64 << 20, 1 << 20, 128 << 10);
+        Self { mode, segment_bytes, allocate_bytes, large_bytes, entropy: Box::new(OsEntropy), bug: None }
     }
 }
 
@@ -206,7 +209,7 @@ impl FileLog {
         if self.offset > SEGMENT_HEADER_BYTES as u64 && self.offset + bytes > self.options.segment_bytes {
             self.end_segment(bytes)?;
         }
-        self.allocate(self.offset + bytes)?;
+        self.make_room(bytes)?;
         let mut header = BatchHeader {
             kind: kind as u8,
             mode: self.options.mode.byte(),
@@ -227,6 +230,7 @@ impl FileLog {
         header.encode_into(&mut batch.buffer[..BATCH_HEADER_BYTES]);
         self.file.write_at(batch.buffer, self.offset).map_err(self.io_error("write"))?;
         self.offset += bytes;
+        self.allocated = self.allocated.max(self.offset);
         self.chain = Chain {
             next_sequence: header.sequence + 1,
             previous_crc: header.crc,
@@ -241,14 +245,20 @@ impl FileLog {
         Ok(())
     }
 
-    /// Makes the file long enough, so that the sync after the write has no new length to make durable.
-    fn allocate(&mut self, needed: u64) -> Result<(), LogError> {
-        if needed <= self.allocated || self.options.allocate_bytes == 0 {
-            self.allocated = self.allocated.max(needed);
+    /// Makes the file long enough for a batch, and for some behind it. For small ones that are synced one by one, it is written full of zeros:
+    /// their syncs then have nothing new to make durable but their bytes. Else that is not worth writing everything twice.
+    fn make_room(&mut self, batch_bytes: u64) -> Result<(), LogError> {
+        let (needed, ahead) = (self.offset + batch_bytes, self.options.allocate_bytes);
+        if needed <= self.allocated || ahead == 0 {
             return Ok(());
         }
-        let target = self.allocated + (needed - self.allocated).next_multiple_of(self.options.allocate_bytes);
-        self.file.extend(self.allocated, target).map_err(self.io_error("extend"))?;
+        let target = self.allocated + (needed - self.allocated).next_multiple_of(ahead);
+        let made = if self.options.mode == SyncMode::Always && batch_bytes < self.options.large_bytes {
+            self.file.extend(self.allocated, target)
+        } else {
+            self.file.reserve(self.allocated, target)
+        };
+        made.map_err(self.io_error("extend"))?;
         self.allocated = target;
         Ok(())
     }
@@ -294,7 +304,7 @@ impl FileLog {
         self.allocated = self.offset;
         // Before anybody hears of it: a checkpoint that begins now would take the room which the log needs to go on.
         if next_bytes > 0 {
-            self.allocate(self.offset + next_bytes)?;
+            self.make_room(next_bytes)?;
         }
         self.segments.sealed(SegmentInfo::new(&self.header, self.offset));
         self.write_mark()

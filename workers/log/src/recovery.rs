@@ -103,6 +103,8 @@ struct Recovery<'s> {
     /// Kind and mode of the last batch.
     last_batch: Option<(BatchKind, u8)>,
     last: Option<Open>,
+    /// Bytes of the segments' files that were not read yet, headers and room included.
+    log_left: u64,
     /// Where the log ends in the last segment.
     end: u64,
     /// Why no batch could be read there.
@@ -122,6 +124,7 @@ impl<'s> Recovery<'s> {
             unvouched: VecDeque::new(),
             last_batch: None,
             last: None,
+            log_left: 0,
             end: SEGMENT_HEADER_BYTES as u64,
             end_reason: "the segment is missing",
             segments: Vec::new(),
@@ -160,6 +163,11 @@ impl<'s> Recovery<'s> {
                 self.check_continues(header)?;
             }
             self.read_checkpoint(checkpoint, replay)?;
+        }
+        for header in &headers {
+            let name = segment_name(header.number);
+            let length = storage.open(&name).and_then(|file| file.length());
+            self.log_left += length.map_err(|source| LogError::io("read the length of", storage.path(&name), source))?;
         }
         let mut kept = headers.len();
         let mut replaced = None;
@@ -278,6 +286,8 @@ impl<'s> Recovery<'s> {
         visitor: &mut dyn Replay,
         path: &dyn Fn() -> std::path::PathBuf,
     ) -> Result<(), LogError> {
+        visitor.log_left(self.log_left);
+        self.log_left = self.log_left.saturating_sub(batch.bytes.len() as u64);
         self.report.batches += 1;
         self.report.records += batch.records;
         self.report.bytes += batch.bytes.len() as u64;

@@ -34,6 +34,11 @@ pub trait Replay {
     /// As [`Replay::record`].
     fn checkpoint_read(&mut self, revision: u64) -> Result<(), VisitError>;
 
+    /// The groups that come have so many bytes of log, or fewer: those of the next batch and all behind them.
+    fn log_left(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
+
     /// These groups come next: for who takes less time when it knows. There may be others behind them.
     fn coming<'g>(&mut self, groups: &mut dyn Iterator<Item = GroupRef<'g>>) {
         let _ = groups;

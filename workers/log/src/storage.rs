@@ -102,6 +102,15 @@ pub trait StorageFile: Send {
     /// What the file system says, a full disk above all; part of the extension may have happened.
     fn extend(&self, from: u64, to: u64) -> io::Result<()>;
 
+    /// As [`StorageFile::extend`], but only so that later writes find space: their next sync may have to note on the disk that the room is in use
+    /// now. Where the file system can do that, nothing is written.
+    ///
+    /// # Errors
+    /// As [`StorageFile::extend`].
+    fn reserve(&self, from: u64, to: u64) -> io::Result<()> {
+        self.extend(from, to)
+    }
+
     /// Makes the bytes written and the length durable.
     ///
     /// # Errors

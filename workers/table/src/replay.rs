@@ -1,6 +1,6 @@
 //! Recovery: the same changes as in live traffic, and no decision again.
 
-use kvbroker_core::{Change, ChangeError, History, Origin, Space, State};
+use kvbroker_core::{Backlog, Change, ChangeError, History, Origin, Space, State};
 use kvbroker_log::{Cause, GroupRef, RecordRef, SessionRef};
 use kvbroker_protocol::{EventCause, EventOrigin, SessionId};
 
@@ -21,6 +21,17 @@ pub fn replay_into(state: &mut State, history: &mut History, group: &GroupRef<'_
         history.replay(state, change, group.revision);
     }
     Ok(())
+}
+
+/// Takes one group of the log that is so old that the history would drop it before the end. It is in the state once `backlog` is settled.
+///
+/// # Errors
+/// As [`replay_into`].
+pub fn replay_old(state: &mut State, backlog: &mut Backlog, group: &GroupRef<'_>) -> Result<(), ChangeError> {
+    group.records().try_for_each(|record| match record {
+        RecordRef::Put { key, value } => backlog.take(state, key, Some(value), group.revision),
+        RecordRef::Delete { key } => backlog.take(state, key, None, group.revision),
+    })
 }
 
 /// To be called with groups that [`replay_into`] is given next: it takes less time then.

@@ -87,16 +87,17 @@ impl Table {
     }
 
     /// Gives what `keep` makes of the entry that was there.
-    pub(crate) fn put<R>(
+    pub(crate) fn put<'r, R>(
         &mut self,
         key: &[u8],
-        record: Vec<u8>,
+        record: impl Into<Cow<'r, [u8]>>,
         modified: u64,
         keep: impl FnOnce(Replaced<'_>) -> R,
     ) -> Option<R> {
+        let record = record.into();
         let (record_bytes, new_ms) = (record.len(), expires_ms(&record));
         let mut old = None;
-        let kept = self.entries.put(key, Cow::Owned(record), modified, |replaced| {
+        let kept = self.entries.put(key, record, modified, |replaced| {
             let record = replaced.as_ref().record;
             old = Some((record.len(), expires_ms(record)));
             keep(replaced)
@@ -121,6 +122,14 @@ impl Table {
         self.bytes -= old_bytes as u64;
         self.deadlines.change(key, old_ms, None);
         Some(kept)
+    }
+
+    /// Puts or deletes a record.
+    pub(crate) fn change(&mut self, key: &[u8], record: Option<&[u8]>, modified: u64) {
+        match record {
+            Some(record) => self.put(key, record, modified, |_| {}).unwrap_or_default(),
+            None => self.delete(key, |_| {}).unwrap_or_default(),
+        }
     }
 
     pub(crate) fn deadlines(&self) -> &Deadlines {

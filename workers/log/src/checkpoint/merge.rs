@@ -16,6 +16,7 @@ use super::format::RunRecord;
 use super::input::SegmentInput;
 use super::reader::CheckpointReader;
 use super::runs::{Piece, READ_AHEAD_MAX, READ_AHEAD_MIN, Run, RunOutput, Source, Sources, fan_in};
+use super::spool::{Spool, Spooled};
 use super::terms::{Advance, BaseRecords, BaseStep, MergeBase, MergeError, MergeOptions, MergeState};
 use super::writer::{CheckpointWriter, Finishing};
 use super::{CheckpointRecord, CheckpointSummary};
@@ -32,6 +33,8 @@ pub struct Merge {
     input: SegmentInput,
     end_segment: Option<u64>,
     base: Base,
+    /// The run that the base is read from, if it is one.
+    base_run: Option<Run>,
     /// Runs of the segments, from the oldest to the newest.
     runs: Vec<Run>,
     /// Runs of the next level, when there are too many for one merge.
@@ -43,7 +46,8 @@ pub struct Merge {
 enum Base {
     Nothing,
     Checkpoint(Box<CheckpointReader>),
-    Run(Run),
+    /// Of records from elsewhere.
+    Spooled(Spooled),
 }
 
 /// What is left of a batch that didn't fit into a piece.
@@ -54,10 +58,10 @@ struct Rest {
 }
 
 enum Phase {
-    /// Records from elsewhere become a run.
+    /// Records from elsewhere are put aside.
     Spool {
         records: Box<dyn BaseRecords>,
-        out: RunOutput,
+        spool: Spool,
     },
     /// Batches become a piece.
     Collect {
@@ -105,13 +109,13 @@ impl Merge {
                 (input, Base::Checkpoint(reader), collect)
             }
             MergeBase::Records { records, first_segment } => {
-                let out = RunOutput::create(&storage, next_run, options.salt, options.sync_bytes).map_err(MergeError::Output)?;
+                let spool = Spool::new(Arc::clone(&storage), next_run, options.memory_bytes / 2, options);
                 next_run += 1;
-                (segments(first_segment, None, None), Base::Nothing, Phase::Spool { records, out })
+                (segments(first_segment, None, None), Base::Nothing, Phase::Spool { records, spool })
             }
         };
         let (runs, merged) = (Vec::new(), Vec::new());
-        Ok(Self { storage, options, input, end_segment: None, base, runs, merged, next_run, phase })
+        Ok(Self { storage, options, input, end_segment: None, base, base_run: None, runs, merged, next_run, phase })
     }
 
     /// Names the first segment that the checkpoint will not cover. It exists, and all before it are sealed.
@@ -160,7 +164,7 @@ impl Merge {
 
     fn step(&mut self, phase: Phase) -> Result<(Step, Phase), MergeError> {
         match phase {
-            Phase::Spool { records, out } => self.spool(records, out),
+            Phase::Spool { records, spool } => self.spool(records, spool),
             Phase::Collect { piece, rest } => self.collect(piece, rest),
             Phase::WriteRun { piece, next, out, rest, is_last } => self.write_run(piece, next, out, rest, is_last),
             Phase::MergeRuns { sources, out, used } => self.merge_runs(sources, out, used),
@@ -171,26 +175,35 @@ impl Merge {
         }
     }
 
-    fn spool(&mut self, mut records: Box<dyn BaseRecords>, mut out: RunOutput) -> Result<(Step, Phase), MergeError> {
-        let begun = out.bytes();
-        while out.bytes() == begun {
+    fn spool(&mut self, mut records: Box<dyn BaseRecords>, mut spool: Spool) -> Result<(Step, Phase), MergeError> {
+        let begun = spool.bytes();
+        while spool.bytes() - begun < READ_AHEAD_MIN as u64 {
             match records.advance() {
                 BaseStep::Record => {
                     let CheckpointRecord { key, value, revision } = records.current();
-                    out.put(RunRecord { key, value: Some(value), revision }).map_err(MergeError::Output)?;
+                    spool.put(RunRecord { key, value: Some(value), revision }).map_err(MergeError::Output)?;
                 }
-                BaseStep::Pending => return Ok((Step::Waiting, Phase::Spool { records, out })),
+                BaseStep::Pending => return Ok((Step::Waiting, Phase::Spool { records, spool })),
                 BaseStep::End => {
-                    self.base = Base::Run(out.finish().map_err(MergeError::Output)?);
+                    self.base = Base::Spooled(spool.finish().map_err(MergeError::Output)?);
                     return Ok((Step::Worked(1), self.collect_next(None)));
                 }
             }
         }
-        Ok((Step::Worked(out.bytes() - begun), Phase::Spool { records, out }))
+        Ok((Step::Worked(spool.bytes() - begun), Phase::Spool { records, spool }))
+    }
+
+    /// Memory for what stands beside the base.
+    fn memory_bytes(&self) -> usize {
+        let base_bytes = match &self.base {
+            Base::Spooled(spooled) => spooled.memory_bytes(),
+            _ => 0,
+        };
+        self.options.memory_bytes.saturating_sub(base_bytes)
     }
 
     fn collect_next(&self, rest: Option<Rest>) -> Phase {
-        Phase::Collect { piece: Piece::new(self.options.memory_bytes), rest }
+        Phase::Collect { piece: Piece::new(self.memory_bytes()), rest }
     }
 
     fn collect(&mut self, mut piece: Piece, rest: Option<Rest>) -> Result<(Step, Phase), MergeError> {
@@ -254,7 +267,7 @@ impl Merge {
 
     /// All segments were read: what is left is to merge the runs, or the only piece, with the base.
     fn merge(&mut self, mut piece: Piece) -> Result<(Step, Phase), MergeError> {
-        let memory_bytes = self.options.memory_bytes;
+        let memory_bytes = self.memory_bytes();
         if self.runs.is_empty() && self.merged.is_empty() {
             piece.sort();
             return self.begin_write(vec![Source::Memory(piece, 0)]);
@@ -280,7 +293,7 @@ impl Merge {
     }
 
     fn open_runs(&self, runs: &[Run]) -> Result<Vec<Source>, MergeError> {
-        let read_ahead = (self.options.memory_bytes / runs.len().max(1)).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
+        let read_ahead = (self.memory_bytes() / runs.len().max(1)).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
         runs.iter().map(|run| run.open(&*self.storage, read_ahead)).collect()
     }
 
@@ -305,10 +318,9 @@ impl Merge {
         let base = match std::mem::replace(&mut self.base, Base::Nothing) {
             Base::Nothing => None,
             Base::Checkpoint(reader) => Some(Source::Checkpoint(reader.into_cursor())),
-            Base::Run(run) => {
-                let source = run.open(&*self.storage, READ_AHEAD_MAX)?;
-                // Remembered for its removal.
-                self.base = Base::Run(run);
+            Base::Spooled(spooled) => {
+                let (source, run) = spooled.open(&*self.storage)?;
+                self.base_run = run;
                 Some(source)
             }
         };
@@ -329,7 +341,7 @@ impl Merge {
                 let covers = self.input.covers(end).map_err(MergeError::Input)?;
                 let used = std::mem::take(&mut self.runs);
                 self.remove(&used)?;
-                if let Base::Run(run) = std::mem::replace(&mut self.base, Base::Nothing) {
+                if let Some(run) = self.base_run.take() {
                     self.remove(&[run])?;
                 }
                 return Ok((Step::Worked(read + 1), Phase::Finish(Box::new(writer.finish(covers)))));

@@ -19,6 +19,7 @@ mod input;
 mod merge;
 mod reader;
 mod runs;
+mod spool;
 mod terms;
 mod writer;
 

@@ -12,6 +12,7 @@ use super::RUN_PREFIX;
 use super::block_output::BlockOutput;
 use super::blocks::{BlockCursor, BlockInput};
 use super::format::{BLOCK_HEADER_BYTES, BLOCK_PAYLOAD_BYTES, BlockKind, RunRecord, push_record, record_bytes, split_run_record};
+use super::spool::Sorted;
 use super::terms::MergeError;
 use crate::error::LogError;
 use crate::storage::Storage;
@@ -189,6 +190,8 @@ pub(super) enum Source {
     Run(BlockCursor),
     /// A sorted piece, and the index behind its current record.
     Memory(Piece, usize),
+    /// Records that came sorted.
+    Sorted(Sorted),
 }
 
 impl Source {
@@ -200,6 +203,7 @@ impl Source {
                 *next += 1;
                 Ok(piece.get(*next - 1).is_some())
             }
+            Self::Sorted(sorted) => Ok(sorted.advance()),
         }
     }
 
@@ -207,6 +211,7 @@ impl Source {
         match self {
             Self::Checkpoint(cursor) | Self::Run(cursor) => cursor.current(),
             Self::Memory(piece, next) => piece.get(*next - 1).expect("the source advanced to it"),
+            Self::Sorted(sorted) => sorted.current(),
         }
     }
 }

@@ -46,6 +46,11 @@ pub trait BaseRecords: Send {
 
     /// The record that `advance` went to.
     fn current(&self) -> CheckpointRecord<'_>;
+
+    /// About how many bytes all of them have, if that is known: for the progress that is told.
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What a merge starts from.
@@ -54,7 +59,7 @@ pub enum MergeBase {
     Nothing,
     /// A checkpoint, at its beginning; the segments begin with the first that it doesn't cover.
     Checkpoint(Box<CheckpointReader>),
-    /// Records from elsewhere. They go to a run file first, so that the segments may grow meanwhile.
+    /// Records from elsewhere. They are put aside first, in memory or as a run, so that the segments may grow meanwhile.
     Records {
         /// The records.
         records: Box<dyn BaseRecords>,

@@ -346,21 +346,34 @@ fn damaged_files_are_kept_and_the_next_checkpoint_comes_from_memory() {
 
 #[test]
 fn a_base_that_has_nothing_yet_is_waited_for_and_one_that_is_given_up_leaves_nothing() {
-    struct Never;
+    /// So many records, and then nothing ever.
+    struct Never(u32, Vec<u8>);
     impl BaseRecords for Never {
         fn advance(&mut self) -> BaseStep {
-            BaseStep::Pending
+            if self.1 == self.0.to_be_bytes() {
+                return BaseStep::Pending;
+            }
+            let last = self.1.as_slice().try_into().map_or(0, u32::from_be_bytes);
+            self.1 = (last + 1).to_be_bytes().to_vec();
+            BaseStep::Record
         }
         fn current(&self) -> CheckpointRecord<'_> {
-            panic!("there is none")
+            CheckpointRecord { key: &self.1, value: &[7; 1000], revision: 1 }
         }
     }
     let (disk, log, model, mut maker) = ready();
-    let mut merging = maker.begin_from_memory(Box::new(Never), log.segments().open_segment()).unwrap();
-    assert_eq!(maker.advance(&mut merging, 1000).unwrap().state, MergeState::Waiting);
-    assert!(!temporaries(&disk).is_empty());
-    maker.give_up(merging).unwrap();
-    assert!(temporaries(&disk).is_empty());
+    let wait = |maker: &mut Checkpointer, merging: &mut Merging| {
+        while maker.advance(merging, 1000).unwrap().state != MergeState::Waiting {}
+    };
+    // A few records wait in memory, many in a file.
+    for (records, files) in [(1, 0), (u32::try_from(maker.policy().memory_bytes / 1000 + 1).unwrap(), 1)] {
+        let base = Box::new(Never(records, Vec::new()));
+        let mut merging = maker.begin_from_memory(base, log.segments().open_segment()).unwrap();
+        wait(&mut maker, &mut merging);
+        assert_eq!(temporaries(&disk).len(), files);
+        maker.give_up(merging).unwrap();
+        assert!(temporaries(&disk).is_empty());
+    }
     let mut merging = maker.begin().unwrap();
     maker.advance(&mut merging, 1000).unwrap();
     maker.give_up(merging).unwrap();

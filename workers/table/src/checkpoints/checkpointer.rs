@@ -1,5 +1,7 @@
 //! The checkpointer: a thread that makes checkpoints when they are due, at the pace of [`Bucket`], and trims the history.
 //!
+//! - **A small table** beside a long log is written down as it is in memory, slice by slice, as fast as the worker answers: the log, which has
+//!   every change of the same few keys, is not read for it, but for what is written meanwhile.
 //! - **Little room**: history is given up for it, between checkpoints and while one is made; said once, counted. One that is made then is
 //!   made as fast as can be.
 //! - **No room**: said once, counted, and tried again after longer and longer pauses. Nothing else is affected.
@@ -64,7 +66,7 @@ pub(crate) struct Checkpointing<M> {
     pub(crate) stamper: Stamper,
     pauses: Pauses,
     trim_at_us: u64,
-    /// The files can't be trusted: the next one is made from the table.
+    /// The files can't be trusted: the next one is made from the table, however large that is.
     from_memory: bool,
     /// That history went before its time was said.
     said_given_up: bool,
@@ -153,10 +155,10 @@ impl<M: Maker> Checkpointing<M> {
     /// Makes a checkpoint, unless a stop comes before its end.
     fn make(&mut self) -> Result<(), CheckpointError> {
         let started_us = self.now_us();
-        let from_memory = self.from_memory;
+        let from_memory = self.from_memory || self.shared.is_table_small();
         self.shared.begins(if from_memory { Doing::FromMemory } else { Doing::Merging });
         tracing::debug!(from_memory, log_bytes = self.shared.behind().bytes, "a checkpoint is begun");
-        let Some(mut merging) = self.begin()? else { return Ok(()) };
+        let Some(mut merging) = self.begin(from_memory)? else { return Ok(()) };
         let mut bucket = Bucket::new(started_us);
         let mut seen = self.segments.changes();
         loop {
@@ -168,7 +170,8 @@ impl<M: Maker> Checkpointing<M> {
                 self.trim()?;
             }
             // When it is finished there is more room.
-            let rate = if is_low { None } else { self.shared.behind().rate() };
+            let is_hasty = is_low || !self.from_memory && self.shared.slices.are_under_way();
+            let rate = if is_hasty { None } else { self.shared.behind().rate() };
             // A segment that is sealed meanwhile ends the wait, and may change the rate.
             match bucket.allow(self.now_us(), rate) {
                 Err(wait) => seen = self.segments.wait(seen, wait),
@@ -191,11 +194,13 @@ impl<M: Maker> Checkpointing<M> {
     }
 
     /// None if a stop came.
-    fn begin(&mut self) -> Result<Option<M::Merging>, CheckpointError> {
-        if !self.from_memory {
+    fn begin(&mut self, from_memory: bool) -> Result<Option<M::Merging>, CheckpointError> {
+        if !from_memory {
             return self.maker.begin().map(Some);
         }
-        match MemoryBase::begin(Arc::clone(&self.shared)) {
+        // After damage as little as can be comes from the files.
+        let seals = self.from_memory || self.shared.is_seal_worth();
+        match MemoryBase::begin(Arc::clone(&self.shared), seals) {
             Some(base) => self.maker.begin_from_memory(base).map(Some),
             None => Ok(None),
         }

@@ -105,13 +105,20 @@ struct Bench {
 
 impl Bench {
     fn start(steps: impl IntoIterator<Item = Next>) -> Bench {
+        Bench::with_sealed(steps, 0)
+    }
+
+    /// With so much of the log sealed.
+    fn with_sealed(steps: impl IntoIterator<Item = Next>, sealed_bytes: u64) -> Bench {
         let mut options = LogOptions::new(SyncMode::Always);
         options.entropy = Box::new(SeededEntropy::new(1));
-        let (log, _) = FileLog::open(Arc::new(SimStorage::new()), options, &mut |_: GroupRef<'_>| Ok(())).unwrap();
+        let (mut log, _) = FileLog::open(Arc::new(SimStorage::new()), options, &mut |_: GroupRef<'_>| Ok(())).unwrap();
         let (fake, segments, clock) = (Fake::default(), log.segments(), Arc::new(SimClock::new(1)));
         *fake.script() = Script { is_due: true, steps: steps.into_iter().collect(), ..Script::default() };
-        let behind = || Behind { bytes: 0, sealed_bytes: 0, due_bytes: 1, bytes_max: 4 };
+        let behind = move || Behind { bytes: sealed_bytes, sealed_bytes, due_bytes: 1, bytes_max: 4 };
         let shared = Arc::new(Checkpoints::over(Arc::new(Intake::new()), Some(segments.clone()), behind));
+        // The worker says how large the table is.
+        shared.serve(&State::new(), &mut log).unwrap();
         let (stamper, _) = Stamper::start(0, clock.now());
         let checkpointing = Checkpointing::new(fake.clone(), shared.clone(), segments.clone(), Box::new(clock.clone()), stamper);
         let thread = std::thread::spawn(move || checkpointing.run());
@@ -190,6 +197,14 @@ fn after_damage_the_next_one_is_made_from_memory_at_once() {
     bench.segments.wake();
     bench.until("another one", |bench| bench.shared.standing().made == 2);
     assert_eq!(bench.stop(), ["begin", "step", "step", "memory", "step", "memory", "step", "begin", "step"]);
+}
+
+#[test]
+fn a_table_that_is_small_beside_the_log_is_written_down_from_memory() {
+    let mut bench = Bench::with_sealed([Next::End], 1_000_000);
+    bench.until("it is made", |bench| bench.shared.standing().made == 1);
+    assert_eq!(bench.shared.standing().damage, None);
+    assert_eq!(bench.stop(), ["memory", "step"]);
 }
 
 #[test]

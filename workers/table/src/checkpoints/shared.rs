@@ -1,6 +1,6 @@
 //! [`Checkpoints`]: what the worker, the checkpointer and `stats` share.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvbroker_core::State;
@@ -19,11 +19,21 @@ pub(crate) enum Doing {
     Nothing,
     /// A checkpoint is being made from the one before and the log.
     Merging,
-    /// A checkpoint is being made from the table, because the files can't be read.
+    /// A checkpoint is being made from the table, because that is small beside the log, or the files can't be read.
     FromMemory,
     /// The last attempt failed; this is why, and it will be tried again.
     Failing(String),
 }
+
+/// For [`Checkpoints::table_bytes`].
+const UNKNOWN: u64 = u64::MAX;
+/// What a record has in a checkpoint beside its key and value, about.
+const RECORD_BYTES: u64 = 17;
+/// The table is small if it is not more than this part of the log that would be merged: its slices cost the worker some time, and the merge
+/// would read, sort and write all of the log beside it.
+const SMALL_PART: u64 = 2;
+/// Log up to this is laid over sooner than a segment is sealed for it. Bytes.
+const SEAL_WORTH: u64 = 4 << 20;
 
 /// How things stand.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +56,8 @@ pub struct Checkpoints {
     behind: Box<dyn Fn() -> Behind + Send + Sync>,
     segments: Option<Arc<Segments>>,
     pub(crate) slices: Slices,
+    /// About what a checkpoint of the table would have; [`UNKNOWN`] before the worker said it.
+    table_bytes: AtomicU64,
     standing: Mutex<Standing>,
     stopping: AtomicBool,
 }
@@ -72,6 +84,7 @@ impl Checkpoints {
             behind: Box::new(behind),
             segments,
             slices: Slices::new(intake),
+            table_bytes: AtomicU64::new(UNKNOWN),
             standing: Mutex::default(),
             stopping: AtomicBool::new(false),
         }
@@ -136,8 +149,26 @@ impl Checkpoints {
         }
     }
 
+    /// About what a checkpoint of the table would have in bytes, as the worker said last.
+    pub(crate) fn table_bytes(&self) -> Option<u64> {
+        Some(self.table_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != UNKNOWN)
+    }
+
+    /// True if a checkpoint is cheaper made of the table than of the log.
+    pub(crate) fn is_table_small(&self) -> bool {
+        self.table_bytes().is_some_and(|bytes| bytes < self.behind().sealed_bytes / SMALL_PART)
+    }
+
+    /// True if so much of the log is in the segment that is being written that this is better sealed before the first slice.
+    pub(crate) fn is_seal_worth(&self) -> bool {
+        let Behind { bytes, sealed_bytes, .. } = self.behind();
+        bytes.saturating_sub(sealed_bytes) > SEAL_WORTH
+    }
+
     /// Between two turns of the worker: answers the checkpointer if it waits for a slice of the table.
     pub(crate) fn serve(&self, state: &State, log: &mut impl Log) -> Result<(), LogError> {
+        let bytes = state.bytes() + state.remembered_bytes() as u64 + RECORD_BYTES * state.keys() as u64;
+        self.table_bytes.store(bytes, Ordering::Relaxed);
         self.slices.serve(state, log, || self.segments.as_ref().map_or(0, |segments| segments.open_segment()))
     }
 

@@ -1,8 +1,10 @@
 //! How the table gets into a checkpoint that is made from memory: the checkpointer asks, the worker answers between its turns.
 //!
 //! - One request at a time, and an answer is bounded: requests of clients wait for a slice as they would for a small turn.
-//! - The worker seals the log before the first slice and after the last one. What changed in between is in the segments between the
-//!   two seals; laid over the slices they give the table as of the second seal, whatever each slice had seen.
+//! - The worker seals the log after the last slice; before the first one too where the segment that is being written is long, or not to be
+//!   believed. What changed meanwhile is in the segments from the one on that was being written at the first slice; laid over the slices
+//!   they give the table as of the last seal, whatever each slice had seen: of each record the last change in them counts, and what is not
+//!   in them has not changed.
 //! - An attempt that failed may leave a call behind, which the worker answers while the next attempt asks already. Calls are numbered,
 //!   and an answer to any but the last one is dropped: taken for the first slice, it would be a table without its beginning.
 //! - Whoever waits goes on when the other side ends.
@@ -28,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct SliceCall {
     /// The last record key of the slice before; None: this is the first one.
     after: Option<Vec<u8>>,
+    /// The log is sealed before this slice.
+    seals: bool,
 }
 
 /// What the worker answers.
@@ -54,6 +58,8 @@ pub(crate) struct Slices {
     answered: Condvar,
     /// True while a call waits: the worker looks here in each turn.
     is_asked: AtomicBool,
+    /// True from the first call to the last answer: the log grows meanwhile, and all of that is to be laid over.
+    is_under_way: AtomicBool,
     /// Wakes the worker.
     intake: Arc<Intake>,
 }
@@ -61,7 +67,13 @@ pub(crate) struct Slices {
 impl Slices {
     /// For the worker of this intake.
     pub(crate) fn new(intake: Arc<Intake>) -> Slices {
-        Slices { exchange: Mutex::default(), answered: Condvar::new(), is_asked: AtomicBool::new(false), intake }
+        Slices {
+            exchange: Mutex::default(),
+            answered: Condvar::new(),
+            is_asked: AtomicBool::new(false),
+            is_under_way: AtomicBool::new(false),
+            intake,
+        }
     }
 
     /// A panic of another thread ends the process; until then the content is whole.
@@ -69,11 +81,16 @@ impl Slices {
         self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for the records behind a record key (None: the first ones).
-    fn ask(&self, after: Option<Vec<u8>>) {
+    /// True while a checkpoint takes slices: it should not take long.
+    pub(crate) fn are_under_way(&self) -> bool {
+        self.is_under_way.load(Ordering::Relaxed)
+    }
+
+    /// Asks for the records behind a record key (None: the first ones); `seals`: the log is sealed before.
+    fn ask(&self, after: Option<Vec<u8>>, seals: bool) {
         let mut exchange = self.lock();
         exchange.answer = None;
-        exchange.call = Some(SliceCall { after });
+        exchange.call = Some(SliceCall { after, seals });
         exchange.calls += 1;
         drop(exchange);
         self.is_asked.store(true, Ordering::Release);
@@ -106,8 +123,8 @@ impl Slices {
             let mut exchange = self.lock();
             (exchange.call.take(), exchange.calls)
         };
-        let Some(SliceCall { after }) = call else { return Ok(()) };
-        if after.is_none() {
+        let Some(SliceCall { after, seals }) = call else { return Ok(()) };
+        if seals {
             log.seal()?;
         }
         let segment = open_segment();
@@ -139,12 +156,21 @@ pub(crate) struct MemoryBase {
     records: std::vec::IntoIter<StateRecord>,
     current: StateRecord,
     is_end: bool,
+    /// What all of it has, about.
+    bytes: Option<u64>,
+}
+
+/// What is under way ends with the base, however that ends.
+impl Drop for MemoryBase {
+    fn drop(&mut self) {
+        self.shared.slices.is_under_way.store(false, Ordering::Relaxed);
+    }
 }
 
 impl MemoryBase {
-    /// Waits for the first slice; None at a stop.
-    pub(crate) fn begin(shared: Arc<Checkpoints>) -> Option<MemoryBase> {
-        shared.slices.ask(None);
+    /// Waits for the first slice; None at a stop. `seals`: the segment that is being written is to be none of those that are laid over.
+    pub(crate) fn begin(shared: Arc<Checkpoints>, seals: bool) -> Option<MemoryBase> {
+        shared.slices.ask(None, seals);
         let answer = loop {
             let is_open = shared.slices.wait(PATIENCE);
             match shared.slices.take() {
@@ -155,7 +181,9 @@ impl MemoryBase {
         };
         let first_segment = answer.segment;
         let current = StateRecord { key: Vec::new(), value: Vec::new(), revision: 0 };
-        let mut base = MemoryBase { shared, first_segment, records: Vec::new().into_iter(), current, is_end: false };
+        shared.slices.is_under_way.store(true, Ordering::Relaxed);
+        let bytes = shared.table_bytes();
+        let mut base = MemoryBase { shared, first_segment, records: Vec::new().into_iter(), current, is_end: false, bytes };
         base.take_in(answer);
         Some(base)
     }
@@ -168,7 +196,7 @@ impl MemoryBase {
     fn take_in(&mut self, SliceAnswer { slice, .. }: SliceAnswer) {
         self.is_end = slice.is_end;
         if let Some(last) = slice.records.last().filter(|_| !self.is_end) {
-            self.shared.slices.ask(Some(last.key.clone()));
+            self.shared.slices.ask(Some(last.key.clone()), false);
         }
         self.records = slice.records.into_iter();
     }
@@ -194,6 +222,10 @@ impl BaseRecords for MemoryBase {
     fn current(&self) -> CheckpointRecord<'_> {
         let StateRecord { key, value, revision } = &self.current;
         CheckpointRecord { key, value, revision: *revision }
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        self.bytes
     }
 }
 

@@ -85,16 +85,44 @@ fn laid_over(slices: Vec<StateRecord>, logged: &BTreeMap<Vec<u8>, Option<(Vec<u8
 
 #[test]
 fn slices_of_a_table_that_changes_and_the_log_since_the_first_seal_are_the_table() {
+    slices_and_log_are_the_table(true);
+}
+
+#[test]
+fn slices_and_all_of_the_segment_that_was_being_written_at_the_first_are_the_table() {
+    slices_and_log_are_the_table(false);
+}
+
+/// Without a seal before the first slice there are changes in the log already that all slices have seen.
+fn slices_and_log_are_the_table(seals: bool) {
     const KEYS: u64 = 20_000;
     let shared = shared();
     let mut state = State::new();
     for at in 0..KEYS {
         state.apply(put(at, at), at + 1);
     }
+    let mut logged = BTreeMap::new();
+    let mut revision = KEYS;
+    let change_some = |state: &mut State, logged: &mut BTreeMap<_, _>, revision: &mut u64| {
+        for _ in 0..50 {
+            *revision += 1;
+            let mut change = put(*revision * 7_919 % (KEYS + 500), *revision);
+            if revision.is_multiple_of(3) {
+                change.value = None;
+            }
+            let mut record_key = Vec::new();
+            change.write_record_key(&mut record_key);
+            logged.insert(record_key, change.value.clone().map(|value| (value, *revision)));
+            state.apply(change, *revision);
+        }
+    };
+    if !seals {
+        (0..20).for_each(|_| change_some(&mut state, &mut logged, &mut revision));
+    }
     let asker = std::thread::spawn({
         let shared = shared.clone();
         move || {
-            let mut base = MemoryBase::begin(shared.clone()).unwrap();
+            let mut base = MemoryBase::begin(shared.clone(), seals).unwrap();
             let mut records = Vec::new();
             loop {
                 match base.advance() {
@@ -107,8 +135,7 @@ fn slices_of_a_table_that_changes_and_the_log_since_the_first_seal_are_the_table
     });
     // The worker: a slice, then changes all over the table, and so on.
     let mut log = Seals { segment: 7, ..Seals::default() };
-    let mut logged = BTreeMap::new();
-    let (mut revision, mut slices) = (KEYS, 0);
+    let (last, mut slices) = (if seals { 9 } else { 8 }, 0);
     while !asker.is_finished() {
         let segment = log.segment;
         let was_asked = shared.slices.is_asked.load(Ordering::Acquire);
@@ -118,24 +145,14 @@ fn slices_of_a_table_that_changes_and_the_log_since_the_first_seal_are_the_table
             continue;
         }
         slices += 1;
-        if log.segment == 9 {
+        if log.segment == last {
             break;
         }
-        for _ in 0..50 {
-            revision += 1;
-            let key = revision * 7_919 % (KEYS + 500);
-            let mut change = put(key, revision);
-            if revision.is_multiple_of(3) {
-                change.value = None;
-            }
-            let mut record_key = Vec::new();
-            change.write_record_key(&mut record_key);
-            logged.insert(record_key, change.value.clone().map(|value| (value, revision)));
-            state.apply(change, revision);
-        }
+        change_some(&mut state, &mut logged, &mut revision);
     }
     let (first_segment, records) = asker.join().unwrap();
-    assert_eq!((first_segment, log.segment), (8, 9), "sealed before the first slice and behind the last");
+    assert_eq!((first_segment, log.segment), (8, last), "sealed before the first slice, if at all, and behind the last");
+    assert!(!shared.slices.are_under_way());
     assert!(slices > 10 && logged.len() > 500, "{slices} slices, {} changes", logged.len());
     let mut loader = Loader::new();
     for (key, (value, revision)) in laid_over(records, &logged) {
@@ -158,9 +175,9 @@ fn an_answer_to_an_attempt_that_was_given_up_is_not_taken_for_the_first_slice() 
         state.apply(put(at, at), at + 1);
     }
     // The call of an attempt that fails while the worker seals the log behind the last slice; another attempt begins.
-    shared.slices.ask(Some(b"tkey 000007".to_vec()));
+    shared.slices.ask(Some(b"tkey 000007".to_vec()), false);
     let again = shared.clone();
-    let mut log = Seals { meanwhile: Some(Box::new(move || again.slices.ask(None))), ..Seals::default() };
+    let mut log = Seals { meanwhile: Some(Box::new(move || again.slices.ask(None, true))), ..Seals::default() };
     shared.slices.serve(&state, &mut log, || 1).unwrap();
     assert!(log.meanwhile.is_none(), "the log was not sealed");
     assert_eq!(shared.slices.take(), None, "who asks for the first slice gets the last one");
@@ -173,12 +190,12 @@ fn who_waits_for_a_slice_goes_on_when_there_will_be_none() {
     let shared = shared();
     let asker = std::thread::spawn({
         let shared = shared.clone();
-        move || MemoryBase::begin(shared).is_none()
+        move || MemoryBase::begin(shared, true).is_none()
     });
     until_asked(&shared);
     shared.stop();
     assert!(asker.join().unwrap());
-    assert!(MemoryBase::begin(shared.clone()).is_none());
+    assert!(MemoryBase::begin(shared.clone(), true).is_none());
     assert!(shared.is_stopping() && !shared.slices.wait(PATIENCE));
 }
 
@@ -189,7 +206,7 @@ fn a_seal_that_fails_ends_the_worker() {
     let state = State::new();
     assert!(shared.serve(&state, &mut log).is_ok(), "nobody asked");
     std::thread::scope(|scope| {
-        let asker = scope.spawn(|| MemoryBase::begin(shared.clone()).is_none());
+        let asker = scope.spawn(|| MemoryBase::begin(shared.clone(), true).is_none());
         until_asked(&shared);
         assert!(matches!(shared.serve(&state, &mut log), Err(LogError::OutOfService(_))));
         shared.stop();
