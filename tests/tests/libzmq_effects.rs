@@ -396,6 +396,41 @@ fn peers_do_not_choose_their_routing_ids() {
 }
 
 #[test]
+fn what_does_not_fit_is_sent_as_soon_as_there_is_room() {
+    // `epoll.h` has the kernel asked for room only where some is missing: so there it has to be asked.
+    const MESSAGES: usize = 512;
+    let (context, peers) = (Context::new(), Context::new());
+    let sender = new_socket(&context, zmq::DEALER);
+    sender.set_sndhwm(0).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let endpoint = format!("ipc://{}/socket", directory.path().display());
+    let reader = new_socket(&peers, zmq::DEALER);
+    reader.set_rcvhwm(1).unwrap();
+    reader.bind(&endpoint).unwrap();
+    sender.connect(&endpoint).unwrap();
+    for round in 0..3_u8 {
+        for number in 0..MESSAGES {
+            sender.send(vec![number as u8 ^ round; 64 << 10], 0).unwrap();
+        }
+        wait_until("a full socket is watched for room", || watched_for_room().then_some(()));
+        for number in 0..MESSAGES {
+            assert_eq!(reader.recv_bytes(0).unwrap(), vec![number as u8 ^ round; 64 << 10]);
+        }
+        wait_until("an empty one is not", || (!watched_for_room()).then_some(()));
+    }
+}
+
+/// True if the kernel is asked by one of this process's epolls to tell when a descriptor that is also read has room.
+fn watched_for_room() -> bool {
+    const IN_AND_OUT: u32 = 0x5;
+    let epolls = open_files().into_iter().filter(|(_, file)| file == "anon_inode:[eventpoll]");
+    epolls.filter_map(|(fd, _)| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()).any(|info| {
+        let watched = info.lines().filter_map(|line| line.split_once("events:")?.1.split_whitespace().next());
+        watched.filter_map(|events| u32::from_str_radix(events, 16).ok()).any(|events| events & IN_AND_OUT == IN_AND_OUT)
+    })
+}
+
+#[test]
 fn what_peers_say_of_themselves_is_bounded() {
     let context = Context::new();
     let router = new_socket(&context, zmq::ROUTER);

@@ -8,8 +8,12 @@
 //!   decade (kernel 2.6.39, glibc 2.12 or musl). Other targets keep what
 //!   `zeromq-src` gives them, which compiles everywhere but lacks these features.
 //! - `accept.h` is put before each file: with it a process that has no descriptor
-//!   left lives on. `handshake.hpp` is put behind that: peers don't choose their
-//!   routing ids, and say little of themselves.
+//!   left lives on. `epoll.h` is put behind that: a message needs fewer system
+//!   calls. `handshake.hpp` is put behind both: peers don't choose their routing
+//!   ids, and say little of themselves.
+//! - `HAVE_FORK` is not defined: libzmq would ask for its process's number a dozen
+//!   times for each message, lest a forked child go on with a context. None does:
+//!   that is forbidden (`src/transport/mod.rs`), whatever libzmq makes of it.
 //!
 //! `tests/tests/libzmq_effects.rs` in the repository shows that each of the
 //! features that matter really works in the library built here.
@@ -37,8 +41,6 @@ const LINUX_FEATURES: &[(&str, &str)] = &[
     ("ZMQ_HAVE_SOCK_CLOEXEC", "1"),
     ("HAVE_ACCEPT4", "1"),
     ("ZMQ_IOTHREAD_POLLER_USE_EPOLL_CLOEXEC", "1"),
-    // A forked child closes its copies instead of writing into the parent's.
-    ("HAVE_FORK", "1"),
     // `ipc://*` binds inside a private directory instead of at a guessable name.
     ("HAVE_MKDTEMP", "1"),
     // Commands and queue chunks do not share cache lines between threads.
@@ -60,6 +62,7 @@ const LINUX_FEATURES: &[(&str, &str)] = &[
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=accept.h");
+    println!("cargo:rerun-if-changed=epoll.h");
     println!("cargo:rerun-if-changed=handshake.hpp");
 
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
@@ -104,7 +107,7 @@ fn define_for_all_files(macros: &[(&str, &str)]) {
         flags.push_str(&format!(" -D{name}={value}"));
     }
     // Found in the working directory, which is this package's: a full path could have spaces, at which flags are split.
-    flags.push_str(" -include accept.h -include handshake.hpp");
+    flags.push_str(" -include accept.h -include epoll.h -include handshake.hpp");
     // SAFETY: the build script has one thread, so nothing reads the environment
     // at the same time.
     unsafe { env::set_var(variable, flags) };
