@@ -105,7 +105,8 @@ impl Publisher {
     }
 
     fn work(mut self) -> Result<(), TransportError> {
-        let mut desk = Desk::new(Streams::new(self.epoch, self.revision));
+        let streams = Streams::new(self.epoch, self.revision).noted_in(Arc::clone(self.events.interest()));
+        let mut desk = Desk::new(streams);
         let mut next_heartbeat = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             self.doorbell.clear();
@@ -307,6 +308,7 @@ impl Publisher {
     /// Tells the worker and `stats` what is subscribed to.
     fn tell(&self, desk: &Desk) {
         let (topics, bytes) = desk.subscriptions.totals();
+        self.events.interest().set_all(desk.subscriptions.feed_wanted());
         self.wanted.store(desk.subscriptions.feed_wanted() || !desk.streams.is_empty(), Ordering::Release);
         self.counters.streams.store(desk.streams.len() as u64, Ordering::Relaxed);
         self.counters.topics.store(topics, Ordering::Relaxed);

@@ -4,18 +4,24 @@
 //!   and says where it tells nothing.
 //! - Batches without events that follow each other become one. So there is at most one more of them than of those with events, and a
 //!   queue that nobody empties does not grow.
-//! - The worker never waits here. It wakes the publisher for events only: a batch that nobody wanted to hear of can wait until somebody
-//!   looks.
+//! - The worker never waits here. It wakes the publisher for events that somebody [watches](Interest) only: others can wait until somebody
+//!   looks, which the publisher does every second, or until they have come to [`LOOK_BYTES`].
+//! - Who is asked whether a key is watched, under the queue's lock, has heard of everybody for whom the publisher has found the queue empty
+//!   since: so nobody who watches waits for the second.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::interest::Interest;
 use crate::outbox::Doorbell;
 use crate::released::EventBatch;
 use crate::sizes::event_bytes;
 
 /// Rough bytes of a batch beside its events, and of one without events that may follow it.
 const BATCH_BYTES: usize = 2 * (size_of::<EventBatch>() + size_of::<usize>());
+
+/// When so much waits the publisher is woken for it, whatever it is.
+const LOOK_BYTES: usize = 64 << 10;
 
 #[derive(Default)]
 struct Inner {
@@ -30,12 +36,21 @@ pub struct EventQueue {
     inner: Mutex<Inner>,
     bytes_max: usize,
     doorbell: Arc<dyn Doorbell>,
+    interest: Arc<Interest>,
 }
 
 impl EventQueue {
-    /// An empty queue of at most `bytes_max` bytes (one batch always fits).
+    /// An empty queue of at most `bytes_max` bytes (one batch always fits). All changes are taken for such that somebody watches until
+    /// [`EventQueue::interest`] is told otherwise.
     pub fn new(bytes_max: usize, doorbell: Arc<dyn Doorbell>) -> EventQueue {
-        EventQueue { inner: Mutex::default(), bytes_max, doorbell }
+        let interest = Arc::new(Interest::default());
+        interest.set_all(true);
+        EventQueue { inner: Mutex::default(), bytes_max, doorbell, interest }
+    }
+
+    /// Whom changes are for: kept by whoever empties the queue.
+    pub fn interest(&self) -> &Arc<Interest> {
+        &self.interest
     }
 
     /// A panic can't leave the queue half changed: poison means nothing here.
@@ -53,7 +68,12 @@ impl EventQueue {
         let was_empty = inner.batches.is_empty();
         let fits = was_empty || batch.events.is_none() || inner.bytes + bytes <= self.bytes_max;
         // Also for those that are dropped: somebody has to be told.
-        let rings = batch.events.is_some() && !inner.is_rung;
+        let rings = !inner.is_rung
+            && batch.events.as_ref().is_some_and(|events| {
+                !fits
+                    || inner.bytes + bytes > LOOK_BYTES.min(self.bytes_max / 2)
+                    || events.iter().any(|event| self.interest.may_have(&event.key))
+            });
         inner.is_rung |= rings;
         if !fits {
             batch.events = None;
@@ -124,6 +144,31 @@ mod tests {
         assert_eq!(told(&queue), [(5, 6, false), (6, 7, true), (7, 8, false)]);
         assert_eq!(rings.0.load(Ordering::Relaxed), 2, "once until it is emptied");
         assert_eq!(queue.lock().bytes, 0);
+    }
+
+    #[test]
+    fn what_nobody_watches_wakes_nobody_until_it_is_much() {
+        let rings = Arc::new(Rings::default());
+        let queue = EventQueue::new(1 << 20, rings.clone());
+        let rung = || rings.0.load(Ordering::Relaxed);
+        queue.interest().set_all(false);
+        queue.interest().add(b"kk");
+        for revision in 0..50 {
+            assert!(queue.push(batch(revision, revision + 1, Some(1))));
+        }
+        assert_eq!(rung(), 0);
+        queue.push(batch(50, 51, Some(2)));
+        queue.push(batch(51, 52, Some(2)));
+        assert_eq!(rung(), 1, "the key begins with what is watched");
+        assert_eq!(told(&queue).len(), 52, "and all that waited is told in its order");
+        queue.interest().remove(b"kk");
+        let mut revision = 52;
+        while rung() == 1 {
+            assert!(revision < 100_000, "nobody was woken for so much");
+            queue.push(batch(revision, revision + 1, Some(100)));
+            revision += 1;
+        }
+        assert!(told(&queue).windows(2).all(|pair| pair[0].1 == pair[1].0));
     }
 
     #[test]

@@ -15,10 +15,12 @@
 //! stream has costs nothing more.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{encode_stream_change, encode_stream_message, encode_stream_revision, limits, stream_topic};
 
+use crate::interest::Interest;
 use crate::prefix_index::PrefixIndex;
 use crate::released::{Event, EventBatch};
 
@@ -52,6 +54,8 @@ pub struct Streams {
     /// Not everything up to here was told: no message begins before it.
     floor: u64,
     index: PrefixIndex<StreamId>,
+    /// The prefixes of all streams.
+    interest: Arc<Interest>,
     ids: HashMap<Box<[u8]>, StreamId>,
     streams: HashMap<StreamId, Stream>,
     last_id: StreamId,
@@ -115,6 +119,7 @@ impl Streams {
             revision,
             floor: 0,
             index: PrefixIndex::default(),
+            interest: Arc::default(),
             ids: HashMap::new(),
             streams: HashMap::new(),
             last_id: 0,
@@ -126,6 +131,13 @@ impl Streams {
             changes: Vec::new(),
             touched: Vec::new(),
         }
+    }
+
+    /// Has its prefixes noted there, and nowhere else; to be told before the first stream begins.
+    #[must_use]
+    pub fn noted_in(self, interest: Arc<Interest>) -> Streams {
+        interest.clear();
+        Streams { interest, ..self }
     }
 
     /// The last revision that was given; [`Streams::flush`] makes it one that was told.
@@ -171,6 +183,7 @@ impl Streams {
             is_awaited: true,
         };
         self.index.insert(prefix, id);
+        self.interest.add(prefix);
         self.ids.insert(prefix.into(), id);
         self.by_time.insert((now, id));
         self.streams.insert(id, stream);
@@ -181,6 +194,7 @@ impl Streams {
     pub fn end(&mut self, prefix: &[u8]) {
         let Some(id) = self.ids.remove(prefix) else { return };
         self.index.remove(prefix, id);
+        self.interest.remove(prefix);
         if let Some(stream) = self.streams.remove(&id) {
             self.by_time.remove(&(stream.due, id));
             self.gathered_bytes -= stream.revisions.len();
@@ -189,7 +203,9 @@ impl Streams {
 
     /// Nobody watches anything any more: everybody was cut off.
     pub fn end_all(&mut self) {
-        *self = Streams { floor: self.floor, last_id: self.last_id, ..Streams::new(self.epoch, self.revision) };
+        let interest = Arc::clone(&self.interest);
+        *self =
+            Streams { floor: self.floor, last_id: self.last_id, ..Streams::new(self.epoch, self.revision) }.noted_in(interest);
     }
 
     /// Takes in what one batch changed. Messages that are full leave at once, the others with [`Streams::flush`].
