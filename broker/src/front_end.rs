@@ -10,15 +10,14 @@
 //! - When stopping it answers `shutting_down`, and goes on sending replies until the worker has ended.
 
 use std::collections::VecDeque;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker::logging::Repeated;
 use kvbroker::transport::{
-    Message, POLLIN, PollItem, ReceiveLimits, Reception, SendOutcome, ServerSocket, TransportError, connection as connection_of,
-    poll, user_id,
+    Message, ReceiveLimits, Reception, SendOutcome, ServerSocket, TransportError, connection as connection_of, user_id, wait,
 };
 use kvbroker::zap::identity;
 use kvbroker_protocol::{BrokerId, ErrorCode, Failure, Form, Header, Reply, encode_reply, limits};
@@ -90,6 +89,8 @@ const FEW_REPLIES: usize = 64;
 const FEW_BYTES: usize = 256 << 10;
 /// Nothing depends on this: every reason to wake has a descriptor.
 const POLL: Duration = Duration::from_secs(5);
+/// While it does not sleep, it looks this often for what has happened to connections.
+const LOOK: Duration = Duration::from_millis(1);
 const RECEIVE: ReceiveLimits = ReceiveLimits {
     // The routing id comes on top of what the client sent.
     max_frames: limits::FRAMES_MAX + 1,
@@ -104,6 +105,8 @@ impl FrontEnd {
         let mut frames = Vec::new();
         let mut taken = VecDeque::new();
         let mut outgoing = Outgoing::new();
+        // What has happened to connections is looked at when the socket says so, and while there is no time to ask it.
+        let mut next_look = Instant::now();
         self.replies.attend();
         loop {
             self.collect(&mut desk, &mut outgoing)?;
@@ -113,24 +116,28 @@ impl FrontEnd {
             }
             let bout = if outgoing.is_empty() { RECEIVING } else { RECEIVING_BESIDE };
             let more = self.receive(&mut desk, &mut frames, &mut taken, bout)?;
-            self.hand_over(&mut desk, &mut taken)?;
-            self.note_connections(&mut desk)?;
-            if !more && outgoing.is_empty() && self.replies.leave() {
-                self.sleep()?;
+            let is_quiet = self.hand_over(&mut desk, &mut taken)?;
+            let now = Instant::now();
+            if now >= next_look {
+                self.note_connections(&mut desk)?;
+                next_look = now + LOOK;
+            }
+            // With the socket nothing was done since it had nothing: its signal tells of whatever comes.
+            if is_quiet && !more && outgoing.is_empty() && self.replies.leave() && self.sleep()? {
+                next_look = now;
             }
         }
     }
 
-    /// Waits until there is something to do.
-    fn sleep(&self) -> Result<(), TransportError> {
-        let mut items = vec![PollItem::from_fd(self.doorbell.as_raw_fd(), POLLIN), self.router.poll_item(POLLIN)];
-        items.extend(self.router.event_poll_item());
-        poll(&mut items, Some(POLL))?;
+    /// Waits until there is something to do; true if something has happened to connections.
+    fn sleep(&self) -> Result<bool, TransportError> {
+        let signals = [Some(self.doorbell.as_fd()), Some(self.router.signal()?), self.router.event_signal()?];
+        let [rang, _, has_event] = wait(signals, Some(POLL))?;
         self.replies.attend();
-        if items.first().is_some_and(PollItem::is_readable) {
+        if rang {
             self.doorbell.clear();
         }
-        Ok(())
+        Ok(has_event)
     }
 
     /// Takes in what was released.
@@ -180,8 +187,7 @@ impl FrontEnd {
     /// Sends what the worker has made.
     fn give(&mut self, desk: &mut Desk, out: ReplyOut) -> Result<(), TransportError> {
         let routing_id = &out.envelope.routing_id;
-        let is_still = desk.clients.is_still(routing_id, out.client);
-        desk.clients.give_back(routing_id, out.client, out.request_bytes);
+        let is_still = desk.clients.give_back(routing_id, out.client, out.request_bytes);
         match out.charge {
             _ if out.is_superseded => Ok(()),
             _ if !is_still => {
@@ -284,12 +290,12 @@ impl FrontEnd {
         }
     }
 
-    /// Gives the calls to the worker; those it can't take are answered here.
-    fn hand_over(&mut self, desk: &mut Desk, taken: &mut VecDeque<Call>) -> Result<(), TransportError> {
+    /// Gives the calls to the worker; those it can't take are answered here. False if there were some.
+    fn hand_over(&mut self, desk: &mut Desk, taken: &mut VecDeque<Call>) -> Result<bool, TransportError> {
         if taken.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
-        let Err(refusal) = self.worker.take(taken) else { return Ok(()) };
+        let Err(refusal) = self.worker.take(taken) else { return Ok(true) };
         for call in taken.drain(..) {
             let failure = match refusal {
                 Refusal::Full => {
@@ -301,7 +307,7 @@ impl FrontEnd {
             let Header { id, .. } = call.request.header;
             self.refuse(desk, &call.envelope, call.account, inbound::refusal(id, call.request.form, failure))?;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn refuse(&mut self, desk: &mut Desk, envelope: &Envelope, account: Account, reply: Reply) -> Result<(), TransportError> {

@@ -52,18 +52,18 @@ impl Waiting {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// True if there is room for a call of so many bytes.
-    pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.calls() < limits::INTAKE_CALLS_MAX && self.bytes.load(Ordering::Relaxed) + bytes <= limits::INTAKE_BYTES_MAX
+    /// True if there is room for so many calls, of so many bytes together.
+    pub(crate) fn has_room_for(&self, calls: usize, bytes: usize) -> bool {
+        self.calls() + calls <= limits::INTAKE_CALLS_MAX && self.bytes.load(Ordering::Relaxed) + bytes <= limits::INTAKE_BYTES_MAX
     }
 
-    pub(crate) fn add(&self, bytes: usize) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn add(&self, calls: usize, bytes: usize) {
+        self.calls.fetch_add(calls, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn remove(&self, bytes: usize) {
-        self.calls.fetch_sub(1, Ordering::Relaxed);
+    fn remove(&self, calls: usize, bytes: usize) {
+        self.calls.fetch_sub(calls, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -229,7 +229,7 @@ impl Agenda {
             self.waiting.held.fetch_sub(1, Ordering::Relaxed);
             let behind = self.leave(first.client).map(|lane| lane.behind).unwrap_or_default();
             let waiting = Arc::clone(&self.waiting);
-            std::iter::once(first).chain(behind).inspect(move |call| waiting.remove(call.bytes))
+            std::iter::once(first).chain(behind).inspect(move |call| waiting.remove(1, call.bytes))
         })
     }
 
@@ -246,7 +246,7 @@ impl Agenda {
     /// Takes a call back that was taken out and could not be answered then. There is room for it: what can be taken back is bounded
     /// where it waits.
     pub(crate) fn readmit(&mut self, call: Call) {
-        self.waiting.add(call.bytes);
+        self.waiting.add(1, call.bytes);
         self.readmitted.push_back(call);
     }
 
@@ -294,7 +294,7 @@ impl Agenda {
             Kind::Cheap => self.next_cheap()?,
             Kind::Dear => self.next_dear()?,
         };
-        self.waiting.remove(call.bytes);
+        self.waiting.remove(1, call.bytes);
         self.turn.calls += 1;
         self.turn.bytes += call.bytes;
         self.turn.last = Some(Given { client: call.client, user: call.account.user(), place, kind });
@@ -318,6 +318,12 @@ impl Agenda {
     /// the last dear one. Who asks for page after page is told in this way whether anybody comes between them.
     pub(crate) fn has_company(&self) -> bool {
         self.has_company
+    }
+
+    /// Calls that come next in this turn, about in their order.
+    pub(crate) fn next_ones(&self) -> impl Iterator<Item = &Call> {
+        let first = self.cheap.iter().flat_map(|place| &self.users[*place].cheap);
+        first.flat_map(|call| std::iter::once(call).chain(self.lanes.get(&call.client).into_iter().flat_map(|lane| &lane.behind)))
     }
 
     /// Puts a first call behind those of its user's other clients, and the user into the round if it was not there.
@@ -421,13 +427,13 @@ impl Agenda {
             user.held_bytes -= last.bytes;
             self.held_calls -= 1;
             self.held_bytes -= last.bytes;
-            self.waiting.remove(last.bytes);
+            self.waiting.remove(1, last.bytes);
             self.refused.push(last);
         }
         let is_alone_too_large = first_bytes > limits::HELD_SMALL_BYTES && is_over(lane, user, self.held_calls, self.held_bytes);
         if is_alone_too_large && let Some(first) = self.unhold(client) {
             self.leave(client);
-            self.waiting.remove(first.bytes);
+            self.waiting.remove(1, first.bytes);
             self.refused.push(first);
         }
     }

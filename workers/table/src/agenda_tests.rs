@@ -52,7 +52,7 @@ fn agenda(calls: impl IntoIterator<Item = Call>) -> Agenda {
 
 fn arrive(agenda: &mut Agenda, calls: impl IntoIterator<Item = Call>) {
     for call in calls {
-        agenda.waiting.add(call.bytes);
+        agenda.waiting.add(1, call.bytes);
         agenda.arrived.push_back(call);
     }
 }

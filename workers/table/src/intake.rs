@@ -145,19 +145,28 @@ impl Intake {
 
     /// As [`Intake::push`], but leaves it to the caller to wake the worker.
     pub(crate) fn offer(&self, calls: &mut VecDeque<Call>) -> Offered {
+        let bytes = calls.iter().map(|call| call.bytes).sum();
         let mut inner = self.queue.lock();
         let mut refusal = Ok(());
         let was_quiet = inner.is_quiet();
+        if !inner.closed && self.waiting.has_room_for(calls.len(), bytes) {
+            self.waiting.add(calls.len(), bytes);
+            if inner.calls.is_empty() {
+                std::mem::swap(&mut inner.calls, calls);
+            } else {
+                inner.calls.append(calls);
+            }
+        }
         while let Some(call) = calls.front() {
             if inner.closed {
                 refusal = Err(Refusal::Closed);
                 break;
             }
-            if !self.waiting.has_room(call.bytes) {
+            if !self.waiting.has_room_for(1, call.bytes) {
                 refusal = Err(Refusal::Full);
                 break;
             }
-            self.waiting.add(call.bytes);
+            self.waiting.add(1, call.bytes);
             inner.calls.extend(calls.pop_front());
         }
         let wakes = inner.worker_waits && !inner.calls.is_empty();

@@ -65,6 +65,8 @@ struct Inner<T> {
     items: VecDeque<(T, usize)>,
     bytes: usize,
     closed: bool,
+    /// How many wait for room: while there are none, nobody need be woken, which would be a system call each time.
+    waiting: usize,
     /// The receiver looks by itself before it sleeps.
     is_attended: bool,
     /// An item that was taken out and emptied.
@@ -82,7 +84,7 @@ pub struct Outbox<T> {
 impl<T> Outbox<T> {
     /// An empty queue of at most `bytes_max` bytes (one item always fits).
     pub fn new(bytes_max: usize, doorbell: std::sync::Arc<dyn Doorbell>) -> Outbox<T> {
-        let inner = Inner { items: VecDeque::new(), bytes: 0, closed: false, is_attended: false, spare: None };
+        let inner = Inner { items: VecDeque::new(), bytes: 0, closed: false, waiting: 0, is_attended: false, spare: None };
         Outbox { inner: Mutex::new(inner), room: Condvar::new(), bytes_max, doorbell }
     }
 
@@ -94,7 +96,9 @@ impl<T> Outbox<T> {
     pub fn push(&self, item: T, bytes: usize) {
         let mut inner = self.lock();
         while !inner.items.is_empty() && inner.bytes + bytes > self.bytes_max && !inner.closed {
+            inner.waiting += 1;
             inner = self.room.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner.waiting -= 1;
         }
         self.put(inner, item, bytes);
     }
@@ -151,8 +155,11 @@ impl<T> Outbox<T> {
         let mut inner = self.lock();
         let (item, bytes) = inner.items.pop_front()?;
         inner.bytes -= bytes;
+        let wakes = inner.waiting > 0;
         drop(inner);
-        self.room.notify_one();
+        if wakes {
+            self.room.notify_one();
+        }
         Some(item)
     }
 

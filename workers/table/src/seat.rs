@@ -4,8 +4,9 @@
 //!   the [`Intake`] and the agenda, with their bounds and shares, and what is said leaves as [`Released`](crate::Released) through the outbox.
 //! - The worker's own thread waits for calls without the lock, and does whatever comes.
 //! - The thread that brings calls does the turn itself if the worker's sleeps, nothing else waits, and all of them are
-//!   [small](Call::small): that takes less than to wake another thread and to be woken by it. It never waits for the lock, and where
-//!   batches are synced, it does reads only: it never waits for the disk's cache.
+//!   [small](Call::small): that takes less than to wake another thread and to be woken by it. It never waits for the lock.
+//! - Where batches are synced, it does a change only if that is the one call that was brought: nobody else is there who would gather
+//!   meanwhile. When a sync has taken longer than [`SYNC_PATIENCE`], syncs are the worker's again for [`SYNC_PAUSE`].
 //! - What such a turn leaves over or brings about (a deadline, a call that waited for a change) is the worker's: its thread is woken.
 
 use std::collections::VecDeque;
@@ -21,6 +22,11 @@ use crate::worker::{Course, Stopped, Worker};
 /// Most calls of a turn that is done in the worker's place. A change costs more than its hand-over: many of them keep two threads busy.
 const READS_MAX: usize = 1_024;
 const CHANGES_MAX: usize = 4;
+
+/// A sync for one call may keep the thread that brought it for so long,
+const SYNC_PATIENCE: Duration = Duration::from_millis(5);
+/// or it is left to the worker's thread until so much later.
+const SYNC_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes calls for the worker.
 pub trait TakesCalls: Send + Sync {
@@ -43,7 +49,8 @@ pub struct Seat<L> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Helps {
     Never,
-    Reads,
+    /// Each batch is synced.
+    Syncing,
     All,
 }
 
@@ -54,6 +61,17 @@ struct Place<L> {
     wakes_at: Option<Instant>,
     /// The log has failed under a turn that was done in the worker's place.
     failed: Option<Stopped>,
+    /// Until then syncs are left to the worker's thread.
+    no_syncs_until: Option<Instant>,
+}
+
+/// A turn that may be done in the worker's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Reads,
+    Changes,
+    /// One change, and its sync.
+    Synced,
 }
 
 impl<L: Log> Seat<L> {
@@ -62,15 +80,19 @@ impl<L: Log> Seat<L> {
         Seat::new(worker, Helps::Never)
     }
 
-    /// A worker whose small turns may be done by the thread that brings the calls: those with changes, too, if the log does not sync each
-    /// batch.
+    /// A worker whose small turns may be done by the thread that brings the calls. If the log syncs each batch, these are reads, and changes
+    /// that come alone.
     pub fn helped(worker: Worker<L>, syncs_batches: bool) -> Seat<L> {
-        Seat::new(worker, if syncs_batches { Helps::Reads } else { Helps::All })
+        Seat::new(worker, if syncs_batches { Helps::Syncing } else { Helps::All })
     }
 
     fn new(worker: Worker<L>, helps: Helps) -> Seat<L> {
         let (intake, course) = (Arc::clone(&worker.intake), worker.begin());
-        Seat { intake, place: Mutex::new(Some(Place { worker, course, wakes_at: None, failed: None })), helps }
+        Seat {
+            intake,
+            place: Mutex::new(Some(Place { worker, course, wakes_at: None, failed: None, no_syncs_until: None })),
+            helps,
+        }
     }
 
     /// A thread that panics with it ends the process; until then the place is whole.
@@ -103,9 +125,19 @@ impl<L: Log> Seat<L> {
     }
 
     /// Does a turn in the worker's place. False if its thread has to be woken.
-    fn help(&self, with_changes: bool) -> bool {
+    fn help(&self, turn: Turn) -> bool {
         let Ok(mut guard) = self.place.try_lock() else { return false };
-        guard.as_mut().is_some_and(|place| place.help(with_changes))
+        guard.as_mut().is_some_and(|place| place.help(turn))
+    }
+
+    /// The turn that these calls would be, if it may be done in the worker's place.
+    fn turn_of(&self, calls: &VecDeque<Call>) -> Option<Turn> {
+        match (self.helps, small_turn(calls)?) {
+            (Helps::Never, _) => None,
+            (_, Small::Read) => Some(Turn::Reads),
+            (Helps::All, Small::Change) => Some(Turn::Changes),
+            (Helps::Syncing, Small::Change) => (calls.len() == 1).then_some(Turn::Synced),
+        }
     }
 }
 
@@ -126,13 +158,21 @@ impl<L: Log> Place<L> {
         }
     }
 
-    fn help(&mut self, with_changes: bool) -> bool {
+    fn help(&mut self, turn: Turn) -> bool {
+        let with_changes = turn != Turn::Reads;
         if self.failed.is_some() || !self.worker.has_nothing_else(&self.course, with_changes) {
+            return false;
+        }
+        let began = (turn == Turn::Synced).then(Instant::now);
+        if began.is_some_and(|now| self.no_syncs_until.is_some_and(|until| now < until)) {
             return false;
         }
         if let Err(stopped) = self.worker.small_turn(&mut self.course) {
             self.failed = Some(stopped);
             return false;
+        }
+        if began.is_some_and(|began| began.elapsed() > SYNC_PATIENCE) {
+            self.no_syncs_until = Instant::now().checked_add(SYNC_PAUSE);
         }
         if !with_changes {
             return self.course.agenda.is_empty();
@@ -145,19 +185,13 @@ impl<L: Log> Place<L> {
 
 impl<L: Log + Send> TakesCalls for Seat<L> {
     fn take(&self, calls: &mut VecDeque<Call>) -> Result<(), Refusal> {
-        let small = if self.helps == Helps::Never { None } else { small_turn(calls) };
+        let turn = self.turn_of(calls);
         let Offered { refusal, wakes, are_all } = self.intake.offer(calls);
         if wakes {
-            let may_help = are_all
-                && match small {
-                    Some(Small::Read) => true,
-                    Some(Small::Change) => self.helps == Helps::All,
-                    None => false,
-                };
-            if !may_help {
-                self.intake.wake();
-            } else if !self.help(small == Some(Small::Change)) {
-                self.intake.nudge();
+            match turn.filter(|_| are_all) {
+                None => self.intake.wake(),
+                Some(turn) if !self.help(turn) => self.intake.nudge(),
+                Some(_) => {}
             }
         }
         refusal

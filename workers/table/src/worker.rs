@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kvbroker_core::{History, SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
-use kvbroker_protocol::{ErrorCode, Failure, limits};
+use kvbroker_protocol::{ErrorCode, Failure, Operations, limits};
 
 use crate::access_book::{AccessBook, Speaker};
 use crate::access_calls::{AccessCall, AccessCalls};
@@ -113,6 +113,8 @@ pub struct Course {
     pub(crate) wait: Duration,
 }
 
+/// So many calls have their keys fetched together.
+const WARMED: usize = 64;
 /// How long without calls until a marker vouches for the last batch.
 const IDLE: Duration = Duration::from_secs(1);
 // A batch is flushed once it is this large; one more message of the largest size, each of its operations a record and each key that
@@ -325,7 +327,13 @@ impl<L: Log> Worker<L> {
             saying.may_wait = true;
         }
         saying.refusal = self.refusal()?;
+        let mut cold = 0_usize;
         while let Some(call) = agenda.take() {
+            if cold == 0 {
+                cold = WARMED;
+                self.warm(&call, agenda);
+            }
+            cold -= 1;
             if events::is_one(&call) && self.permits(&call) {
                 self.hear(call, agenda, &mut saying);
                 if saying.reply_bytes >= limits::BATCH_BYTES_MAX {
@@ -378,6 +386,20 @@ impl<L: Log> Worker<L> {
         saying.replies.extend(agenda.refused().map(without_credit));
         tracing::debug!(calls = saying.replies.len(), "collected a batch");
         Ok(self.persist(saying, batch)? || appended)
+    }
+
+    /// Fetches what this call and those behind it are about to look at, side by side: one after the other each would wait for memory.
+    fn warm(&self, call: &Call, agenda: &Agenda) {
+        let calls = std::iter::once(call).chain(agenda.next_ones()).take(WARMED);
+        let mut keys = calls.filter_map(|call| match &call.request.operations {
+            Operations::One(operation) => operation.first_key().map(Vec::as_slice),
+            // Has its own keys fetched when it is its turn.
+            Operations::Many(_) => None,
+        });
+        // One alone has nobody to wait beside.
+        if let (Some(first), Some(second)) = (keys.next(), keys.next()) {
+            self.state.warm([first, second].into_iter().chain(keys));
+        }
     }
 
     /// What begins with the next change. Whether its events are wanted is asked once: a batch tells all of them, or says that it tells none.

@@ -34,6 +34,8 @@ pub struct Seen {
     pub is_held: bool,
     /// Appends wait while this is set.
     pub hold: bool,
+    /// How long the disk takes for an append.
+    pub append_takes: Duration,
     /// Nothing is taken out at appends, as if nobody were there.
     pub leaves_all: bool,
     /// Everything that has left the worker, in order.
@@ -100,6 +102,10 @@ pub fn collect_said(seen: &mut Seen, replies: &Outbox<Vec<ReplyOut>>, events: &E
 
 impl Log for WatchedLog {
     fn append(&mut self, batch: &mut BatchBuilder) -> Result<Persisted, LogError> {
+        let takes = self.shared.seen().append_takes;
+        if !takes.is_zero() {
+            std::thread::sleep(takes);
+        }
         let mut seen = self.shared.seen();
         seen.is_held = seen.hold;
         self.shared.changed.notify_all();

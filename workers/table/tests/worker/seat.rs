@@ -85,16 +85,51 @@ fn small_calls_are_decided_logged_and_answered_on_either_thread_alike() {
 }
 
 #[test]
-fn where_batches_are_synced_only_reads_are_done_in_the_workers_place() {
+fn where_batches_are_synced_reads_and_changes_that_come_alone_are_done_in_the_workers_place() {
     let mut broker = Broker::start(true);
-    for _ in 0..200 {
-        broker.one(put("a", "1"));
+    for _ in 0..100 {
+        let mut two: VecDeque<_> = (0..2).map(|_| broker.bench.call(Header::default(), Operations::One(put("a", "1")))).collect();
+        assert_eq!(broker.seat.take(&mut two), Ok(()));
+        broker.bench.until_answered(broker.bench.next_id);
     }
-    assert_eq!(broker.small_turns(), 0);
+    assert_eq!(broker.small_turns(), 0, "two may become more while they are synced");
     until(|| {
         let id = broker.one(get("a"));
         assert!(is_value(&broker.bench.outcomes(id)[0], "1"));
         broker.small_turns() >= 20
+    });
+    let mut value = 1;
+    until(|| {
+        let before = broker.small_turns();
+        value += 1;
+        let id = broker.one(put("a", &value.to_string()));
+        assert!(broker.bench.outcomes(id)[0].result.is_ok());
+        broker.small_turns() >= 40 && broker.small_turns() > before
+    });
+    let appends = broker.bench.shared.seen().appends.len();
+    broker.stop();
+    assert!(appends > 100, "{appends}");
+}
+
+#[test]
+fn after_a_slow_sync_the_next_ones_are_the_workers() {
+    let mut broker = Broker::start(true);
+    until(|| {
+        broker.one(put("a", "1"));
+        broker.small_turns() >= 1
+    });
+    until(|| {
+        broker.bench.shared.seen().append_takes = Duration::from_millis(20);
+        until(|| {
+            let before = broker.small_turns();
+            broker.one(put("a", "2"));
+            broker.small_turns() > before
+        });
+        broker.bench.shared.seen().append_takes = Duration::ZERO;
+        let (before, began) = (broker.small_turns(), Instant::now());
+        (0..50).for_each(|_| _ = broker.one(put("a", "3")));
+        // On a machine on which that takes longer than the pause, once more.
+        broker.small_turns() == before && began.elapsed() < Duration::from_millis(900)
     });
     broker.stop();
 }
