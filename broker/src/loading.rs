@@ -124,7 +124,7 @@ impl Replay for Loading<'_> {
     fn coming<'g>(&mut self, groups: &mut dyn Iterator<Item = GroupRef<'g>>) {
         // The others are sorted first.
         if !self.is_old() {
-            replay_soon(&self.state, groups);
+            replay_soon(&mut self.state, groups);
         }
     }
 

@@ -20,8 +20,8 @@ pub(crate) struct Overlay<'a> {
     state: &'a State,
     /// Of the table this is all there is.
     scope: &'a Scope,
-    /// In key order, each key once; None: deleted.
-    own: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Of the table, in key order, each key once.
+    own: Vec<Change>,
     /// The revision that the changes will have, and the time of deadlines that start now.
     stamp: Stamp,
 }
@@ -60,13 +60,13 @@ impl<'a> Overlay<'a> {
     }
 
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.own.binary_search_by(|(own, _)| own.as_slice().cmp(key))
+        self.own.binary_search_by(|own| own.key.as_slice().cmp(key))
     }
 
     /// The key's record, own changes included.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Seen<'_>> {
         match self.find(key) {
-            Ok(at) => Seen::of(self.own[at].1.as_deref()?, self.stamp.revision),
+            Ok(at) => Seen::of(self.own[at].value.as_deref()?, self.stamp.revision),
             Err(_) => self.state.table.get(key).and_then(|entry| Seen::of(entry.record, entry.modified)),
         }
     }
@@ -76,27 +76,27 @@ impl<'a> Overlay<'a> {
         let created = self.get(&key).map(|seen| seen.created()).filter(|created| *created != self.stamp.revision);
         let record = Some(table_record(value, created, expires_ms));
         match self.find(&key) {
-            Ok(at) => self.own[at].1 = record,
-            Err(at) => self.own.insert(at, (key, record)),
+            Ok(at) => self.own[at].value = record,
+            Err(at) => self.insert(at, key, record),
         }
     }
 
     pub(crate) fn delete(&mut self, key: Vec<u8>) {
         match (self.find(&key), self.state.table.get(&key).is_some()) {
-            (Ok(at), true) => self.own[at].1 = None,
+            (Ok(at), true) => self.own[at].value = None,
             // It came into being here and is gone again: nothing has changed.
             (Ok(at), false) => {
                 self.own.remove(at);
             }
-            (Err(at), _) => self.own.insert(at, (key, None)),
+            (Err(at), _) => self.insert(at, key, None),
         }
     }
 
     /// Number of keys of the whole table, own changes included.
     pub(crate) fn keys(&self) -> usize {
         let (mut keys, table) = (self.state.keys(), &self.state.table);
-        for (key, record) in &self.own {
-            match (table.get(key).is_some(), record.is_some()) {
+        for own in &self.own {
+            match (table.get(&own.key).is_some(), own.value.is_some()) {
                 (false, true) => keys += 1,
                 (true, false) => keys -= 1,
                 _ => {}
@@ -113,9 +113,9 @@ impl<'a> Overlay<'a> {
     fn part<'s>(&'s self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = (&'s [u8], Seen<'s>)> + 's> {
         let below = self.state.table.range(range);
         let below = below.filter_map(|(key, entry)| Some((key, Seen::of(entry.record, entry.modified)?)));
-        let own = range.part_of(&self.own);
+        let own = range.part_of(&self.own, |own| &own.key);
         let is_empty = own.is_empty();
-        let own = own.iter().map(|(key, record)| (key.as_slice(), record.as_deref()));
+        let own = own.iter().map(|own| (own.key.as_slice(), own.value.as_deref()));
         match (is_empty, reverse) {
             (true, false) => Box::new(below),
             (true, true) => Box::new(below.rev()),
@@ -131,11 +131,16 @@ impl<'a> Overlay<'a> {
         }
     }
 
+    fn insert(&mut self, at: usize, key: Vec<u8>, value: Option<Vec<u8>>) {
+        if self.own.is_empty() {
+            // Nearly always it is the only one, and the reply that is remembered with it is put behind it.
+            self.own.reserve_exact(2);
+        }
+        self.own.insert(at, Change { space: Space::Table, key, value });
+    }
+
     pub(crate) fn into_changes(self) -> Vec<Change> {
-        // With room for the reply that may be remembered with them.
-        let mut changes = Vec::with_capacity(if self.own.is_empty() { 0 } else { self.own.len() + 1 });
-        changes.extend(self.own.into_iter().map(|(key, value)| Change { space: Space::Table, key, value }));
-        changes
+        self.own
     }
 }
 

@@ -35,7 +35,7 @@ pub fn replay_old(state: &mut State, backlog: &mut Backlog, group: &GroupRef<'_>
 }
 
 /// To be called with groups that [`replay_into`] is given next: it takes less time then.
-pub fn replay_soon<'g>(state: &State, groups: impl Iterator<Item = GroupRef<'g>>) {
+pub fn replay_soon<'g>(state: &mut State, groups: impl Iterator<Item = GroupRef<'g>>) {
     let keys = groups.flat_map(|group| group.records()).filter_map(|record| {
         let (RecordRef::Put { key, .. } | RecordRef::Delete { key }) = record;
         key.strip_prefix(&[Space::Table as u8])

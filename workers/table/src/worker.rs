@@ -389,7 +389,7 @@ impl<L: Log> Worker<L> {
     }
 
     /// Fetches what this call and those behind it are about to look at, side by side: one after the other each would wait for memory.
-    fn warm(&self, call: &Call, agenda: &Agenda) {
+    fn warm(&mut self, call: &Call, agenda: &Agenda) {
         let calls = std::iter::once(call).chain(agenda.next_ones()).take(WARMED);
         let mut keys = calls.filter_map(|call| match &call.request.operations {
             Operations::One(operation) => operation.first_key().map(Vec::as_slice),

@@ -4,6 +4,8 @@
 //!   they are, small ones as a copy, one behind the other. Where an open snapshot needs one too, that gets a copy of its own.
 //! - New values stand nowhere but where they are needed anyway: with the next change of the key, as the entry which that one
 //!   replaced, or in the table. Each change knows the revision of the next one.
+//! - That knowledge is written some changes late, for many of them together: each is a write to some other place in memory, and many that do
+//!   not wait for each other take little longer than one. Until then it is looked for among these few.
 //! - Every change that is here knows what was before it. Of what is not here any more nothing is said: it is never called absent.
 //! - Bounded in bytes; the oldest groups go first. A group that is larger than the bound by itself takes everything with it, itself
 //!   included: what is here is always whole groups.
@@ -73,6 +75,8 @@ pub struct History {
     /// For each change the revision of the key's next change, where there is one and this is a put; else 0. Apart from the changes: a
     /// later change writes here at any place, and finds it in the cache.
     nexts: VecDeque<u64>,
+    /// The first revision whose changes do not stand in `nexts` yet.
+    unlinked: u64,
     arena: Arena,
     /// Keys that are not in the table, and the revision at which they were removed, if that is here.
     removed: BTreeMap<Box<[u8]>, u64>,
@@ -97,6 +101,8 @@ enum Old {
     Moved(Box<Entry>),
 }
 
+/// So many groups at most wait to be linked.
+const UNLINKED_MAX: u64 = 64;
 /// Bytes of a change beside its key and old record.
 const CHANGE_BYTES: usize = size_of::<Past>() + size_of::<u64>();
 /// Bytes of a group beside its changes.
@@ -107,6 +113,10 @@ const MOVED_BYTES: usize = size_of::<Entry>() + 32;
 const REMOVAL_BYTES: usize = 64;
 
 impl Old {
+    fn is_something(&self) -> bool {
+        !matches!(self, Old::Nothing { .. })
+    }
+
     /// The revision of the change before, as far as it is known; else 0.
     fn modified(&self) -> u64 {
         match self {
@@ -149,6 +159,7 @@ impl History {
             dropped: 0,
             changes: VecDeque::new(),
             nexts: VecDeque::new(),
+            unlinked: 1,
             arena: Arena::default(),
             removed: BTreeMap::new(),
         }
@@ -180,6 +191,9 @@ impl History {
         if revision != self.next_revision() {
             self.forget_before(revision);
             self.is_open = true;
+        }
+        if self.next_revision() - self.unlinked >= UNLINKED_MAX {
+            self.link();
         }
         self.bytes += GROUP_BYTES;
         self.origins.push_back(origin);
@@ -232,12 +246,7 @@ impl History {
 
     fn push(&mut self, key: Piece, old: Option<Old>, is_put: bool, revision: u64) {
         let old = match old {
-            Some(old) => {
-                if let Some(before) = self.find_maker(old.modified(), key) {
-                    self.nexts[before] = revision;
-                }
-                old
-            }
+            Some(old) => old,
             // Nearly always nothing was removed lately, and a look into nothing costs nothing.
             None => Old::Nothing { removed_at: self.removed.remove(self.arena.get(key)).unwrap_or_default() },
         };
@@ -249,6 +258,26 @@ impl History {
         self.changes.push_back(past);
         self.nexts.push_back(0);
         self.trim(revision);
+    }
+
+    /// Writes to each change that was replaced since the last time by which revision.
+    fn link(&mut self) {
+        for revision in self.unlinked.max(self.first_revision)..self.next_revision() {
+            for at in self.places(revision).unwrap_or_default() {
+                let past = &self.changes[at];
+                let before = past.old.is_something().then(|| self.find_maker(past.old.modified(), past.key));
+                if let Some(before) = before.flatten() {
+                    self.nexts[before] = revision;
+                }
+            }
+        }
+        self.unlinked = self.next_revision();
+    }
+
+    /// The place of the next change of the key that was put at this place, if that is among those that were not linked.
+    fn next_unlinked(&self, place: usize, key: &[u8]) -> Option<usize> {
+        let mut revisions = self.unlinked.max(self.first_revision)..self.next_revision();
+        revisions.find_map(|revision| self.find(revision, key).filter(|at| *at > place))
     }
 
     /// Drops what is too much; this group with the rest if it alone is.
@@ -287,6 +316,7 @@ impl History {
     fn forget_before(&mut self, revision: u64) {
         self.is_open = false;
         self.first_revision = revision;
+        self.unlinked = revision;
         self.bytes = 0;
         self.origins.clear();
         self.begins.clear();

@@ -99,11 +99,21 @@ impl History {
             return None;
         }
         let key = self.arena.get(past.key);
-        let record = match self.nexts[place] {
-            0 => state.table.get(key)?.record,
-            next => self.old_of(&self.changes[self.find(next, key)?])?.0,
+        let next = match self.nexts[place] {
+            0 => {
+                let entry = state.table.get(key);
+                // Nearly always it has not changed lately.
+                if let Some(entry) = entry.filter(|entry| entry.modified < self.unlinked) {
+                    return split_table_record(entry.record);
+                }
+                match self.next_unlinked(place, key) {
+                    None => return split_table_record(entry?.record),
+                    Some(next) => next,
+                }
+            }
+            next => self.find(next, key)?,
         };
-        split_table_record(record)
+        split_table_record(self.old_of(&self.changes[next])?.0)
     }
 }
 

@@ -24,6 +24,8 @@ const STEP_BYTES: usize = 256;
 const SHRINK_BYTES: usize = 3 * STEP_BYTES;
 /// Of the processor's cache; a guess does.
 const CACHE_LINE_BYTES: usize = 64;
+/// Of an entry so many are asked for together, from its front, and its last one.
+const TOUCHED_LINES: usize = 4;
 /// Of a slot: head, place.
 const SLOT_BYTES: usize = 4;
 /// Of the place in a slot: the number of a large entry follows.
@@ -178,15 +180,26 @@ impl Leaf {
         self.slots().iter().step_by(CACHE_LINE_BYTES / SLOT_BYTES).map(|slot| u64::from(slot[0])).sum()
     }
 
-    /// Reads of the entry that a key probably has something; the sum says nothing.
-    pub(super) fn touch_entry(&self, key: &[u8]) -> u64 {
+    /// Reads of the entry that a key probably has something, and says where it stands; the sum says nothing.
+    pub(super) fn touch_entry(&self, key: &[u8]) -> (usize, u64) {
         let wanted = head(key, usize::from(self.prefix));
         let slots = self.slots();
-        let at = slots.partition_point(|slot| u16::from_be_bytes([slot[0], slot[1]]) < wanted);
-        let Some(slot) = slots.get(at) else { return 0 };
-        let place = usize::from(u16::from_le_bytes([slot[2], slot[3]]));
-        let byte = |at| self.bytes.get(at).copied().map_or(0, u64::from);
-        byte(place) ^ byte(place + CACHE_LINE_BYTES)
+        let head_of = |slot: &[u8; SLOT_BYTES]| u16::from_be_bytes([slot[0], slot[1]]);
+        let mut at = slots.partition_point(|slot| head_of(slot) < wanted);
+        if slots.get(at + 1).is_some_and(|slot| head_of(slot) == wanted) {
+            // Its head alone does not tell it from others.
+            at = self.find(key).unwrap_or_else(|at| at);
+        }
+        let Some(slot) = slots.get(at) else { return (at, 0) };
+        let place = u16::from_le_bytes([slot[2], slot[3]]);
+        if place & IS_LARGE != 0 {
+            return (at, 0);
+        }
+        // To its last byte, which is read first: it says what the record consists of.
+        let end = self.packed(place).bytes - 1;
+        let entry = &self.bytes[usize::from(place)..];
+        let lines = (1..TOUCHED_LINES).map(|line| (line * CACHE_LINE_BYTES).min(end));
+        (at, lines.chain([end]).fold(0, |mixed, at| mixed ^ u64::from(entry[at])))
     }
 
     /// Where a key stands that does not begin with the prefix, before all others or behind them; Equal if it does.

@@ -4,6 +4,7 @@
 //! other (decision 0042).
 
 mod branch;
+mod hints;
 mod leaf;
 mod range;
 #[cfg(test)]
@@ -82,7 +83,7 @@ impl Table {
     }
 
     /// These keys are asked for soon: see [`Tree::warm`].
-    pub(crate) fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+    pub(crate) fn warm<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
         self.entries.warm(keys);
     }
 

@@ -91,16 +91,16 @@ impl KeyRange {
     }
 
     /// The part of a sorted list whose keys lie in the range.
-    pub(crate) fn part_of<'l, T>(&self, list: &'l [(Vec<u8>, T)]) -> &'l [(Vec<u8>, T)] {
-        let start = list.partition_point(|(key, _)| match &self.from {
+    pub(crate) fn part_of<'l, T>(&self, list: &'l [T], key: impl Fn(&T) -> &Vec<u8>) -> &'l [T] {
+        let start = list.partition_point(|one| match &self.from {
             Bound::Unbounded => false,
-            Bound::Included(from) => key < from,
-            Bound::Excluded(from) => key <= from,
+            Bound::Included(from) => key(one) < from,
+            Bound::Excluded(from) => key(one) <= from,
         });
-        let end = list.partition_point(|(key, _)| match &self.to {
+        let end = list.partition_point(|one| match &self.to {
             Bound::Unbounded => true,
-            Bound::Included(to) => key <= to,
-            Bound::Excluded(to) => key < to,
+            Bound::Included(to) => key(one) <= to,
+            Bound::Excluded(to) => key(one) < to,
         });
         list.get(start..end).unwrap_or_default()
     }
@@ -154,7 +154,7 @@ mod tests {
         backward.reverse();
         assert_eq!(forward, backward);
         let list: Vec<(Vec<u8>, ())> = table.behind(None).map(|(key, _)| (key.to_vec(), ())).collect();
-        assert!(range.part_of(&list).iter().map(|(key, ())| key).eq(&forward));
+        assert!(range.part_of(&list, |(key, ())| key).iter().map(|(key, ())| key).eq(&forward));
         forward
     }
 

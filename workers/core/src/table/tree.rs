@@ -6,19 +6,20 @@
 //!   hundred million keys make one of some ten thousands.
 //! - A leaf that becomes too large is made two, one that becomes too small is joined with a neighbour in the same branch; branches likewise. Whoever
 //!   puts keys in ascending order gets full leaves.
+//! - Where keys stood when they were last looked for in advance is noted ([`Hints`]). A note may be wrong by now: it is believed only where the
+//!   key is found at its place.
 
 use std::borrow::Cow;
 use std::ops::Bound;
 
 use super::branch::Branch;
+use super::hints::{Hints, Place};
 use super::leaf::{LEAF_BYTES_MAX, Leaf, shared};
 use super::{EntryRef, Replaced};
 
 /// Leaves of a branch.
 const BRANCH_LEAVES_MAX: usize = 128;
 
-/// A root of fewer branches is small enough for the processor's cache, with all that is below it.
-const WORTH_WARMING: usize = 16;
 /// So many keys are looked for side by side.
 const SIDE_BY_SIDE: usize = 16;
 
@@ -27,20 +28,12 @@ const SIDE_BY_SIDE: usize = 16;
 pub(super) struct Tree {
     root: Branch<Branch<Leaf>>,
     entries: usize,
-}
-
-/// Where an entry stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    branch: usize,
-    leaf: usize,
-    /// In the leaf; behind the last one is as good as before the first of the next leaf.
-    slot: usize,
+    hints: Hints,
 }
 
 impl Default for Tree {
     fn default() -> Tree {
-        Tree { root: Branch::new(Branch::new(Leaf::default())), entries: 0 }
+        Tree { root: Branch::new(Branch::new(Leaf::default())), entries: 0, hints: Hints::default() }
     }
 }
 
@@ -55,18 +48,40 @@ impl Tree {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<EntryRef<'_>> {
+        if let Some((_, entry)) = self.hinted(key) {
+            return Some(entry);
+        }
         let branch = &self.root.items()[self.root.find(key)];
         let leaf = &branch.items()[branch.find(key)];
         leaf.find(key).ok().map(|at| leaf.get(at).1)
     }
 
-    /// Looks for these keys side by side, so that what is on the way to them is in the processor's cache when they are asked for one after the
-    /// other: it waits for the memory of all of them at once. Nothing is changed, and what is not there does no harm.
-    pub(super) fn warm<'k>(&self, mut keys: impl Iterator<Item = &'k [u8]>) {
-        // What fits into the cache anyway needs none of this.
-        if self.root.len() < WORTH_WARMING {
-            return;
+    /// The entry of a key that stands where it is noted.
+    pub(super) fn hinted(&self, key: &[u8]) -> Option<(Place, EntryRef<'_>)> {
+        let place = self.hints.of(key)?;
+        let leaf = self.root.items().get(place.branch)?.items().get(place.leaf)?;
+        if place.slot >= leaf.len() {
+            return None;
         }
+        let (found, entry) = leaf.get(place.slot);
+        (found == key).then_some((place, entry))
+    }
+
+    /// Where to look for a key: root and branch. And where it stands in the leaf, or would.
+    fn find(&self, key: &[u8]) -> (usize, usize, Result<usize, usize>) {
+        if let Some((place, _)) = self.hinted(key) {
+            return (place.branch, place.leaf, Ok(place.slot));
+        }
+        let in_root = self.root.find(key);
+        let branch = &self.root.items()[in_root];
+        let in_branch = branch.find(key);
+        (in_root, in_branch, branch.items()[in_branch].find(key))
+    }
+
+    /// Looks for these keys side by side, so that what is on the way to them is in the processor's cache when they are asked for one after the
+    /// other: it waits for the memory of all of them at once. And notes where they stand, so that they need not be looked for again. Nothing
+    /// is changed, and what is not there does no harm.
+    pub(super) fn warm<'k>(&mut self, mut keys: impl Iterator<Item = &'k [u8]>) {
         let mut some = [&b""[..]; SIDE_BY_SIDE];
         loop {
             let mut count = 0;
@@ -82,27 +97,32 @@ impl Tree {
     }
 
     /// Each loop asks for memory that no other turn of it waits for.
-    fn warm_some(&self, keys: &[&[u8]]) {
+    fn warm_some(&mut self, keys: &[&[u8]]) {
+        let branches = self.root.items();
         let mut sum = 0;
-        let mut branches = [&self.root.items()[0]; SIDE_BY_SIDE];
-        for (branch, key) in branches.iter_mut().zip(keys) {
-            *branch = &self.root.items()[self.root.find(key)];
+        let mut places = [Place { branch: 0, leaf: 0, slot: 0 }; SIDE_BY_SIDE];
+        for (place, key) in places.iter_mut().zip(keys) {
+            place.branch = self.root.find(key);
         }
-        for (branch, _) in branches.iter().zip(keys) {
-            sum ^= branch.touch();
+        for (place, _) in places.iter().zip(keys) {
+            sum ^= branches[place.branch].touch();
         }
-        let mut leaves = branches.map(|branch| &branch.items()[0]);
-        for ((leaf, branch), key) in leaves.iter_mut().zip(branches).zip(keys) {
-            *leaf = &branch.items()[branch.find(key)];
+        for (place, key) in places.iter_mut().zip(keys) {
+            place.leaf = branches[place.branch].find(key);
         }
-        for (leaf, _) in leaves.iter().zip(keys) {
-            sum ^= leaf.touch();
+        for (place, _) in places.iter().zip(keys) {
+            sum ^= branches[place.branch].items()[place.leaf].touch();
         }
-        for (leaf, key) in leaves.iter().zip(keys) {
-            sum ^= leaf.touch_entry(key);
+        for (place, key) in places.iter_mut().zip(keys) {
+            let (slot, touched) = branches[place.branch].items()[place.leaf].touch_entry(key);
+            place.slot = slot;
+            sum ^= touched;
         }
         // Otherwise nothing of this would be done.
         std::hint::black_box(sum);
+        for (place, key) in places.iter().zip(keys) {
+            self.hints.note(key, *place);
+        }
     }
 
     /// Puts an entry. What `keep` makes of the one that was there, if there was one.
@@ -113,11 +133,9 @@ impl Tree {
         modified: u64,
         keep: impl FnOnce(Replaced<'_>) -> R,
     ) -> Option<R> {
-        let in_root = self.root.find(key);
-        let branch = &mut self.root.items_mut()[in_root];
-        let in_branch = branch.find(key);
-        let leaf = &mut branch.items_mut()[in_branch];
-        let (at, kept) = match leaf.find(key) {
+        let (in_root, in_branch, found) = self.find(key);
+        let leaf = &mut self.root.items_mut()[in_root].items_mut()[in_branch];
+        let (at, kept) = match found {
             Ok(at) if leaf.can_overwrite(at, &record, modified) => return Some(leaf.overwrite(at, record, modified, keep)),
             Ok(at) => (at, Some(leaf.remove(at, keep))),
             Err(at) => (at, None),
@@ -185,11 +203,9 @@ impl Tree {
 
     /// Removes an entry. What `keep` makes of it, if there is one.
     pub(super) fn remove<R>(&mut self, key: &[u8], keep: impl FnOnce(Replaced<'_>) -> R) -> Option<R> {
-        let in_root = self.root.find(key);
-        let branch = &mut self.root.items_mut()[in_root];
-        let in_branch = branch.find(key);
-        let leaf = &mut branch.items_mut()[in_branch];
-        let kept = leaf.remove(leaf.find(key).ok()?, keep);
+        let (in_root, in_branch, found) = self.find(key);
+        let leaf = &mut self.root.items_mut()[in_root].items_mut()[in_branch];
+        let kept = leaf.remove(found.ok()?, keep);
         self.entries -= 1;
         if leaf.weight() < LEAF_BYTES_MAX / 4 {
             self.join_leaf(in_root, in_branch);

@@ -10,6 +10,7 @@ mod access;
 mod bench;
 mod events;
 mod expiry;
+mod path;
 mod seat;
 mod snapshots;
 mod speed;
