@@ -216,7 +216,9 @@ fn a_snapshot_of_a_million_keys_under_constant_writes_is_the_table_at_one_revisi
     });
     println!("read {} and {} pages in {:?}, beside {messages} messages", rows.pages.len(), keys.pages.len(), started.elapsed());
     // What was kept for them is let go of, with nobody asking for it.
-    assert!(broker.stat("snapshots") == 2 && broker.stat("snapshot_bytes") > 0);
+    // First pages of one turn share a revision, and so a snapshot.
+    let open = if rows.revision == keys.revision { 1 } else { 2 };
+    assert_eq!((broker.stat("snapshots"), broker.stat("snapshot_bytes") > 0), (open, true));
     let patience = Duration::from_millis(limits::SNAPSHOT_LINGER_MS) + Duration::from_secs(30);
     wait_until(patience, "the snapshots are gone", || {
         (broker.stat("snapshots") == 0 && broker.stat("snapshot_bytes") == 0).then_some(()).or_else(|| {
