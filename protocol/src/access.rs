@@ -15,9 +15,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::conversion::ConversionOperation;
 use crate::error::{ErrorCode, Failure};
 use crate::limits::{GRANT_COMMENT_BYTES_MAX, GRANT_PREFIXES_MAX, KEY_BYTES_MAX};
 use crate::operation::Operation;
+use crate::routing::{RoutingOperation, pattern_prefix, retained_key};
 use crate::txn::Txn;
 use crate::value::{Key, key_to_line_text};
 
@@ -139,8 +141,16 @@ enum Reach<'a> {
     Nothing,
     /// This one.
     Key(&'a Key),
+    /// Both of these.
+    Both(&'a Key, &'a Key),
+    /// The subject, and the key of its retained value if there shall be one.
+    Subject(&'a Key, bool),
+    /// The queue, and every subject of the pattern.
+    Bound(&'a Key, &'a Key),
     /// Each of these.
     Keys(&'a [Key]),
+    /// Each of these, too.
+    Each(Vec<&'a [u8]>),
     /// Those of a range that the user has.
     Own,
     /// What its parts reach.
@@ -190,7 +200,17 @@ impl Access {
         match reach {
             Reach::Nothing | Reach::Own => Ok(()),
             Reach::Key(key) => self.check_key(key),
+            Reach::Both(one, other) => self.check_key(one).and_then(|()| self.check_key(other)),
+            Reach::Subject(subject, retain) => {
+                self.check_key(subject)?;
+                if retain { self.check_key(&retained_key(subject)) } else { Ok(()) }
+            }
+            Reach::Bound(queue, pattern) => {
+                self.check_key(queue)?;
+                self.check_key(pattern_prefix(pattern)).map_err(|_| self.not_all_subjects(pattern))
+            }
             Reach::Keys(keys) => keys.iter().try_for_each(|key| self.check_key(key)),
+            Reach::Each(keys) => keys.iter().try_for_each(|key| self.check_key(key)),
             Reach::Txn(txn) => {
                 txn.compares.iter().try_for_each(|compare| self.check_key(&compare.key))?;
                 txn.operations().try_for_each(|part| self.check(part))
@@ -212,6 +232,14 @@ impl Access {
             operation.verb(),
             self.role
         )))
+    }
+
+    fn not_all_subjects(&self, pattern: &[u8]) -> Failure {
+        refused(format!(
+            "the pattern {} has subjects that are not this client's: it may use only {}; an admin of the broker can grant more with `authorize`",
+            shown(pattern),
+            own_keys(&self.scope)
+        ))
     }
 
     fn check_key(&self, key: &[u8]) -> Result<(), Failure> {
@@ -247,6 +275,28 @@ fn needs(operation: &Operation) -> (Role, Reach<'_>) {
         | Operation::Persist { key } => (Role::Write, Reach::Key(key)),
         Operation::DelPrefix { .. } => (Role::Write, Reach::Own),
         Operation::Txn(txn) => (Role::Read, Reach::Txn(txn)),
+        Operation::Queue(queue) => {
+            let role = if queue.is_read() { Role::Read } else { Role::Write };
+            let dead = queue.names_besides();
+            (role, queue.queue().map_or(Reach::Own, |queue| dead.map_or(Reach::Key(queue), |dead| Reach::Both(queue, dead))))
+        }
+        Operation::Routing(routing) => match routing.as_ref() {
+            RoutingOperation::Bind { queue, pattern, .. } => (Role::Write, Reach::Bound(queue, pattern)),
+            RoutingOperation::Unbind { queue, .. } => (Role::Write, Reach::Key(queue)),
+            RoutingOperation::Bindings { queue, .. } => (Role::Read, queue.as_ref().map_or(Reach::Own, Reach::Key)),
+            RoutingOperation::Publish(publish) => (Role::Write, Reach::Subject(&publish.subject, publish.retain)),
+        },
+        Operation::Conversion(conversion) => match conversion.as_ref() {
+            // What it names, what it holds for, and where what it makes goes.
+            ConversionOperation::Declare(rule) => {
+                let into = rule.program.iter().map(|program| program.into.as_slice());
+                (Role::Write, Reach::Each([rule.name.as_slice(), rule.source.reach()].into_iter().chain(into).collect()))
+            }
+            ConversionOperation::Drop { rule } => (Role::Write, Reach::Key(rule)),
+            ConversionOperation::Rules { rule, .. } => (Role::Read, rule.as_ref().map_or(Reach::Own, Reach::Key)),
+            ConversionOperation::Convert { rule, .. } => (Role::Read, rule.as_ref().map_or(Reach::Nothing, Reach::Key)),
+        },
+        Operation::Converted(converted) => needs(&converted.operation),
         Operation::Stats => (Role::Read, Reach::Whole),
         Operation::Authorize { .. } | Operation::Revoke { .. } | Operation::Who => (Role::Admin, Reach::Whole),
     }
@@ -383,9 +433,12 @@ impl fmt::Debug for UserKey {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::conversion::{Converted, Program, Rule, Source, Steps, Wanted};
     use crate::header::SessionId;
     use crate::operation::{Condition, Events, List, Scan};
     use crate::predicate::Scalar;
+    use crate::queue::{Declaration, ItemId, ItemState, QueueOperation, Until};
+    use crate::routing::Publish;
     use crate::txn::Compare;
     use crate::value::Stored;
 
@@ -444,6 +497,35 @@ mod tests {
         let put = Operation::Put { key: key.clone(), value, condition: None, ttl_ms: None };
         let scan = Scan { prefix: key.clone(), ..Scan::default() };
         let list = List { prefix: key.clone(), delimiter: b"/".to_vec(), cursor: None, limit: None };
+        let peek = |key: &Key| {
+            let state = ItemState::Dead;
+            Operation::Queue(Box::new(QueueOperation::Peek { queue: key.clone(), state, limit: None, cursor: None }))
+        };
+        let track = QueueOperation::Track { queue: key.clone(), item: ItemId::MIN, until: Until::Done, wait_ms: 0 };
+        let queues = QueueOperation::Queues { queue: None, prefix: key.clone(), cursor: None, limit: None };
+        let options = Declaration { dead: Some(key.clone()), ..Declaration::default() };
+        let declare = QueueOperation::Declare { queue: b"own/q".to_vec(), options };
+        let routing = |operation| Operation::Routing(Box::new(operation));
+        let publish = |subject: Key| Publish {
+            subject,
+            value: Stored::text("v").unwrap(),
+            priority: 0,
+            ttl_ms: None,
+            content_type: None,
+            retain: false,
+            must_route: false,
+        };
+        let rule = |operation| Operation::Conversion(Box::new(operation));
+        let declared = |name: &[u8], queue: &[u8], into: &[u8]| Rule {
+            name: name.to_vec(),
+            source: Source::Queue(queue.to_vec()),
+            from: None,
+            to: None,
+            consumer: None,
+            steps: Steps::new(),
+            program: Some(Program { into: into.to_vec(), time_limit_ms: 1_000 }),
+        };
+        let convert = |rule| ConversionOperation::Convert { value: Stored::integer(1), rule, from: None, to: None };
         let query = Operation::Query { subkey: "s".into(), subvalue: Scalar::Int(1), scan: scan.clone() };
         vec![
             (Role::Read, false, Operation::Hello { project: None }),
@@ -473,6 +555,26 @@ mod tests {
             (Role::Write, true, txn(vec![], vec![get], vec![put])),
             (Role::Read, false, txn(vec![], vec![Operation::Size], vec![])),
             (Role::Read, true, Operation::Stats),
+            (Role::Write, true, Operation::Queue(Box::new(QueueOperation::Drop { queue: key.clone() }))),
+            (Role::Read, true, peek(&key)),
+            (Role::Read, false, Operation::Queue(Box::new(queues))),
+            (Role::Read, true, Operation::Queue(Box::new(track))),
+            (Role::Write, true, Operation::Queue(Box::new(declare))),
+            (Role::Read, true, txn(vec![], vec![], vec![peek(&key)])),
+            (Role::Write, true, routing(RoutingOperation::Unbind { queue: key.clone(), pattern: b"own/a".to_vec() })),
+            (Role::Write, true, routing(RoutingOperation::Bind { queue: key.clone(), pattern: b"own/a".to_vec(), where_: None })),
+            (Role::Write, true, routing(RoutingOperation::Bind { queue: b"own/q".to_vec(), pattern: key.clone(), where_: None })),
+            (Role::Read, true, routing(RoutingOperation::Bindings { queue: Some(key.clone()), cursor: None, limit: None })),
+            (Role::Read, false, routing(RoutingOperation::Bindings { queue: None, cursor: None, limit: None })),
+            (Role::Write, true, routing(RoutingOperation::Publish(publish(key.clone())))),
+            (Role::Write, true, rule(ConversionOperation::Drop { rule: key.clone() })),
+            (Role::Write, true, rule(ConversionOperation::Declare(declared(b"own/r", &key, b"own/q")))),
+            (Role::Write, true, rule(ConversionOperation::Declare(declared(&key, b"own/", b"own/q")))),
+            (Role::Write, true, rule(ConversionOperation::Declare(declared(b"own/r", b"own/", &key)))),
+            (Role::Read, false, rule(ConversionOperation::Rules { rule: None, prefix: key.clone(), cursor: None, limit: None })),
+            (Role::Read, false, rule(convert(None))),
+            (Role::Read, true, rule(convert(Some(key.clone())))),
+            (Role::Read, true, Operation::Converted(Box::new(Converted { operation: peek(&key), wanted: Wanted::default() }))),
             (Role::Admin, true, authorize),
             (Role::Admin, true, Operation::Revoke { key: user }),
             (Role::Admin, true, Operation::Who),
@@ -508,9 +610,13 @@ mod tests {
             Operation::Authorize { .. } => 23,
             Operation::Revoke { .. } => 24,
             Operation::Who => 25,
+            Operation::Queue(_) => 26,
+            Operation::Routing(_) => 27,
+            Operation::Conversion(_) => 28,
+            Operation::Converted(_) => 29,
         }
     }
-    const KINDS: usize = 26;
+    const KINDS: usize = 30;
 
     #[test]
     fn every_role_and_scope_may_do_exactly_what_the_matrix_says() {

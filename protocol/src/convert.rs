@@ -354,13 +354,18 @@ pub(crate) fn read_number(text: &str) -> Number {
     }
 }
 
-fn number_to_msgpack(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn number_to_msgpack(text: &str, out: &mut Vec<u8>) {
     match read_number(text) {
         Number::UInt(value) => write::uint(out, value),
         Number::Int(value) => write::int(out, value),
         Number::Float(value) => write::float(out, value),
         Number::Text => write::ext(out, EXT_JSON_NUMBER, text.as_bytes()),
     }
+}
+
+/// True for the extension value that stands for a JSON number.
+pub(crate) fn is_ext_number(kind: i8, bytes: &[u8]) -> bool {
+    kind == EXT_JSON_NUMBER && std::str::from_utf8(bytes).is_ok_and(needs_ext)
 }
 
 /// True for the text of a JSON number that only the extension type can carry.

@@ -1,10 +1,13 @@
 //! Writing a request as a compact MessagePack message: what our own clients send.
 
 use crate::PROTOCOL_VERSION;
+use crate::conversion::{write_conversion_operation, write_converted};
 use crate::events::epoch_text;
 use crate::header::Header;
 use crate::msgpack::write;
 use crate::operation::{Condition, Events, List, Operation, Operations, Scan};
+use crate::queue::write_queue_operation;
+use crate::routing::write_routing_operation;
 use crate::txn::Compare;
 use crate::value::Stored;
 
@@ -156,6 +159,10 @@ pub(crate) fn write_operation(operation: &Operation, out: &mut Vec<u8>) {
             }
         }
         Operation::Events(events) => write_events_request(events, out),
+        Operation::Queue(queue) => write_queue_operation(queue, out),
+        Operation::Routing(routing) => write_routing_operation(routing, out),
+        Operation::Conversion(conversion) => write_conversion_operation(conversion, out),
+        Operation::Converted(converted) => write_converted(converted, out),
         Operation::Authorize { key, role, prefixes, comment } => {
             let options = usize::from(!prefixes.is_empty()) + usize::from(!comment.is_empty());
             head(out, if options > 0 { 4 } else { 3 });

@@ -93,6 +93,14 @@ codes! {
     WrongType = "wrong_type", Failed;
     /// The result would lie outside the integers of MessagePack, -2^63 to 2^64-1.
     OutOfRange = "out_of_range", Failed;
+    /// The value can't become what was asked for, or no rule says how.
+    NotConvertible = "not_convertible", Failed;
+    /// A limit that was declared for the queue is reached.
+    QueueFull = "queue_full", Failed;
+    /// No queue wants the message, and its publisher asked for one.
+    Unroutable = "unroutable", Failed;
+    /// The delivery is over: its lease has ended, or the item was given back, acknowledged, buried or removed.
+    LeaseLost = "lease_lost", Failed;
     /// The array's reply or its share of a turn is used up; ask for this operation again by itself.
     ReplyFull = "reply_full", Failed;
     /// A bound on work in progress is reached; try again after the given time.

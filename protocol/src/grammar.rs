@@ -1,6 +1,7 @@
 //! The verbs, their names and their fields: the one table that both encodings are read by and written from.
 
 use crate::access::{Access, grant_comment};
+use crate::conversion::{CONVERSION_VERBS, wanted};
 use crate::decode::{json_entries, pack_entries};
 use crate::error::Failure;
 use crate::events::epoch_of;
@@ -9,11 +10,13 @@ use crate::json::{Token as Json, Walker};
 use crate::limits;
 use crate::msgpack::{Cursor, Token as Pack};
 use crate::operation::{Condition, Events, LIST_DELIMITER, List, Operation, Scan};
+use crate::queue::QUEUE_VERBS;
+use crate::routing::ROUTING_VERBS;
 use crate::txn::{Txn, compares_of, operations_of};
 use crate::value::Key;
 
 /// Most fields of any verb.
-pub(crate) const FIELDS_MAX: usize = 12;
+pub(crate) const FIELDS_MAX: usize = 14;
 
 /// One verb: its names (the first is ours, others are taken too), the fields that a compact array gives by position, and those
 /// it gives in a trailing map of options. A map or object names them all.
@@ -21,15 +24,15 @@ pub(crate) struct Verb {
     pub(crate) names: &'static [&'static str],
     pub(crate) positional: &'static [&'static str],
     pub(crate) options: &'static [&'static str],
-    build: fn(&Fields<'_>) -> Result<Operation, Failure>,
+    pub(crate) build: fn(&Fields<'_>) -> Result<Operation, Failure>,
 }
 
 pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["get", "lookup"],
         positional: &["key"],
-        options: &[],
-        build: |fields| Ok(Operation::Get { key: fields.needed(0)?.key("key")? }),
+        options: &["as", "consumer"],
+        build: |fields| wanted(fields, 1, Operation::Get { key: fields.needed(0)?.key("key")? }),
     },
     Verb {
         names: &["put", "insert"],
@@ -45,8 +48,8 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb {
         names: &["mget"],
         positional: &["keys"],
-        options: &[],
-        build: |fields| Ok(Operation::Mget { keys: fields.needed(0)?.keys("keys")? }),
+        options: &["as", "consumer"],
+        build: |fields| wanted(fields, 1, Operation::Mget { keys: fields.needed(0)?.keys("keys")? }),
     },
     Verb {
         names: &["exists"],
@@ -179,22 +182,24 @@ pub(crate) static VERBS: &[Verb] = &[
         },
     },
     Verb { names: &["size"], positional: &[], options: &[], build: |_| Ok(Operation::Size) },
-    Verb { names: &["scan"], positional: &[], options: SCAN_OPTIONS, build: |fields| Ok(Operation::Scan(scan(fields, 0)?)) },
+    Verb {
+        names: &["scan"],
+        positional: &[],
+        options: SCAN_OPTIONS,
+        build: |fields| wanted(fields, 10, Operation::Scan(scan(fields, 0)?)),
+    },
     Verb {
         names: &["query"],
         positional: &["subkey", "subvalue"],
         options: SCAN_OPTIONS,
         build: |fields| {
             let scan = scan(fields, 2)?;
-            match (fields.given(0), fields.given(1), &scan.filter) {
-                (None, None, Some(_)) => Ok(Operation::Scan(scan)),
-                (None, None, None) => Err(Failure::invalid("`query` needs `where`, or `subkey` and `subvalue`")),
-                _ => Ok(Operation::Query {
-                    subkey: fields.needed(0)?.text("subkey")?,
-                    subvalue: fields.needed(1)?.scalar()?,
-                    scan,
-                }),
-            }
+            let operation = match (fields.given(0), fields.given(1), &scan.filter) {
+                (None, None, Some(_)) => Operation::Scan(scan),
+                (None, None, None) => return Err(Failure::invalid("`query` needs `where`, or `subkey` and `subvalue`")),
+                _ => Operation::Query { subkey: fields.needed(0)?.text("subkey")?, subvalue: fields.needed(1)?.scalar()?, scan },
+            };
+            wanted(fields, 12, operation)
         },
     },
     Verb {
@@ -226,7 +231,8 @@ pub(crate) static VERBS: &[Verb] = &[
     Verb { names: &["stats"], positional: &[], options: &[], build: |_| Ok(Operation::Stats) },
 ];
 
-const SCAN_OPTIONS: &[&str] = &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only", "snapshot", "where"];
+const SCAN_OPTIONS: &[&str] =
+    &["prefix", "regex", "cursor", "limit", "from", "to", "reverse", "keys_only", "snapshot", "where", "as", "consumer"];
 
 /// Not a verb: one comparison of a transaction.
 static COMPARE: Verb = Verb {
@@ -335,15 +341,20 @@ fn ttl(raw: Raw<'_>) -> Result<u64, Failure> {
     }
 }
 
+/// All verbs.
+fn verbs() -> impl Iterator<Item = &'static Verb> {
+    VERBS.iter().chain(QUEUE_VERBS).chain(ROUTING_VERBS).chain(CONVERSION_VERBS)
+}
+
 impl Verb {
     pub(crate) fn named(name: &str) -> Option<&'static Verb> {
-        VERBS.iter().find(|verb| verb.names.contains(&name))
+        verbs().find(|verb| verb.names.contains(&name))
     }
 
     pub(crate) fn find(name: &str) -> Result<&'static Verb, Failure> {
         Verb::named(name).ok_or_else(|| {
             let shown: String = name.chars().take(32).collect();
-            let known: Vec<&str> = VERBS.iter().map(|verb| verb.names[0]).collect();
+            let known: Vec<&str> = verbs().map(|verb| verb.names[0]).collect();
             Failure::invalid(format!("there is no operation {shown:?}; there are {}", known.join(", ")))
         })
     }
@@ -384,7 +395,7 @@ impl<'a> Fields<'a> {
         (self.verb.build)(self)
     }
 
-    fn needed(&self, index: usize) -> Result<Raw<'a>, Failure> {
+    pub(crate) fn needed(&self, index: usize) -> Result<Raw<'a>, Failure> {
         self.values[index].ok_or_else(|| {
             let name = self.verb.field_names().nth(index).unwrap_or_default();
             Failure::invalid(format!("`{}` needs `{name}`", self.verb.names[0]))
@@ -392,7 +403,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An optional field; null counts as absent.
-    fn given(&self, index: usize) -> Option<Raw<'a>> {
+    pub(crate) fn given(&self, index: usize) -> Option<Raw<'a>> {
         self.values[index].filter(|raw| !raw.is_null())
     }
 }
@@ -403,11 +414,11 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_fields_fit() {
-        let names: Vec<&str> = VERBS.iter().flat_map(|verb| verb.names).copied().collect();
+        let names: Vec<&str> = verbs().flat_map(|verb| verb.names).copied().collect();
         for (at, name) in names.iter().enumerate() {
             assert!(!names[..at].contains(name), "{name}");
         }
-        for verb in VERBS {
+        for verb in verbs() {
             assert!(verb.field_names().count() <= FIELDS_MAX);
         }
     }

@@ -7,6 +7,7 @@
 
 mod access;
 mod compare;
+mod conversion;
 mod convert;
 mod decode;
 mod encode;
@@ -22,12 +23,14 @@ pub mod limits;
 mod msgpack;
 mod operation;
 mod predicate;
+mod queue;
 mod reply;
 mod reply_decode;
 mod reply_encode;
 mod reply_kept;
 mod reply_named;
 mod request_hash;
+mod routing;
 mod sink;
 mod stream;
 mod stream_body;
@@ -36,6 +39,10 @@ mod value;
 
 pub use access::{Access, GrantInfo, Role, Scope, UserKey, UserKeyError, grant_comment};
 pub use compare::{integer_of, same_value};
+pub use conversion::{
+    ContentType, Conversion, ConversionAnswer, ConversionError, ConversionExpect, ConversionOperation, Converted, Program, Rule,
+    Source, Steps, Wanted, rule_name,
+};
 pub use convert::{json_to_msgpack, msgpack_to_json};
 pub use decode::{Rejected, decode_request};
 pub use encode::{encode_get, encode_message, encode_message_head, encode_operation, encode_put, encode_request};
@@ -45,6 +52,10 @@ pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
 pub use operation::{Condition, Events, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Predicate, PredicateMatcher, Scalar, Subject, Verdict, field_equals};
+pub use queue::{
+    Declaration, Delivery, ItemId, ItemIdError, ItemState, Overflow, Peeked, Progress, Pull, Push, QueueAnswer, QueueExpect,
+    QueueInfo, QueueOperation, Receipt, ReceiptError, Tracked, Until, queue_name,
+};
 pub use reply::{
     Answer, Deadline, Fate, Found, HelloAnswer, NamedLimits, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind,
     reported_limits,
@@ -54,6 +65,10 @@ pub use reply_encode::{encode_outcome, encode_reply};
 pub use reply_kept::{decode_kept_outcome, encode_kept_outcome};
 pub use reply_named::decode_outcome;
 pub use request_hash::request_hash;
+pub use routing::{
+    Binding, Publish, RETAINED_PREFIX, RoutingAnswer, RoutingExpect, RoutingOperation, pattern_prefix, retained_key,
+    subject_matches, subject_name, subject_pattern, subject_tokens,
+};
 pub use stream::{
     STREAM_TOPIC, StreamMessage, encode_stream_change, encode_stream_message, encode_stream_revision, prefix_of_stream_topic,
     stream_topic,

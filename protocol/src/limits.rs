@@ -49,7 +49,7 @@ pub const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Most keys that the scans and queries of one message examine together.
 pub const EXAMINED_KEYS_MAX: usize = 10_000;
 /// Of these, a page's that is asked for alone while other clients have work done: they wait for its end.
-pub const EXAMINED_IN_COMPANY_MAX: usize = 500;
+pub const EXAMINED_IN_COMPANY_MAX: usize = 250;
 /// Most work that the scans and queries of one message do together, in units that take 0.1 µs at worst and mostly much less: a byte
 /// of a key costs one unit for each KiB of the compiled regex, [`QUERY_BYTES_PER_UNIT`] bytes of a value that a query looks into cost
 /// one. Keys alone bound nothing: one can be 64 KiB long and its value 8 MiB. The key at which the work is used up is still examined.
@@ -227,6 +227,74 @@ pub const SUBSCRIPTION_BYTES_MAX: usize = 4 << 20;
 pub const SUBSCRIPTION_BASE_BYTES: usize = 40;
 /// How long a user who subscribed to more than it may can't subscribe at all, milliseconds.
 pub const SHUT_OUT_MS: u64 = 60_000;
+/// Longest name of a queue, bytes.
+pub const QUEUE_NAME_BYTES_MAX: usize = 255;
+/// Longest content type of an item, bytes.
+pub const QUEUE_TYPE_BYTES_MAX: usize = 128;
+/// Longest reason why an item came back or is dead, bytes.
+pub const QUEUE_REASON_BYTES_MAX: usize = 1 << 10;
+/// Most queues.
+pub const QUEUES_MAX: usize = 10_000;
+/// Most items of one pull, peek, kick or purge.
+pub const QUEUE_ITEMS_MAX: usize = 1_000;
+/// Shortest lease, milliseconds.
+pub const QUEUE_LEASE_MS_MIN: u64 = 100;
+/// Longest lease, milliseconds.
+pub const QUEUE_LEASE_MS_MAX: u64 = 24 * 3_600 * 1_000;
+/// The lease of a queue that was declared without one, milliseconds.
+pub const QUEUE_LEASE_MS_DEFAULT: u64 = 30_000;
+/// How often an item is delivered before it is dead, in a queue that was declared without a number.
+pub const QUEUE_DELIVERIES_DEFAULT: u32 = 10;
+/// Longest wait of a pull for an item, milliseconds.
+pub const QUEUE_WAIT_MS_MAX: u64 = 60_000;
+/// The broker knows of so many items how they ended, the last ones of all queues; not over a restart.
+pub const QUEUE_ENDS_MAX: usize = 65_536;
+/// Longest subject, and longest pattern, bytes.
+pub const SUBJECT_BYTES_MAX: usize = 255;
+/// Most tokens of a subject or a pattern.
+pub const SUBJECT_TOKENS_MAX: usize = 32;
+/// Most bindings of all queues,
+pub const BINDINGS_MAX: usize = 10_000;
+/// of one queue,
+pub const BINDINGS_PER_QUEUE_MAX: usize = 1_000;
+/// and most regular expressions in the predicates of all of them, which stay compiled.
+pub const BINDING_REGEXES_MAX: usize = 256;
+/// Most queues that get a copy of one message.
+pub const PUBLISH_COPIES_MAX: usize = 1_000;
+/// Most copies that the answer to a publish names.
+pub const PUBLISH_COPIES_TOLD_MAX: usize = 100;
+/// Most tokens of patterns that are looked at to find the bindings of one subject.
+pub const ROUTE_STEPS_MAX: usize = 100_000;
+/// Most columns of CSV.
+pub const CSV_COLUMNS_MAX: usize = 4_096;
+/// Bytes that are converted for one unit of [`TURN_WORK_MAX`].
+pub const CONVERSION_BYTES_PER_UNIT: usize = 8;
+/// Most work that a rule's steps do on one value, in units of [`TURN_WORK_MAX`].
+pub const CONVERSION_WORK_MAX: usize = TURN_WORK_MAX;
+/// Most rules.
+pub const RULES_MAX: usize = 1_000;
+/// Longest name of a rule, bytes.
+pub const RULE_NAME_BYTES_MAX: usize = 255;
+/// Longest name of a rule's consumer, bytes.
+pub const RULE_CONSUMER_BYTES_MAX: usize = 128;
+/// Longest pattern of subjects in a rule, bytes.
+pub const RULE_SUBJECT_BYTES_MAX: usize = 255;
+/// Most steps of a rule.
+pub const RULE_STEPS_MAX: usize = 64;
+/// Longest path in a rule, bytes.
+pub const RULE_PATH_BYTES_MAX: usize = 255;
+/// Most bytes of a rule's defaults.
+pub const RULE_DEFAULT_BYTES_MAX: usize = 4 << 10;
+/// Shortest time limit of a program, milliseconds.
+pub const PROGRAM_TIME_LIMIT_MS_MIN: u64 = 100;
+/// Longest time limit of a program, milliseconds.
+pub const PROGRAM_TIME_LIMIT_MS_MAX: u64 = 3_600 * 1_000;
+/// The time limit of a program that was declared without one, milliseconds.
+pub const PROGRAM_TIME_LIMIT_MS_DEFAULT: u64 = 60_000;
+/// How long an item that could not be converted rests the first time, milliseconds; twice as long each time after.
+pub const NOT_CONVERTED_REST_MS_MIN: u64 = 1_000;
+/// How long it rests at most, milliseconds.
+pub const NOT_CONVERTED_REST_MS_MAX: u64 = 60_000;
 /// What a `busy` answer tells the client to wait, milliseconds.
 pub const RETRY_AFTER_MS: u64 = 100;
 
@@ -341,5 +409,31 @@ const _: () = {
     assert!(PARKED_PER_CLIENT_MAX <= PARKED_PER_USER_MAX && PARKED_PER_USER_MAX <= PARKED_MAX / 4);
     assert!(PARKED_MAX <= INTAKE_CALLS_MAX / 4, "what waits for changes leaves the intake to the others");
     assert!(PARKED_USER_BYTES_MAX >= PARKED_PER_CLIENT_MAX * KEY_BYTES_MAX, "one client can wait with the longest prefixes");
+    assert!(
+        QUEUE_NAME_BYTES_MAX <= u8::MAX as usize && QUEUE_NAME_BYTES_MAX <= KEY_BYTES_MAX,
+        "an item names its queue in 8 bits"
+    );
+    assert!(QUEUE_TYPE_BYTES_MAX <= u8::MAX as usize && QUEUE_REASON_BYTES_MAX <= u16::MAX as usize);
+    assert!(QUEUE_LEASE_MS_MIN <= QUEUE_LEASE_MS_DEFAULT && QUEUE_LEASE_MS_DEFAULT <= QUEUE_LEASE_MS_MAX);
+    assert!(
+        SUBJECT_BYTES_MAX <= u8::MAX as usize && SUBJECT_BYTES_MAX + 9 <= KEY_BYTES_MAX,
+        "an item names its subject in 8 bits"
+    );
+    assert!(PUBLISH_COPIES_TOLD_MAX <= PUBLISH_COPIES_MAX && PUBLISH_COPIES_MAX <= TXN_OPERATIONS_MAX, "each copy has a place");
+    assert!(BINDINGS_PER_QUEUE_MAX <= BINDINGS_MAX && BINDINGS_MAX <= ROUTE_STEPS_MAX);
+    assert!(
+        BINDING_REGEXES_MAX * (REGEX_PROGRAM_BYTES_MAX + REGEX_CACHE_BYTES_MAX) <= 128 << 20,
+        "what stays compiled is bounded"
+    );
+    assert!(QUEUE_ITEMS_MAX <= PAGE_ROWS_MAX && QUEUE_ITEMS_MAX <= EXAMINED_KEYS_MAX);
+    assert!(
+        RULES_MAX * (RULE_NAME_BYTES_MAX + KEY_BYTES_MAX + QUEUE_NAME_BYTES_MAX + RULE_DEFAULT_BYTES_MAX) < SNAPSHOT_BYTES_MAX
+            && RULE_STEPS_MAX * 2 * RULE_PATH_BYTES_MAX + KEY_BYTES_MAX < TURN_LOG_BYTES_MAX,
+        "all rules together take little memory"
+    );
+    assert!(PROGRAM_TIME_LIMIT_MS_MAX < QUEUE_LEASE_MS_MAX, "a lease outlives the program that it was taken for");
+    assert!(
+        PROGRAM_TIME_LIMIT_MS_MIN <= PROGRAM_TIME_LIMIT_MS_DEFAULT && PROGRAM_TIME_LIMIT_MS_DEFAULT <= PROGRAM_TIME_LIMIT_MS_MAX
+    );
     assert!(HISTORY_PASS_BYTES_MAX >= PAGE_BYTES_MAX + VALUE_BYTES_MAX, "one request for the history always gets its answer");
 };

@@ -1,10 +1,13 @@
 //! What a client asks for, decoded and checked.
 
 use crate::access::{Role, UserKey};
+use crate::conversion::{ConversionOperation, Converted};
 use crate::error::Failure;
 use crate::header::{Form, Header, SessionId};
 use crate::limits;
 use crate::predicate::{Predicate, Scalar};
+use crate::queue::QueueOperation;
+use crate::routing::RoutingOperation;
 use crate::txn::Txn;
 use crate::value::{Key, Stored};
 
@@ -157,6 +160,14 @@ pub enum Operation {
     },
     /// Lists the changes of keys with a prefix, revision by revision, and waits for some where there are none.
     Events(Events),
+    /// Something of a queue.
+    Queue(Box<QueueOperation>),
+    /// A message for whoever wants it, or something of who wants what.
+    Routing(Box<RoutingOperation>),
+    /// Something of the rules by which values are converted.
+    Conversion(Box<ConversionOperation>),
+    /// A read, or a pull, whose values are converted as they are handed out.
+    Converted(Box<Converted>),
     /// Lets a user in, or gives one that is in another role, other keys or another comment.
     Authorize {
         /// The user's public key.
@@ -188,7 +199,14 @@ impl Operation {
             | Operation::Persist { .. }
             | Operation::DelPrefix { .. }
             | Operation::Noop => true,
-            Operation::Txn(txn) => txn.operations().any(Operation::is_mutation),
+            // What a pull in it hands out is remembered with the rest.
+            Operation::Txn(txn) => txn.operations().any(|inner| match inner {
+                Operation::Queue(queue) => queue.is_mutation() || queue.is_pull(),
+                _ => inner.is_mutation(),
+            }),
+            Operation::Queue(queue) => queue.is_mutation(),
+            Operation::Routing(routing) => routing.is_mutation(),
+            Operation::Conversion(conversion) => conversion.is_mutation(),
             _ => false,
         }
     }
@@ -196,21 +214,24 @@ impl Operation {
     /// True for operations that stand alone in their message: they end their session, or are answered at another time than those
     /// around them.
     pub fn stands_alone(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Operation::End
-                | Operation::History { .. }
-                | Operation::Events(_)
-                | Operation::Authorize { .. }
-                | Operation::Revoke { .. }
-                | Operation::Who
-        )
+            | Operation::History { .. }
+            | Operation::Events(_)
+            | Operation::Authorize { .. }
+            | Operation::Revoke { .. }
+            | Operation::Who => true,
+            Operation::Queue(queue) => queue.stands_alone(),
+            Operation::Converted(converted) => converted.operation.stands_alone(),
+            _ => false,
+        }
     }
 
     /// The snapshot that a scan or query reads: 0 opens one, another number is the revision of an open one.
     pub fn snapshot(&self) -> Option<u64> {
         match self {
             Operation::Scan(scan) | Operation::Query { scan, .. } => scan.snapshot,
+            Operation::Converted(converted) => converted.operation.snapshot(),
             _ => None,
         }
     }
@@ -221,6 +242,7 @@ impl Operation {
             Operation::Scan(scan) | Operation::Query { scan, .. } => scan.regexes(),
             Operation::Events(events) => events.where_.as_ref().map_or(0, Predicate::regexes),
             Operation::Txn(txn) => txn.operations().map(Operation::regexes).sum(),
+            Operation::Converted(converted) => converted.operation.regexes(),
             _ => 0,
         }
     }
@@ -230,6 +252,7 @@ impl Operation {
         match self {
             Operation::Txn(txn) => txn.weight(),
             Operation::Mget { keys } => keys.len(),
+            Operation::Converted(converted) => converted.operation.weight(),
             _ => 1,
         }
     }
@@ -243,6 +266,8 @@ impl Operation {
                 txn.compares.iter().any(|compare| by_value(&compare.condition))
                     || txn.operations().any(Operation::compares_values)
             }
+            // Predicates of bindings look into it.
+            Operation::Routing(routing) => matches!(**routing, RoutingOperation::Publish(_)),
             _ => false,
         }
     }
@@ -268,6 +293,10 @@ impl Operation {
                 None => txn.operations().find_map(Operation::first_key),
             },
             Operation::Scan(scan) | Operation::Query { scan, .. } => Some(&scan.prefix),
+            Operation::Queue(queue) => queue.queue(),
+            Operation::Routing(routing) => routing.key(),
+            Operation::Conversion(conversion) => conversion.rule(),
+            Operation::Converted(converted) => converted.operation.first_key(),
             Operation::Hello { .. }
             | Operation::Ping
             | Operation::Stats
@@ -307,6 +336,10 @@ impl Operation {
             Operation::List(_) => "ls",
             Operation::History { .. } => "history",
             Operation::Events(_) => "events",
+            Operation::Queue(queue) => queue.verb(),
+            Operation::Routing(routing) => routing.verb(),
+            Operation::Conversion(conversion) => conversion.verb(),
+            Operation::Converted(converted) => converted.operation.verb(),
             Operation::Authorize { .. } => "authorize",
             Operation::Revoke { .. } => "revoke",
             Operation::Who => "who",

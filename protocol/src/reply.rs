@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 
 use crate::access::{GrantInfo, Role};
+use crate::conversion::ConversionAnswer;
 use crate::error::Failure;
 use crate::events::RevisionEvents;
 use crate::header::{BrokerId, Form, SessionId};
+use crate::queue::QueueAnswer;
+use crate::routing::RoutingAnswer;
 use crate::value::{Key, Stored};
 
 /// The answer to one message.
@@ -130,6 +133,12 @@ pub enum Answer {
         /// The log's epoch; compared for equality only. Revisions of another one say nothing of these.
         epoch: u64,
     },
+    /// What a queue answers.
+    Queue(QueueAnswer),
+    /// What the routing answers.
+    Routing(RoutingAnswer),
+    /// What rules and conversions answer.
+    Conversion(ConversionAnswer),
     /// A transaction was done.
     Txn {
         /// True: `then` was done; false: `else`.
@@ -322,5 +331,11 @@ const REPORTED_LIMITS: &[(Cow<'static, str>, u64)] = {
         limit("streams", STREAMS_MAX),
         limit("stream_revision_bytes", STREAM_REVISION_BYTES_MAX),
         limit("ttl_ms", TTL_MS_MAX as usize),
+        limit("queue_name_bytes", QUEUE_NAME_BYTES_MAX),
+        limit("queue_items", QUEUE_ITEMS_MAX),
+        limit("queue_lease_ms", QUEUE_LEASE_MS_MAX as usize),
+        limit("queue_wait_ms", QUEUE_WAIT_MS_MAX as usize),
+        limit("subject_bytes", SUBJECT_BYTES_MAX),
+        limit("publish_copies", PUBLISH_COPIES_MAX),
     ]
 };

@@ -1,6 +1,7 @@
 //! Reading a compact reply: what our own clients receive.
 
 use crate::access::{GrantInfo, Role};
+use crate::conversion::{self, ConversionExpect};
 use crate::error::{ErrorCode, Failure, Status};
 use crate::events::{read_epoch, read_events};
 use crate::fast;
@@ -8,8 +9,10 @@ use crate::header::Form;
 use crate::limits::DEPTH_MAX;
 use crate::msgpack::{self, Cursor, Malformed, Token};
 use crate::operation::{Operation, Operations};
+use crate::queue::{self, QueueExpect};
 use crate::reply::{Answer, Deadline, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, Row, StatValue, Version, VersionKind};
 use crate::reply_named::named_outcome;
+use crate::routing::{self, RoutingExpect};
 use crate::value::{Key, Stored, ValueKind};
 
 /// A reply that does not follow the protocol.
@@ -54,6 +57,12 @@ pub enum Expect {
     Events(u64),
     /// A transaction's results: those of `then`, or those of `else`.
     Txn(Box<[Vec<Expect>; 2]>),
+    /// What a queue answers.
+    Queue(QueueExpect),
+    /// What the routing answers.
+    Routing(RoutingExpect),
+    /// What rules and conversions answer.
+    Conversion(ConversionExpect),
     /// Whether a user was let in before.
     Granted,
     /// The users that were let in.
@@ -95,6 +104,20 @@ impl Operation {
                 let expects = |operations: &[Operation]| operations.iter().map(Operation::expects).collect();
                 Expect::Txn(Box::new([expects(&txn.then), expects(&txn.otherwise)]))
             }
+            Operation::Queue(queue) => match queue.expects() {
+                QueueExpect::Done => Expect::Done,
+                QueueExpect::Purged => Expect::Deleted,
+                expects => Expect::Queue(expects),
+            },
+            Operation::Routing(routing) => match routing.expects() {
+                RoutingExpect::Done => Expect::Done,
+                expects => Expect::Routing(expects),
+            },
+            Operation::Conversion(conversion) => match conversion.expects() {
+                ConversionExpect::Done => Expect::Done,
+                expects => Expect::Conversion(expects),
+            },
+            Operation::Converted(converted) => converted.operation.expects(),
             Operation::Hello { .. } => Expect::Hello,
             Operation::Stats => Expect::Stats,
         }
@@ -354,6 +377,18 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
             let Token::Array(length) = cursor.token()? else { return Err(ReplyError("no results".into())) };
             Answer::Txn { succeeded, results: outcomes_of(cursor, length, if succeeded { then } else { otherwise }.iter())? }
         }
+        Expect::Queue(expect) => {
+            end_of(if *expect == QueueExpect::Pushed { 3 } else { 4 })?;
+            Answer::Queue(queue::read_compact(cursor, *expect)?)
+        }
+        Expect::Routing(expect) => {
+            end_of(4)?;
+            Answer::Routing(routing::read_compact(cursor, *expect)?)
+        }
+        Expect::Conversion(expect) => {
+            end_of(if *expect == ConversionExpect::Rules { 4 } else { 3 })?;
+            Answer::Conversion(conversion::read_compact(cursor, *expect)?)
+        }
         Expect::Granted => {
             end_of(3)?;
             Answer::Granted { replaced: boolean(cursor)? }
@@ -490,14 +525,17 @@ fn stats(cursor: &mut Cursor<'_>) -> Result<Answer, ReplyError> {
     let mut stats = Vec::new();
     for _ in 0..count {
         let name = text(cursor)?;
-        let value = match cursor.token()? {
-            Token::UInt(number) => StatValue::Number(number),
-            Token::Str(text) => StatValue::Text(text.to_owned()),
-            other => return Err(ReplyError(format!("the counter {name:?} is {other:?}"))),
-        };
-        stats.push((name, value));
+        stats.push((name, stat_value(cursor)?));
     }
     Ok(Answer::Stats(stats))
+}
+
+pub(crate) fn stat_value(cursor: &mut Cursor<'_>) -> Result<StatValue, ReplyError> {
+    match cursor.token()? {
+        Token::UInt(number) => Ok(StatValue::Number(number)),
+        Token::Str(text) => Ok(StatValue::Text(text.to_owned())),
+        other => Err(ReplyError(format!("{other:?} where a counter was expected"))),
+    }
 }
 
 fn hello(cursor: &mut Cursor<'_>) -> Result<HelloAnswer, ReplyError> {
@@ -547,6 +585,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::access::UserKey;
+    use crate::conversion::ConversionAnswer;
     use crate::header::{BrokerId, SessionId};
     use crate::reply::reported_limits;
     use crate::reply_encode::encode_reply;
@@ -580,7 +619,12 @@ mod tests {
         let kinds = [VersionKind::Put(value.clone()), VersionKind::Remove, VersionKind::Expire];
         let versions = kinds.into_iter().map(version).collect();
         let rows = vec![Row { key: vec![0xff], value: value.clone(), modified: 2 }];
-        vec![
+        let queues = queue::samples().into_iter().map(|(expect, answer)| (Expect::Queue(expect), ok(Answer::Queue(answer))));
+        let rules = ConversionAnswer::Rules { rules: conversion::rule_samples(), cursor: Some(vec![0xff]) };
+        let converted = ConversionAnswer::Converted(value.clone());
+        let mut samples = vec![
+            (Expect::Conversion(ConversionExpect::Rules), ok(Answer::Conversion(rules))),
+            (Expect::Conversion(ConversionExpect::Converted), ok(Answer::Conversion(converted))),
             (Expect::Done, ok(Answer::Done)),
             (Expect::Done, ok(Answer::Removed(value.clone()))),
             (Expect::Value, ok(Answer::Value { value: value.clone(), modified: 2, created: 1 })),
@@ -628,7 +672,12 @@ mod tests {
                     }),
                 },
             ),
-        ]
+        ];
+        samples.extend(queues);
+        samples.extend(
+            routing::samples().into_iter().map(|(expect, answer)| (Expect::Routing(expect), ok(Answer::Routing(answer)))),
+        );
+        samples
     }
 
     #[test]

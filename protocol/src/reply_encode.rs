@@ -7,11 +7,14 @@
 
 use crate::PROTOCOL_VERSION;
 use crate::access::GrantInfo;
+use crate::conversion;
 use crate::error::{Failure, Status};
 use crate::events::{epoch_text, write_events};
 use crate::header::Form;
 use crate::msgpack::write;
+use crate::queue;
 use crate::reply::{Answer, Fate, Found, HelloAnswer, Outcome, Outcomes, Reply, StatValue, Version, VersionKind};
+use crate::routing;
 use crate::sink::Sink;
 use crate::value::Key;
 
@@ -155,6 +158,18 @@ fn compact_outcome(outcome: &Outcome, out: &mut Vec<u8>) {
             head(out, 1);
             self::users(users, &mut Sink { json: false, comma: false, out });
         }
+        Answer::Queue(answer) => {
+            head(out, queue::compact_length(answer));
+            queue::write_compact(answer, out);
+        }
+        Answer::Routing(answer) => {
+            head(out, routing::compact_length(answer));
+            routing::write_compact(answer, out);
+        }
+        Answer::Conversion(answer) => {
+            head(out, conversion::compact_length(answer));
+            conversion::write_compact(answer, out);
+        }
         Answer::Txn { succeeded, results } => {
             head(out, 2);
             write::boolean(out, *succeeded);
@@ -233,6 +248,9 @@ fn outcome_field_count(outcome: &Outcome) -> usize {
                 | Answer::Who(_)
                 | Answer::Stats(_),
             ) => 1,
+            Ok(Answer::Queue(answer)) => queue::field_count(answer),
+            Ok(Answer::Routing(answer)) => routing::field_count(answer),
+            Ok(Answer::Conversion(answer)) => conversion::field_count(answer),
             Ok(Answer::Value { .. }) => 3,
             Ok(Answer::Txn { .. } | Answer::Ttl(_) | Answer::Deleted { .. }) => 2,
             Ok(Answer::History { .. }) => 3,
@@ -360,6 +378,9 @@ fn outcome_fields(outcome: &Outcome, sink: &mut Sink<'_>) {
             sink.name("users");
             self::users(users, sink);
         }
+        Ok(Answer::Queue(answer)) => queue::write_fields(answer, sink),
+        Ok(Answer::Routing(answer)) => routing::write_fields(answer, sink),
+        Ok(Answer::Conversion(answer)) => conversion::write_fields(answer, sink),
         Ok(Answer::Hello(hello)) => hello_fields(hello, sink),
         Ok(Answer::Stats(stats)) => {
             sink.name("stats");
@@ -519,12 +540,16 @@ fn stats_map(stats: &[(String, StatValue)], sink: &mut Sink<'_>) {
     sink.map(stats.len());
     for (name, value) in stats {
         sink.name(name);
-        match value {
-            StatValue::Number(number) => sink.uint(*number),
-            StatValue::Text(text) => sink.text(text),
-        }
+        stat(value, sink);
     }
     sink.end_map();
+}
+
+pub(crate) fn stat(value: &StatValue, sink: &mut Sink<'_>) {
+    match value {
+        StatValue::Number(number) => sink.uint(*number),
+        StatValue::Text(text) => sink.text(text),
+    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //!   is converted for the reader of that time from what was written, as the first one was, and not from a conversion.
 //! - The integer of an `incr` inside a transaction is no stored value and stays a number; nothing else than a value is a bin there.
 
+use crate::conversion::ConversionAnswer;
 use crate::error::Failure;
 use crate::events::KeyEvent;
 use crate::msgpack::write;
+use crate::queue;
 use crate::reply::{Answer, Fate, Outcome, VersionKind};
 use crate::reply_decode::ReplyError;
 use crate::reply_encode::encode_outcome;
@@ -76,6 +78,8 @@ fn each_value_of(answer: &mut Answer, change: &mut Change<'_>) -> Result<(), Rep
             let changes = events.iter_mut().flat_map(|revision| &mut revision.changes);
             changes.flat_map(KeyEvent::values_mut).try_for_each(replace)
         }
+        Answer::Queue(answer) => queue::each_value(answer, replace),
+        Answer::Conversion(ConversionAnswer::Converted(value)) => replace(value),
         Answer::Txn { results, .. } => results.iter_mut().try_for_each(|outcome| each_value(outcome, change)),
         Answer::Result(Fate::Decided(outcome)) => each_value(outcome, change),
         Answer::Done
@@ -86,7 +90,9 @@ fn each_value_of(answer: &mut Answer, change: &mut Change<'_>) -> Result<(), Rep
         | Answer::Ttl(_)
         | Answer::Deleted { .. }
         | Answer::Result(Fate::Undecided | Fate::Filled | Fate::Acknowledged)
+        | Answer::Conversion(ConversionAnswer::Rules { .. })
         | Answer::Granted { .. }
+        | Answer::Routing(_)
         | Answer::Who(_)
         | Answer::Hello(_)
         | Answer::Stats(_) => Ok(()),

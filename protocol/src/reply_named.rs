@@ -3,13 +3,16 @@
 //!
 //! Caveat: `value` alone is read as a removed value, also where it is the integer of an `incr`. Both look the same on the wire.
 
+use crate::conversion::{ConversionAnswer, read_rules};
 use crate::error::{Failure, Status};
 use crate::events::{read_epoch, read_events};
 use crate::msgpack::{Cursor, Token};
+use crate::queue::{self, ItemId, QueueAnswer};
 use crate::reply::{Answer, Fate, Outcome};
 use crate::reply_decode::{
     ReplyError, boolean, code_of, deadline, key, keys, optional_uint, rows, stored, text, uint, users, values, versions,
 };
+use crate::routing::{self, RoutingAnswer};
 use crate::value::{Key, Stored};
 
 /// What a map said, as far as it was read.
@@ -31,6 +34,7 @@ struct Fields {
     oldest: Option<u64>,
     through: Option<u64>,
     epoch: Option<u64>,
+    lease_ms: Option<u64>,
 }
 
 /// Reads one outcome from a MessagePack map of names.
@@ -53,6 +57,14 @@ pub(crate) fn named_outcome(cursor: &mut Cursor<'_>) -> Result<Outcome, ReplyErr
 }
 
 impl Fields {
+    /// The copies of a message, if they were read already.
+    fn copies(&mut self) -> Vec<(Key, ItemId)> {
+        match self.answer.take() {
+            Some(Answer::Routing(RoutingAnswer::Published { copies, .. })) => copies,
+            _ => Vec::new(),
+        }
+    }
+
     fn read(&mut self, name: &str, cursor: &mut Cursor<'_>) -> Result<(), ReplyError> {
         match name {
             "status" => {
@@ -91,6 +103,29 @@ impl Fields {
                 let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no results".into())) };
                 self.results = Some((0..count).map(|_| named_outcome(cursor)).collect::<Result<_, _>>()?);
             }
+            "rules" => {
+                self.answer = Some(Answer::Conversion(ConversionAnswer::Rules { rules: read_rules(cursor)?, cursor: None }));
+            }
+            "converted" => self.answer = Some(Answer::Conversion(ConversionAnswer::Converted(stored(cursor)?))),
+            "item" => self.answer = Some(Answer::Queue(QueueAnswer::Pushed(queue::item(cursor)?))),
+            "items" => {
+                let items = queue::read_deliveries(cursor)?;
+                self.answer = Some(Answer::Queue(QueueAnswer::Pulled { items, lease_ms: 0 }));
+            }
+            "routed" => {
+                let copies = self.copies();
+                self.answer = Some(Answer::Routing(RoutingAnswer::Published { routed: uint(cursor)?, copies }));
+            }
+            "copies" => {
+                let routed = match self.answer {
+                    Some(Answer::Routing(RoutingAnswer::Published { routed, .. })) => routed,
+                    _ => 0,
+                };
+                let copies = routing::read_copies(cursor)?;
+                self.answer = Some(Answer::Routing(RoutingAnswer::Published { routed, copies }));
+            }
+            "lease" => self.lease_ms = Some(uint(cursor)?),
+            "kicked" => self.answer = Some(Answer::Queue(QueueAnswer::Kicked { kicked: uint(cursor)?, more: false })),
             "removed" => self.removed = Some(uint(cursor)?),
             "more" => self.more = Some(boolean(cursor)?),
             "oldest" => self.oldest = Some(uint(cursor)?),
@@ -128,6 +163,13 @@ impl Fields {
             (Some(Answer::Events { events, .. }), ..) => {
                 let epoch = self.epoch.ok_or_else(|| ReplyError("events without an epoch".into()))?;
                 Answer::Events { events, through: self.through.unwrap_or_default(), more, epoch }
+            }
+            (Some(Answer::Queue(QueueAnswer::Pulled { items, .. })), ..) => {
+                Answer::Queue(QueueAnswer::Pulled { items, lease_ms: self.lease_ms.unwrap_or_default() })
+            }
+            (Some(Answer::Queue(QueueAnswer::Kicked { kicked, .. })), ..) => Answer::Queue(QueueAnswer::Kicked { kicked, more }),
+            (Some(Answer::Conversion(ConversionAnswer::Rules { rules, .. })), ..) => {
+                Answer::Conversion(ConversionAnswer::Rules { rules, cursor: self.cursor })
             }
             (Some(answer), ..) => answer,
             (None, ..) => match (self.succeeded, self.removed, self.ttl) {
@@ -174,6 +216,7 @@ mod tests {
     fn outcomes_read_back_from_their_names() {
         let ok = |answer| Outcome { revision: Some(7), result: Ok(answer) };
         let value = Stored::text("v").unwrap();
+        let queue = |at: usize| Answer::Queue(queue::samples()[at].1.clone());
         let results = vec![ok(Answer::Size(3)), ok(Answer::Exists(true)), ok(Answer::Done)];
         let samples = [
             ok(Answer::Done),
@@ -191,6 +234,13 @@ mod tests {
             ok(Answer::Events { events: vec![], through: 9, more: true, epoch: 0x1f }),
             ok(Answer::Events { events: crate::events::samples(), through: 9, more: false, epoch: u64::MAX }),
             ok(Answer::Granted { replaced: false }),
+            ok(queue(0)),
+            ok(queue(2)),
+            ok(queue(3)),
+            ok(queue(4)),
+            ok(Answer::Routing(routing::samples()[1].1.clone())),
+            ok(Answer::Conversion(ConversionAnswer::Converted(value.clone()))),
+            ok(Answer::Conversion(ConversionAnswer::Rules { rules: crate::conversion::rule_samples(), cursor: None })),
             ok(Answer::Who(vec![])),
             ok(Answer::Result(Fate::Decided(Box::new(ok(Answer::Done))))),
             Outcome { revision: None, result: Err(Failure::busy("wait", 5)) },

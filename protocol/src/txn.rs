@@ -65,7 +65,11 @@ impl Txn {
                         | Operation::Noop
                         | Operation::Result { .. }
                         | Operation::DelPrefix { .. }
+                        | Operation::Conversion(_)
+                        | Operation::Converted(_)
                 )
+                || matches!(operation, Operation::Queue(queue) if !queue.fits_into_txn())
+                || matches!(operation, Operation::Routing(routing) if !routing.fits_into_txn())
         });
         if let Some(operation) = outsider {
             return Err(Failure::invalid(format!("`{}` cannot be part of a transaction", operation.verb())));

@@ -20,7 +20,7 @@ fn shown(bytes: &[u8]) -> String {
 #[test]
 fn every_vector_has_a_name_of_its_own_and_a_reason() {
     let files = vectors::files();
-    for file in ["conversion", "exchanges", "keys", "predicates", "requests", "sessions"] {
+    for file in ["conversion", "conversions", "exchanges", "keys", "predicates", "requests", "sessions"] {
         assert!(files.iter().any(|name| name == file), "there is no {file}.json");
     }
     for file in files {

@@ -128,10 +128,19 @@ impl ClientError {
 #[must_use]
 pub fn exit_of(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::NotFound | ErrorCode::Compacted => Exit::NotFound,
-        ErrorCode::Conflict | ErrorCode::IdReused => Exit::Conflict,
-        ErrorCode::Invalid | ErrorCode::UnsupportedVersion | ErrorCode::WrongType | ErrorCode::OutOfRange => Exit::Usage,
-        ErrorCode::Limit | ErrorCode::Busy | ErrorCode::ReplyFull | ErrorCode::OutOfOrder | ErrorCode::SnapshotGone => Exit::Busy,
+        ErrorCode::NotFound | ErrorCode::Compacted | ErrorCode::Unroutable => Exit::NotFound,
+        ErrorCode::Conflict | ErrorCode::IdReused | ErrorCode::LeaseLost => Exit::Conflict,
+        ErrorCode::Invalid
+        | ErrorCode::UnsupportedVersion
+        | ErrorCode::WrongType
+        | ErrorCode::OutOfRange
+        | ErrorCode::NotConvertible => Exit::Usage,
+        ErrorCode::QueueFull
+        | ErrorCode::Limit
+        | ErrorCode::Busy
+        | ErrorCode::ReplyFull
+        | ErrorCode::OutOfOrder
+        | ErrorCode::SnapshotGone => Exit::Busy,
         ErrorCode::Refused => Exit::Refused,
         ErrorCode::WrongBroker | ErrorCode::WrongProject | ErrorCode::ShuttingDown | ErrorCode::Internal => Exit::Unreachable,
         ErrorCode::SessionExpired | ErrorCode::UnknownOutcome => Exit::UnknownOutcome,

@@ -24,12 +24,16 @@
 //!
 //! The rooms: [`session`] is the pure part (numbers, retries, what travels together), `driver` carries out its wishes,
 //! `inbox` and `slot` the way of calls there and back, `handle` what programs hold, [`Pipeline`] many calls from one thread,
-//! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn`, `users` and `fate` the operations, `typed` values through
-//! serde, [`watch`] changes as they happen, without gaps, [`Mirror`] a copy of some keys that is kept current, `bell` what wakes a thread that polls.
+//! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn`, `users`, `routing` and `fate` the operations, `typed` values through
+//! serde, [`watch`] changes as they happen, without gaps, [`Mirror`] a copy of some keys that is kept current, `bell` what wakes a thread that polls, `queue` and `delivery`
+//! work queues, [`Consumer`] a callback for each item.
 
 mod bell;
 mod connection;
+mod consumer;
+mod convert;
 mod deadlines;
+mod delivery;
 mod driver;
 mod error;
 mod events;
@@ -48,6 +52,8 @@ mod pipeline;
 #[doc(hidden)]
 pub mod practice;
 mod progress;
+mod queue;
+mod routing;
 pub mod session;
 mod slot;
 mod table;
@@ -57,7 +63,10 @@ mod users;
 pub mod watch;
 
 pub use connection::{ConnectError, Connection, Expected, Patience, Route};
+pub use consumer::{Consumer, Drain, Notifier, Served, Verdict};
+pub use convert::{Conversions, Reading};
 pub use deadlines::TimeLeft;
+pub use delivery::Delivery;
 pub use error::{ClientError, exit_of};
 pub use events::{EventsOptions, EventsPage};
 pub use handle::Client;
@@ -71,6 +80,8 @@ pub use pages::{Item, Page, Pages};
 pub use pipeline::{PIPELINE_DEPTH, Pipeline, Ticket};
 pub use progress::Notices;
 pub(crate) use progress::Progress;
+pub use queue::Queue;
+pub use routing::Published;
 pub use session::{RequestId, RequestIdError};
 pub use table::Entry;
 pub use txn::TxnDone;

@@ -8,8 +8,9 @@
 
 use std::collections::VecDeque;
 
-use kvbroker_protocol::{Answer, Key, Operation, Row, Scalar, Scan};
+use kvbroker_protocol::{self as protocol, Answer, Key, Operation, Row, Scalar, Scan};
 
+use super::convert::converted;
 use super::error::ClientError;
 use super::handle::Client;
 use super::table::unexpected;
@@ -161,13 +162,22 @@ impl Client {
         Pages::new(self, Some((subkey.to_owned(), subvalue)), scan)
     }
 
-    fn page<T: Item>(&self, wanted: Option<Wanted>, mut scan: Scan) -> Result<Page<T>, ClientError> {
+    fn page<T: Item>(&self, wanted: Option<Wanted>, scan: Scan) -> Result<Page<T>, ClientError> {
+        self.page_as(wanted, scan, &protocol::Wanted::default())
+    }
+
+    fn page_as<T: Item>(
+        &self,
+        wanted: Option<Wanted>,
+        mut scan: Scan,
+        as_what: &protocol::Wanted,
+    ) -> Result<Page<T>, ClientError> {
         scan.keys_only = T::KEYS_ONLY;
         let operation = match wanted {
             None => Operation::Scan(scan),
             Some((subkey, subvalue)) => Operation::Query { subkey, subvalue, scan },
         };
-        let (answer, revision) = self.one(operation)?;
+        let (answer, revision) = self.one(converted(operation, as_what))?;
         let (rows, cursor, snapshot) = T::from_answer(answer).ok_or_else(unexpected)?;
         Ok(Page { rows, cursor, revision, snapshot })
     }
@@ -181,11 +191,16 @@ pub struct Pages<'a, T = Row> {
     scan: Scan,
     rows: VecDeque<T>,
     more: bool,
+    converted: protocol::Wanted,
 }
 
 impl<'a, T: Item> Pages<'a, T> {
     fn new(client: &'a Client, wanted: Option<Wanted>, scan: Scan) -> Self {
-        Pages { client, wanted, scan, rows: VecDeque::new(), more: true }
+        Pages { client, wanted, scan, rows: VecDeque::new(), more: true, converted: protocol::Wanted::default() }
+    }
+
+    pub(super) fn converted(self, converted: protocol::Wanted) -> Self {
+        Pages { converted, ..self }
     }
 
     /// The next page; None after the last one.
@@ -196,7 +211,7 @@ impl<'a, T: Item> Pages<'a, T> {
         if !self.more {
             return None;
         }
-        let page = self.client.page(self.wanted.clone(), self.scan.clone());
+        let page = self.client.page_as(self.wanted.clone(), self.scan.clone(), &self.converted);
         self.more = match &page {
             // A cursor that doesn't move would go on for ever.
             Ok(page) => page.cursor.is_some() && page.cursor != self.scan.cursor,

@@ -41,13 +41,13 @@ impl Client {
     }
 }
 
-fn stored_as<T: Serialize + ?Sized>(value: &T) -> Result<Stored, ClientError> {
+pub(super) fn stored_as<T: Serialize + ?Sized>(value: &T) -> Result<Stored, ClientError> {
     let document = rmp_serde::to_vec_named(value)?;
     // Checked again: a type may serialize to a map with one key twice, for example.
     Stored::from_msgpack(&document).map_err(ClientError::Failed)
 }
 
-fn decoded_as<T: DeserializeOwned>(key: &[u8], value: &Stored) -> Result<T, ClientError> {
+pub(super) fn decoded_as<T: DeserializeOwned>(key: &[u8], value: &Stored) -> Result<T, ClientError> {
     let mut document = Vec::new();
     value.write_msgpack(&mut document);
     rmp_serde::from_slice(&document)

@@ -23,9 +23,10 @@ fn directory() -> Option<PathBuf> {
     if let Some(directory) = std::env::var_os(DIRECTORY_VARIABLE) {
         return Some(PathBuf::from(directory));
     }
-    // …/target/PROFILE/deps/TEST: cargo puts programs beside `deps`.
+    // …/target/PROFILE/deps/TEST: cargo puts programs beside `deps`, also those that start others.
     let test = std::env::current_exe().expect("the kernel knows this program");
-    let directory = test.ancestors().nth(2).expect("a test lies in deps of a profile").to_owned();
+    let beside = test.parent().expect("a program lies in a directory");
+    let directory = beside.parent().filter(|_| beside.ends_with("deps")).unwrap_or(beside).to_owned();
     build(&directory).then_some(directory)
 }
 

@@ -10,11 +10,14 @@
 //! - [`linear`] is pure: it tells whether a history of operations can have happened.
 //! - [`watch_sim`] simulates watches over crashes and losses, without processes.
 //! - [`hostile`] has peers that mean harm, for tests and figures.
+//! - [`queue_sweep`] stops brokers with queues at every operation on a simulated disk.
+//! - [`soak`] has what a soak of work queues leaves behind, and judges it.
 //! - [`watching`] has writers, watchers that can be stopped, what was really committed, and the comparison of the two.
 //! - Random tests draw from [`Dice`], which prints its seed; `KVBROKER_TEST_SEED` repeats a run.
 //!
 //! Caveat: `KVBROKER_TEST_BIN=DIR` takes the programs from a directory instead of building them.
 
+mod asked;
 mod binaries;
 mod broker;
 mod catalog;
@@ -27,8 +30,10 @@ mod machines;
 mod numbered;
 mod peers;
 mod perf;
+pub mod queue_sweep;
 mod raw;
 mod recorders;
+pub mod soak;
 mod user;
 pub mod vectors;
 mod verb;
@@ -36,6 +41,7 @@ mod wait;
 pub mod watch_sim;
 pub mod watching;
 
+pub use asked::operation;
 pub use binaries::program;
 pub use broker::{Broker, BrokerOptions, Ended, Home, Memory, end_with_us};
 pub use catalog::LoopbackCatalog;

@@ -596,12 +596,13 @@ impl TcpLink {
         Self { port, _server: server, _client: client }
     }
 
-    /// The one row of the kernel's TCP table that fits.
+    /// The one connection of the kernel's TCP table that fits. The table is no snapshot: while others connect, a row can be read twice.
     fn row(&self, fits: impl Fn(&TcpRow) -> bool) -> TcpRow {
         let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
         let mut rows = table.lines().skip(1).map(TcpRow::parse).filter(fits);
         let row = rows.next().expect("the connection is in the table");
-        assert!(rows.next().is_none(), "several connections fit");
+        let is_same = |other: TcpRow| (other.local_port, other.remote_port) == (row.local_port, row.remote_port);
+        assert!(rows.all(is_same), "several connections fit:\n{table}");
         row
     }
 }

@@ -33,7 +33,7 @@ use Reach::{Named, Nothing, Range, Whole};
 
 /// The least role, what it reaches, and the request for keys below `p`, made by the user of this session.
 fn operations(p: &str, session: &str) -> Vec<(u8, Reach, Value)> {
-    let (k, n, x) = (format!("{p}k"), format!("{p}n"), format!("{p}x"));
+    let (k, n, x, q) = (format!("{p}k"), format!("{p}n"), format!("{p}x"), format!("{p}q"));
     let user = User::new().key();
     vec![
         (READ, Nothing, json!({"op": "ping"})),
@@ -59,6 +59,18 @@ fn operations(p: &str, session: &str) -> Vec<(u8, Reach, Value)> {
         (READ, Range, json!({"op": "ls", "prefix": p, "delimiter": "/"})),
         (READ, Range, json!({"op": "events", "prefix": p, "after": 0})),
         (READ, Range, json!({"op": "events", "after": 0})),
+        (READ, Named, json!({"op": "peek", "queue": q})),
+        (READ, Named, json!({"op": "track", "queue": q, "item": "1"})),
+        (READ, Named, json!({"op": "track", "queue": q, "item": "1", "until": "delivered", "wait": 1})),
+        (READ, Named, json!({"op": "queues", "queue": q})),
+        (READ, Range, json!({"op": "queues"})),
+        (READ, Range, json!({"op": "queues", "prefix": p})),
+        (READ, Named, json!({"op": "bindings", "queue": q})),
+        (READ, Range, json!({"op": "bindings"})),
+        (READ, Named, json!({"op": "rules", "rule": format!("{p}r")})),
+        (READ, Range, json!({"op": "rules"})),
+        (READ, Nothing, json!({"op": "convert", "value": 1, "as": "json"})),
+        (READ, Named, json!({"op": "convert", "value": {"a": 1}, "rule": format!("{p}r")})),
         (READ, Whole, json!({"op": "stats"})),
         (WRITE, Nothing, json!({"op": "noop", "session": session, "seq": 1, "ack": 0})),
         (WRITE, Nothing, json!({"op": "result", "of_session": session, "of_seq": 2, "settle": true})),
@@ -72,6 +84,27 @@ fn operations(p: &str, session: &str) -> Vec<(u8, Reach, Value)> {
         (WRITE, Named, json!({"op": "txn", "if": [{"key": k, "if_exists": true}], "then": [{"op": "incr", "key": "own/n"}]})),
         (WRITE, Named, json!({"op": "del", "key": n, "return": true})),
         (WRITE, Named, json!({"op": "remove", "key": x})),
+        (WRITE, Named, json!({"op": "declare", "queue": q, "lease": 60_000})),
+        (WRITE, Named, json!({"op": "declare", "queue": "own/q", "dead_queue": q})),
+        (WRITE, Named, json!({"op": "push", "queue": q, "value": "mine"})),
+        (WRITE, Named, json!({"op": "bind", "queue": q, "pattern": "own/a.*"})),
+        (WRITE, Named, json!({"op": "bind", "queue": "own/q", "pattern": format!("{p}a.#")})),
+        (WRITE, Named, json!({"op": "publish", "subject": format!("{p}a.b"), "value": "mine"})),
+        (WRITE, Named, json!({"op": "unbind", "queue": q, "pattern": "own/a.*"})),
+        (WRITE, Named, json!({"op": "declare_rule", "rule": format!("{p}r"), "prefix": "own/", "as": "json"})),
+        (WRITE, Named, json!({"op": "declare_rule", "rule": "own/r", "queue": q, "as": "json"})),
+        (WRITE, Named, json!({"op": "drop_rule", "rule": format!("{p}r")})),
+        (WRITE, Named, json!({"op": "pull", "queue": q})),
+        (WRITE, Named, json!({"op": "pull", "queue": q, "wait": 1, "no_ack": true})),
+        (WRITE, Named, json!({"op": "ack", "queue": q, "item": "1", "token": 1})),
+        (WRITE, Named, json!({"op": "nack", "queue": q, "item": "1", "token": 1})),
+        (WRITE, Named, json!({"op": "extend", "queue": q, "item": "1", "token": 1})),
+        (WRITE, Named, json!({"op": "bury", "queue": q, "item": "1"})),
+        (WRITE, Named, json!({"op": "kick", "queue": q})),
+        (WRITE, Named, json!({"op": "purge", "queue": q})),
+        (WRITE, Named, json!({"op": "drop_queue", "queue": q})),
+        (WRITE, Named, json!({"op": "txn", "then": [{"op": "get", "key": "own/k"}, {"op": "push", "queue": q, "value": 1}]})),
+        (WRITE, Named, json!({"op": "txn", "then": [{"op": "get", "key": "own/k"}], "else": [{"op": "pull", "queue": q}]})),
         (WRITE, Range, json!({"op": "del_prefix", "prefix": p})),
         (ADMIN, Nothing, json!({"op": "who"})),
         (ADMIN, Nothing, json!({"op": "authorize", "key": user, "role": "read"})),
@@ -97,6 +130,7 @@ fn fill(owner: &RawClient) {
                 json!({"op": "put", "key": format!("{p}k"), "value": {"a": text}}),
                 json!({"op": "put", "key": format!("{p}n"), "value": 5}),
                 json!({"op": "put", "key": format!("{p}deep/{text}"), "value": {"a": text}}),
+                json!({"op": "push", "queue": format!("{p}q"), "value": text}),
             ]
         })
         .collect();
@@ -104,9 +138,16 @@ fn fill(owner: &RawClient) {
     assert!(reply["results"].as_array().unwrap().iter().all(|result| result["status"] == "ok"), "{reply}");
 }
 
-/// What the owner sees below a prefix, revisions included.
-fn seen(owner: &RawClient, prefix: &str) -> Value {
+fn rows(owner: &RawClient, prefix: &str) -> Value {
     owner.ask_json(&json!({"op": "scan", "prefix": prefix}))["rows"].clone()
+}
+
+/// What the owner sees below a prefix, revisions included: three keys, and a queue with one item.
+fn seen(owner: &RawClient, prefix: &str) -> Value {
+    let rows = rows(owner, prefix);
+    let queues = owner.ask_json(&json!({"op": "queues", "prefix": prefix}))["queues"].clone();
+    let items = owner.ask_json(&json!({"op": "peek", "queue": format!("{prefix}q")}))["peeked"].clone();
+    json!([rows, queues, items])
 }
 
 /// Verbs as the grammar of docs/protocol.md has them.
@@ -136,7 +177,9 @@ fn every_operation_for_every_role_inside_and_outside_its_prefixes() {
         let name = ROLES[usize::from(role)];
         fill(&owner);
         let others = seen(&owner, "other/");
-        assert_eq!(others.as_array().map(Vec::len), Some(3), "{others}");
+        let counts: Vec<_> = others.as_array().unwrap().iter().map(|part| part.as_array().map(Vec::len)).collect();
+        assert_eq!((counts[0], counts[1]), (Some(3), Some(1)), "{others}");
+        assert!(counts[2].unwrap() > 0, "{others}");
         let granted = owner.ask_json(&user.authorize(name, if is_restricted { &["own/"] } else { &[] }));
         assert_eq!(code(&granted), "ok", "{granted}");
         assert_eq!(user.may_subscribe(&broker), !is_restricted, "{name}: notifications are for who may read everything");
@@ -198,8 +241,8 @@ fn a_refusal_says_nothing_about_what_is_there() {
     ]}));
     let codes: Vec<&str> = reply["results"].as_array().unwrap().iter().map(code).collect();
     assert_eq!(codes, ["ok", "refused", "refused"]);
-    assert_eq!(seen(&owner, "own/new").as_array().unwrap().len(), 1);
-    assert_eq!(seen(&owner, "other/new"), json!([]));
+    assert_eq!(rows(&owner, "own/new").as_array().unwrap().len(), 1);
+    assert_eq!(rows(&owner, "other/new"), json!([]));
 }
 
 /// A subscriber's messages that are there now.

@@ -5,7 +5,9 @@
 //! - A record that this program does not understand is shown as bytes and counted by the caller.
 
 use kvbroker_core::{ChangeError, RecordName, RecordView, TableRecord, view_record};
-use kvbroker_protocol::{Form, Outcome, Outcomes, Reply, SessionId, Stored, encode_reply, key_to_json_text, key_to_line_text};
+use kvbroker_protocol::{
+    Form, Outcome, Outcomes, Reply, SessionId, Stored, encode_reply, key_to_json_text, key_to_line_text, msgpack_to_json,
+};
 
 use crate::tools::json_line::JsonLine;
 use crate::tools::out::rfc3339;
@@ -53,6 +55,12 @@ impl Record<'_> {
                 Some(RecordView::Reply { number, .. }) => format!("reply {id}:{number}"),
                 _ => format!("reply {id} at place {place}"),
             },
+            RecordName::Binding(queue, pattern) => format!("queue {queue} bound to {}", line_key(pattern)),
+            RecordName::Messages => "messages".to_owned(),
+            RecordName::Rule(name) => format!("rule {}", line_key(name)),
+            RecordName::Queue(name) => format!("queue {}", line_key(name)),
+            RecordName::Item(queue, item) => format!("item {item} of queue {queue}"),
+            RecordName::ItemState(queue, item) => format!("state of item {item} of queue {queue}"),
             RecordName::Floor(b"") => "floor of all users".to_owned(),
             RecordName::Floor(owner) => format!("floor of {}", line_key(owner)),
         };
@@ -66,6 +74,26 @@ impl Record<'_> {
             Some(RecordView::Reply { hash, acknowledged, used_ms, outcome, .. }) => {
                 let outcome = shortened(String::from_utf8_lossy(&outcome_json(&outcome)).into_owned(), is_whole);
                 format!(" = {outcome} (hash {hash:016x}, acknowledged {acknowledged}, {})", rfc3339(used_ms))
+            }
+            Some(RecordView::Binding("")) => String::new(),
+            Some(RecordView::Binding(filter)) => format!(" where {}", line_key(filter.as_bytes())),
+            Some(RecordView::Messages { published, unroutable }) => format!(": {published} published, {unroutable} unroutable"),
+            Some(RecordView::Rule(rule)) => {
+                format!(" = {}", shortened(String::from_utf8_lossy(&rule_json(rule)).into_owned(), is_whole))
+            }
+            Some(RecordView::Queue { id, paused }) => format!(": id {id}{}", if paused { ", paused" } else { "" }),
+            Some(RecordView::Item { stored, priority, pushed_ms }) => {
+                let mut value = Vec::new();
+                match document(stored) {
+                    Some(stored) => stored.write_json(&mut value),
+                    None => value = bytes_json(stored),
+                }
+                let value = shortened(String::from_utf8_lossy(&value).into_owned(), is_whole);
+                format!(" = {value} (priority {priority}, pushed {})", rfc3339(pushed_ms))
+            }
+            Some(RecordView::ItemState { stage, deliveries, token }) => {
+                let token = token.map_or(String::new(), |token| format!(", token {token}"));
+                format!(": {stage}, deliveries {deliveries}{token}")
             }
             Some(RecordView::Floor(born_ms)) => format!(": sessions born up to {} are forgotten", rfc3339(born_ms)),
         };
@@ -95,6 +123,18 @@ impl Record<'_> {
             RecordName::Reply(id, place) => {
                 line.text("space", "reply").text("session", &id.to_string()).number("place", u64::from(place))
             }
+            RecordName::Binding(queue, pattern) => {
+                line.text("space", "binding").text("queue_id", &queue.to_string()).bytes("pattern", pattern)
+            }
+            RecordName::Messages => line.text("space", "messages"),
+            RecordName::Rule(name) => line.text("space", "rule").bytes("rule", name),
+            RecordName::Queue(name) => line.text("space", "queue").bytes("queue", name),
+            RecordName::Item(queue, item) => {
+                line.text("space", "item").text("queue_id", &queue.to_string()).text("item", &item.to_string())
+            }
+            RecordName::ItemState(queue, item) => {
+                line.text("space", "item_state").text("queue_id", &queue.to_string()).text("item", &item.to_string())
+            }
             RecordName::Floor(owner) => line.text("space", "floor").bytes("owner", owner),
         };
         let line = match view {
@@ -117,6 +157,23 @@ impl Record<'_> {
                 .number("acknowledged", acknowledged)
                 .number("used_ms", used_ms)
                 .json("outcome", &outcome_json(&outcome)),
+            Some(RecordView::Binding(filter)) => line.text("where", filter),
+            Some(RecordView::Messages { published, unroutable }) => {
+                line.number("published", published).number("unroutable", unroutable)
+            }
+            Some(RecordView::Rule(rule)) => line.json("fields", &rule_json(rule)),
+            Some(RecordView::Queue { id, paused }) => line.text("queue_id", &id.to_string()).flag("paused", paused),
+            Some(RecordView::Item { stored, priority, pushed_ms }) => {
+                let mut value = Vec::new();
+                match document(stored) {
+                    Some(stored) => stored.write_json(&mut value),
+                    None => value = bytes_json(stored),
+                }
+                line.json("value", &value).text("priority", &priority.to_string()).number("pushed_ms", pushed_ms)
+            }
+            Some(RecordView::ItemState { stage, deliveries, token }) => {
+                line.text("stage", stage).number("deliveries", u64::from(deliveries)).optional_number("token", token)
+            }
             Some(RecordView::Floor(born_ms)) => line.number("born_ms", born_ms),
         };
         (line, None)
@@ -157,6 +214,11 @@ fn outcome_json(outcome: &Outcome) -> Vec<u8> {
     let mut json = Vec::new();
     encode_reply(&Reply { id: None, form: Form::Json, retry_safe: None, outcomes: Outcomes::One(outcome.clone()) }, &mut json);
     json
+}
+
+/// A rule's fields, which its record has as MessagePack.
+fn rule_json(rule: &[u8]) -> Vec<u8> {
+    msgpack_to_json(rule).unwrap_or_else(|_| bytes_json(rule))
 }
 
 /// Bytes as the protocol has them in JSON: text where they are UTF-8.

@@ -64,7 +64,7 @@ impl Predicate {
     }
 
     /// Number of regular expressions in it.
-    pub(crate) fn regexes(&self) -> usize {
+    pub fn regexes(&self) -> usize {
         self.0.regexes
     }
 

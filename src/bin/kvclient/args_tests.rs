@@ -111,7 +111,7 @@ fn incr_takes_negative_numbers_and_options_on_either_side() {
 
 #[test]
 fn several_keys_and_ranges() {
-    assert!(matches!(used("p mget a b c --json").1, Verb::Mget { keys } if keys == ["a", "b", "c"]));
+    assert!(matches!(used("p mget a b c --json").1, Verb::Mget { keys, .. } if keys == ["a", "b", "c"]));
     assert!(matches!(used("p exists a").1, Verb::Exists { key } if key == "a"));
     let Verb::Scan { prefix, pages, .. } = used("p scan a/ --from a/1 --to a/5 --reverse --keys-only").1 else { panic!() };
     let PageArgs { from, to, reverse, keys_only, .. } = pages;

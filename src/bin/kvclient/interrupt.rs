@@ -4,6 +4,7 @@
 //!   with all that it has started), and killed if it does not.
 //! - A second signal ends everything at once. Signals that come together count as one: `timeout` sends them to the process and to its
 //!   group.
+//! - A verb that [drains] is told of signals, and ends by itself what it has in hand.
 //! - Whoever is in the midst of something when the program ends does not come back from [`Held`]: nothing more is begun.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -41,13 +42,23 @@ pub(crate) enum InHand {
     Command(Pid),
 }
 
+type Told = Box<dyn Fn(u32) + Send>;
+
+/// A verb that comes to its end by itself when it is told.
+struct Draining {
+    told: Told,
+    signals: u32,
+    last_at: Instant,
+}
+
 struct State {
     in_hand: Option<InHand>,
     first_at: Option<Instant>,
     farewell: Option<Farewell>,
+    draining: Option<Draining>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { in_hand: None, first_at: None, farewell: None });
+static STATE: Mutex<State> = Mutex::new(State { in_hand: None, first_at: None, farewell: None, draining: None });
 static LET_GO: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, State> {
@@ -58,6 +69,25 @@ fn lock() -> MutexGuard<'static, State> {
 /// What there is to say of a verb that is interrupted.
 pub(crate) fn on_end(farewell: impl Fn() -> Option<String> + Send + 'static) {
     lock().farewell = Some(Box::new(farewell));
+}
+
+/// From now on a signal is told, with its number, and nothing else is done: until [`drained`]. The third one ends the program all the same.
+pub(crate) fn drains(told: impl Fn(u32) + Send + 'static) {
+    let mut state = lock();
+    let signals = u32::from(state.first_at.is_some());
+    if signals > 0 {
+        told(signals);
+    }
+    state.draining = Some(Draining { told: Box::new(told), signals, last_at: Instant::now() });
+}
+
+/// What was to come to its end has. Does not return if that was for a signal.
+pub(crate) fn drained() {
+    let mut state = lock();
+    state.draining = None;
+    if state.first_at.is_some() {
+        end(state);
+    }
 }
 
 /// The program is about to end.
@@ -119,6 +149,20 @@ fn end_is_near() -> ! {
 pub(crate) fn arrived() {
     let mut state = lock();
     let now = Instant::now();
+    if let Some(draining) = &mut state.draining {
+        if draining.signals > 0 && now.duration_since(draining.last_at) < TOGETHER {
+            return;
+        }
+        draining.signals += 1;
+        draining.last_at = now;
+        (draining.told)(draining.signals);
+        let is_enough = draining.signals > 2;
+        state.first_at.get_or_insert(now);
+        if is_enough {
+            end(state);
+        }
+        return;
+    }
     match state.first_at {
         Some(first_at) if now.duration_since(first_at) < TOGETHER => {}
         Some(_) => {

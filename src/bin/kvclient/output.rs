@@ -51,6 +51,11 @@ impl<W: Write> Output<W> {
         self.out.write_all(b"\n")
     }
 
+    /// Bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)
+    }
+
     /// One outcome as a line of JSON.
     pub(crate) fn outcome_json(&mut self, outcome: &Outcome) -> io::Result<()> {
         let mut line = Vec::new();

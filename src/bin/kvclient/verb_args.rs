@@ -7,6 +7,9 @@ use clap::Subcommand;
 use kvbroker::client::RequestId;
 use kvbroker_protocol::Predicate;
 
+use crate::convert_args::{self, AsArgs, ConvertVerb};
+use crate::queue_args::{self, QueueVerb};
+use crate::routing_args::{self, BindArgs, PublishArgs};
 use crate::verb_parts::{DelConditions, GrantArgs, PageArgs, PutConditions, Ttl};
 use crate::watch_args::{self, MirrorArgs, WaitArgs, WatchArgs};
 
@@ -54,11 +57,14 @@ Examples:
   kvclient NETID-a5 get greeting
   kvclient NETID-a5 get photo > photo.jpg
   kvclient NETID-a5 get zebra --json                       {\"status\":\"ok\",\"rev\":…,\"value\":{…},\"modified\":…,\"created\":…}
+  kvclient NETID-a5 get zebra --as csv                     converted, see `convert --help`
   kvclient NETID-a5 get lock || echo nobody has it"
     )]
     Get {
         /// The key
         key: OsString,
+        #[command(flatten)]
+        target: AsArgs,
     },
     /// Print the values of several keys, all of one revision
     #[command(
@@ -73,6 +79,8 @@ Examples:
         /// The keys
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<OsString>,
+        #[command(flatten)]
+        target: AsArgs,
     },
     /// Tell what became of a command that ended with exit code 4, by the request id that it printed
     #[command(
@@ -378,6 +386,44 @@ Example:
   kvclient NETID-a5 who
   kvclient NETID-a5 who --json                             {\"status\":\"ok\",\"rev\":…,\"users\":[{\"key\":…,\"role\":…}]}")]
     Who,
+    /// Work queues: push, pull, acknowledge and look after items
+    #[command(after_help = queue_args::QUEUE_HELP)]
+    Queue {
+        #[command(subcommand)]
+        verb: QueueVerb,
+    },
+    /// Have a queue get a copy of each message about some subjects
+    #[command(after_help = routing_args::BIND_HELP)]
+    Bind {
+        #[command(flatten)]
+        bind: BindArgs,
+    },
+    /// Have it get no more
+    #[command(after_help = routing_args::UNBIND_HELP)]
+    Unbind {
+        /// The queue
+        queue: OsString,
+        /// The pattern as it was bound
+        pattern: OsString,
+    },
+    /// Print which queues are bound to what
+    #[command(after_help = routing_args::BINDINGS_HELP)]
+    Bindings {
+        /// This queue alone
+        queue: Option<OsString>,
+    },
+    /// Publish a message: a copy for each queue that wants it
+    #[command(after_help = routing_args::PUBLISH_HELP)]
+    Publish {
+        #[command(flatten)]
+        publish: PublishArgs,
+    },
+    /// Conversion: rules, and programs that convert
+    #[command(after_help = convert_args::CONVERT_HELP)]
+    Convert {
+        #[command(subcommand)]
+        verb: ConvertVerb,
+    },
     /// Run operations from stdin, many in one message
     #[command(after_help = "Reads one JSON operation a line, or one JSON array of operations, and prints one JSON result a line,
 in order. Operations are as in docs/protocol.md. The exit code is that of the first failure.

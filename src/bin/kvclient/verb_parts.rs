@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::Args;
 use kvbroker_protocol::{Pattern, Predicate, Role, limits};
 
+use crate::convert_args::AsArgs;
+
 /// What a user may do.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GrantArgs {
@@ -101,4 +103,6 @@ pub(crate) struct PageArgs {
     /// Most rows of one page
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) page_size: Option<u64>,
+    #[command(flatten)]
+    pub(crate) target: AsArgs,
 }

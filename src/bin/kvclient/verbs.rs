@@ -9,7 +9,8 @@ use kvbroker::client::{Client, ClientError, Item, Pages, RequestId, exit_of};
 use kvbroker::exit::Exit;
 use kvbroker::lookup::Explanation;
 use kvbroker_protocol::{
-    Answer, Condition, ErrorCode, Failure, Key, List, Operation, Operations, Outcome, Outcomes, Row, Scalar, Scan,
+    Answer, Condition, Converted, ErrorCode, Failure, Key, List, Operation, Operations, Outcome, Outcomes, QueueAnswer,
+    RoutingAnswer, Row, Scalar, Scan, Wanted as As,
 };
 
 use crate::args::Global;
@@ -17,7 +18,9 @@ use crate::output::{Name, Output, Print, printable};
 use crate::values::{Kind, bytes, read_all, read_file, scalar, stored, transaction};
 use crate::verb_args::Verb;
 use crate::verb_parts::{DelConditions, PageArgs, PutConditions};
-use crate::{CLIENT, Trouble, batch, complain, del_prefix, events, fate, history, mirror, users, wait, watch};
+use crate::{
+    CLIENT, Trouble, batch, complain, convert, del_prefix, events, fate, history, mirror, queue, routing, users, wait, watch,
+};
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
     // Before the broker is looked for: what can't be read needs no broker.
@@ -32,19 +35,25 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
     let mut out = Output::stdout(global.json);
     let exit = match verb {
         Asked::One(operation) => one(&client, operation, &mut out)?,
-        Asked::Mget(keys) => mget(&client, keys, &mut out)?,
+        Asked::GetAs(key, wanted) => convert::get(&client, key, wanted, &mut out)?,
+        Asked::Mget(keys, wanted) => mget(&client, keys, wanted, &mut out)?,
         Asked::Result { id, look } => fate::run(&client, id, look, &mut out)?,
         Asked::DelPrefix(prefix) => del_prefix::run(&client, &prefix, &mut out, global)?,
-        Asked::Rows { query: None, scan, limit } if scan.keys_only => rows(client.scan_keys(scan), limit, &mut out)?,
-        Asked::Rows { query: None, scan, limit } => rows(client.scan(scan), limit, &mut out)?,
-        Asked::Rows { query: Some((field, value)), scan, limit } if scan.keys_only => {
+        Asked::Rows { query: None, scan, limit, .. } if scan.keys_only => rows(client.scan_keys(scan), limit, &mut out)?,
+        Asked::Rows { query: None, scan, limit, wanted } => rows(client.reading(wanted).scan(scan), limit, &mut out)?,
+        Asked::Rows { query: Some((field, value)), scan, limit, .. } if scan.keys_only => {
             rows(client.query_keys(&field, value, scan), limit, &mut out)?
         }
-        Asked::Rows { query: Some((field, value)), scan, limit } => rows(client.query(&field, value, scan), limit, &mut out)?,
+        Asked::Rows { query: Some((field, value)), scan, limit, wanted } => {
+            rows(client.reading(wanted).query(&field, value, scan), limit, &mut out)?
+        }
         Asked::Names { wanted, limit } => names(&client, wanted, limit, &mut out)?,
         Asked::History { key, limit } => history::run(global, &client, &key, limit, &mut out)?,
         Asked::Events(wanted) => events::run(global, &client, wanted, &mut out)?,
         Asked::Users(operation) => users::change(&client, operation, &mut out, global)?,
+        Asked::Queue(wanted) => queue::run(&client, wanted, &mut out)?,
+        Asked::Bindings(queue) => routing::bindings(&client, queue, &mut out)?,
+        Asked::Convert(wanted) => convert::run(&client, wanted, &mut out)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
             out.hello(client.broker())?;
@@ -63,7 +72,8 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
 /// A verb whose arguments were read and checked.
 enum Asked {
     One(Operation),
-    Mget(Vec<Key>),
+    GetAs(Key, As),
+    Mget(Vec<Key>, As),
     DelPrefix(Vec<u8>),
     Result {
         id: RequestId,
@@ -73,6 +83,7 @@ enum Asked {
         query: Option<(String, Scalar)>,
         scan: Scan,
         limit: Option<u64>,
+        wanted: As,
     },
     Names {
         wanted: List,
@@ -85,6 +96,9 @@ enum Asked {
     Events(events::Wanted),
     /// About who may use the table.
     Users(Operation),
+    Queue(queue::Wanted),
+    Bindings(Option<Key>),
+    Convert(convert::Wanted),
     Batch,
     Hello,
     Ping,
@@ -109,8 +123,11 @@ impl Asked {
                 let condition = put_condition(only, global)?;
                 Asked::One(Operation::Put { key: bytes(&key), value, condition, ttl_ms: ttl.map(|ttl| ttl.0) })
             }
-            Verb::Get { key } => Asked::One(Operation::Get { key: bytes(&key) }),
-            Verb::Mget { keys } => Asked::Mget(keys.iter().map(|key| bytes(key)).collect()),
+            Verb::Get { key, target } => match target.wanted() {
+                wanted if wanted == As::default() => Asked::One(Operation::Get { key: bytes(&key) }),
+                wanted => Asked::GetAs(bytes(&key), wanted),
+            },
+            Verb::Mget { keys, target } => Asked::Mget(keys.iter().map(|key| bytes(key)).collect(), target.wanted()),
             Verb::Exists { key } => Asked::One(Operation::Exists { key: bytes(&key) }),
             Verb::Incr { key, by } => Asked::One(Operation::Incr { key: bytes(&key), by }),
             Verb::Txn { txn } => {
@@ -134,13 +151,15 @@ impl Asked {
             Verb::Stats => Asked::One(Operation::Stats),
             Verb::Scan { prefix, prefix_option, pages } => {
                 let prefix = prefix_option.unwrap_or(prefix);
-                Asked::Rows { query: None, limit: pages.limit, scan: scan(&prefix, pages) }
+                let wanted = wanted_of(&pages)?;
+                Asked::Rows { query: None, limit: pages.limit, scan: scan(&prefix, pages), wanted }
             }
             Verb::Query { subkey: None, pages, .. } if pages.filter.is_none() => {
                 return Err(Trouble::misuse("query needs --where PREDICATE, or a field and what it must equal"));
             }
             Verb::Query { subkey, subvalue, prefix, pages } => {
-                Asked::Rows { query: subkey.zip(subvalue.map(scalar)), limit: pages.limit, scan: scan(&prefix, pages) }
+                let (query, wanted) = (subkey.zip(subvalue.map(scalar)), wanted_of(&pages)?);
+                Asked::Rows { query, limit: pages.limit, scan: scan(&prefix, pages), wanted }
             }
             Verb::Ls { prefix, delimiter, limit } => {
                 // The first page need not be larger than what is wanted altogether.
@@ -160,6 +179,12 @@ impl Asked {
             Verb::Authorize { key, grant } => Asked::Users(users::authorize(&key, grant)?),
             Verb::Revoke { key } => Asked::Users(users::revoke(&key)?),
             Verb::Who => Asked::Users(Operation::Who),
+            Verb::Queue { verb } => Asked::Queue(queue::Wanted::new(verb, global)?),
+            Verb::Bind { bind } => Asked::One(routing::bind(bind)?),
+            Verb::Unbind { queue, pattern } => Asked::One(routing::unbind(&queue, &pattern)?),
+            Verb::Bindings { queue } => Asked::Bindings(queue.map(|queue| bytes(&queue))),
+            Verb::Publish { publish } => Asked::One(routing::publish(publish, global)?),
+            Verb::Convert { verb } => Asked::Convert(convert::Wanted::new(verb, global)?),
             Verb::Batch => Asked::Batch,
             Verb::Hello => Asked::Hello,
             Verb::Ping => Asked::Ping,
@@ -169,6 +194,15 @@ impl Asked {
             Verb::Explain => Asked::Explain,
         })
     }
+}
+
+/// As what the values of a page are wanted.
+fn wanted_of(args: &PageArgs) -> Result<As, Trouble> {
+    let wanted = args.target.clone().wanted();
+    if args.keys_only && wanted != As::default() {
+        return Err(Trouble::misuse("keys alone have no values to convert; leave out --keys-only, or --as and --consumer"));
+    }
+    Ok(wanted)
 }
 
 fn scan(prefix: &OsStr, args: PageArgs) -> Scan {
@@ -259,6 +293,11 @@ fn explain(client: Result<Client, ClientError>, explanation: Option<Explanation>
 }
 
 pub(crate) fn one(client: &Client, operation: Operation, out: &mut Output) -> Result<Exit, Trouble> {
+    told(client, operation, out).map(|(_, exit)| exit)
+}
+
+/// As [`one`], for who goes on with the outcome.
+pub(crate) fn told(client: &Client, operation: Operation, out: &mut Output) -> Result<(Outcome, Exit), Trouble> {
     let subject = Subject::of(&operation);
     let mutation = operation.is_mutation();
     let outcome = ask(client, operation)?;
@@ -268,10 +307,11 @@ pub(crate) fn one(client: &Client, operation: Operation, out: &mut Output) -> Re
     written.map_err(|error| Trouble::output_after(done_at, error))?;
     if let Err(failure) = &outcome.result {
         subject.complain(failure);
-        return Ok(exit_of(failure.code));
+        let exit = exit_of(failure.code);
+        return Ok((outcome, exit));
     }
     let unmet = matches!(outcome.result, Ok(Answer::Exists(false) | Answer::Txn { succeeded: false, .. }));
-    Ok(if unmet { Exit::NotFound } else { Exit::Ok })
+    Ok((outcome, if unmet { Exit::NotFound } else { Exit::Ok }))
 }
 
 pub(crate) fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
@@ -283,6 +323,8 @@ pub(crate) fn print_one(outcome: &Outcome, out: &mut Output) -> io::Result<()> {
         Ok(Answer::Value { value, .. } | Answer::Removed(value)) => out.value(value),
         Ok(Answer::Who(users)) => users::table(users).iter().try_for_each(|line| out.line(line)),
         Ok(Answer::Size(size)) => out.line(&size.to_string()),
+        Ok(Answer::Queue(QueueAnswer::Pushed(item))) => out.line(&item.to_string()),
+        Ok(Answer::Routing(RoutingAnswer::Published { routed, .. })) => out.line(&routed.to_string()),
         Ok(Answer::Integer(integer)) => out.line(&integer.to_string()),
         Ok(Answer::Ttl(None)) => out.line("none"),
         Ok(Answer::Ttl(Some(deadline))) => {
@@ -306,16 +348,18 @@ pub(crate) fn ask(client: &Client, operation: Operation) -> Result<Outcome, Trou
 pub(crate) struct Subject {
     verb: &'static str,
     key: String,
+    is_queue: bool,
 }
 
 impl Subject {
     pub(crate) fn of(operation: &Operation) -> Self {
         let key = operation.first_key().map(|key| shown(key)).unwrap_or_default();
-        Subject { verb: operation.verb(), key }
+        let is_queue = matches!(operation, Operation::Queue(_) | Operation::Routing(_) | Operation::Conversion(_));
+        Subject { verb: operation.verb(), key, is_queue }
     }
 
     pub(crate) fn complain(&self, failure: &Failure) {
-        let Subject { verb, key } = self;
+        let Subject { verb, key, .. } = self;
         let said = printable(&failure.message);
         match failure.code {
             // The sentence names the place in the transaction.
@@ -324,6 +368,11 @@ impl Subject {
             }
             ErrorCode::NotFound if *verb == "revoke" => {
                 complain("this key could not use the table anyway; `who` lists those that can", None)
+            }
+            ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::LeaseLost | ErrorCode::QueueFull | ErrorCode::Unroutable
+                if self.is_queue =>
+            {
+                complain(&said, None);
             }
             ErrorCode::NotFound => complain(&format!("there is no key {key:?}"), None),
             ErrorCode::Conflict if matches!(*verb, "authorize" | "revoke") => {
@@ -348,8 +397,13 @@ fn shown(key: &[u8]) -> String {
     printable(&String::from_utf8_lossy(key))
 }
 
-fn mget(client: &Client, keys: Vec<Key>, out: &mut Output) -> Result<Exit, Trouble> {
-    let outcome = ask(client, Operation::Mget { keys: keys.clone() })?;
+fn mget(client: &Client, keys: Vec<Key>, wanted: As, out: &mut Output) -> Result<Exit, Trouble> {
+    let operation = Operation::Mget { keys: keys.clone() };
+    let operation = match wanted {
+        wanted if wanted == As::default() => operation,
+        wanted => Operation::Converted(Box::new(Converted { operation, wanted })),
+    };
+    let outcome = ask(client, operation)?;
     if out.is_json() {
         out.outcome_json(&outcome)?;
     }
@@ -357,7 +411,7 @@ fn mget(client: &Client, keys: Vec<Key>, out: &mut Output) -> Result<Exit, Troub
         Ok(Answer::Values(values)) if values.len() == keys.len() => values,
         Ok(_) => return Err(Trouble::misuse("the broker answered with other values than were asked for")),
         Err(failure) => {
-            Subject { verb: "mget", key: String::new() }.complain(&failure);
+            Subject { verb: "mget", key: String::new(), is_queue: false }.complain(&failure);
             return Ok(exit_of(failure.code));
         }
     };

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use kvbroker_protocol::limits::MESSAGE_BYTES_MAX;
-use kvbroker_protocol::{Expect, Failure, Operation, Outcome, Stored, encode_get, encode_operation, encode_put};
+use kvbroker_protocol::{
+    Expect, Failure, Operation, Outcome, QueueExpect, QueueOperation, RoutingOperation, Stored, encode_get, encode_operation,
+    encode_put,
+};
 
 /// What a header takes at most, with room to spare.
 pub(super) const HEADER_BYTES: usize = 128;
@@ -84,7 +87,7 @@ impl Asked {
 
     /// True if the broker is to wait for changes before it answers.
     pub(super) fn waits(&self) -> bool {
-        matches!(self.expect, Expect::Events(1..))
+        matches!(self.expect, Expect::Events(1..) | Expect::Queue(QueueExpect::Pulled(1..) | QueueExpect::Tracked(1..)))
     }
 
     /// Its length on the wire, bytes.
@@ -125,8 +128,27 @@ fn company(operation: &Operation) -> Company {
         Operation::Mget { .. } | Operation::Del { return_old: true, .. } => Company::First,
         // They write the value again, however large, and an array has a bound for that.
         Operation::Expire { .. } | Operation::Persist { .. } => Company::First,
+        Operation::Queue(queue) => match queue.as_ref() {
+            // What is dead may be written again, with its value.
+            QueueOperation::Nack { .. } | QueueOperation::Bury { .. } => Company::First,
+            QueueOperation::Pull(_)
+            | QueueOperation::Kick { .. }
+            | QueueOperation::Purge { .. }
+            | QueueOperation::Peek { .. }
+            | QueueOperation::Track { .. }
+            | QueueOperation::Queues { .. } => Company::None,
+            _ => Company::Any,
+        },
+        Operation::Routing(routing) => match routing.as_ref() {
+            // Its copies are written for it, however many there are.
+            RoutingOperation::Publish(_) => Company::First,
+            RoutingOperation::Bindings { .. } => Company::None,
+            RoutingOperation::Bind { .. } | RoutingOperation::Unbind { .. } => Company::Any,
+        },
         Operation::Txn(txn) if txn.operations().any(|inner| company(inner) != Company::Any) => Company::First,
-        Operation::Scan(_)
+        Operation::Converted(_)
+        | Operation::Conversion(_)
+        | Operation::Scan(_)
         | Operation::Query { .. }
         | Operation::List(_)
         | Operation::History { .. }

@@ -43,7 +43,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::{RETRY_AFTER_MS, SESSION_WINDOW};
-use kvbroker_protocol::{BrokerId, Expect, Failure, Header, HelloAnswer, Operation, Outcome, ReplyError, SessionId};
+use kvbroker_protocol::{BrokerId, Expect, Failure, Header, HelloAnswer, Operation, Outcome, QueueExpect, ReplyError, SessionId};
 
 use bodies::Bodies;
 pub use call::Asked;
@@ -174,7 +174,9 @@ impl<T> Flight<T> {
         // What takes longer goes alone.
         match self.only_call().map_or(&Expect::Done, |call| &call.asked.expect) {
             Expect::History => LOG_PATIENCE,
-            Expect::Events(wait_ms) => PATIENCE + Duration::from_millis(*wait_ms),
+            Expect::Events(wait_ms) | Expect::Queue(QueueExpect::Pulled(wait_ms) | QueueExpect::Tracked(wait_ms)) => {
+                PATIENCE + Duration::from_millis(*wait_ms)
+            }
             _ => PATIENCE,
         }
     }

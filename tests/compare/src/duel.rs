@@ -12,7 +12,7 @@ use crate::Failed;
 use crate::load::{Measured, Shape, drive, fill};
 use crate::options::Options;
 use crate::rows::{Contest, Round, Sample, Side};
-use crate::servers::{Server, pause, resume};
+use crate::servers::{TableServer, pause, resume};
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum By {
 
 /// Ours and theirs.
 pub struct Duel {
-    servers: [Box<dyn Server>; 2],
+    servers: [Box<dyn TableServer>; 2],
     shape: Shape,
     by: By,
 }
@@ -34,8 +34,8 @@ impl Duel {
     /// Starts both and loads their keys. With `--against` the other build takes the peer's place.
     pub fn begin<'a>(
         options: &Options,
-        ours: impl Fn(Option<PathBuf>) -> Result<Box<dyn Server>, Failed> + 'a,
-        theirs: impl FnOnce() -> Result<Box<dyn Server>, Failed> + 'a,
+        ours: impl Fn(Option<PathBuf>) -> Result<Box<dyn TableServer>, Failed> + 'a,
+        theirs: impl FnOnce() -> Result<Box<dyn TableServer>, Failed> + 'a,
         shape: Shape,
         by: By,
     ) -> Result<Box<dyn Contest>, Failed> {
@@ -49,20 +49,20 @@ impl Duel {
         Ok(Box::new(Duel { servers: [mine, other], shape, by }))
     }
 
-    fn turn(&self, server: &dyn Server) -> Result<Sample, Failed> {
+    fn turn(&self, server: &dyn TableServer) -> Result<Sample, Failed> {
         Ok(sample(&turn(server, self.shape)?, self.by))
     }
 }
 
 /// Loads a server's keys and lets it wait for its turns.
-pub fn ready(server: &dyn Server, keys: u32) -> Result<(), Failed> {
+pub fn ready(server: &dyn TableServer, keys: u32) -> Result<(), Failed> {
     fill(server, keys).map_err(|error| format!("{}: {error}", server.name()))?;
     pause(server)?;
     settle()
 }
 
 /// One turn of a server that waits for it.
-pub fn turn(server: &dyn Server, shape: Shape) -> Result<Measured, Failed> {
+pub fn turn(server: &dyn TableServer, shape: Shape) -> Result<Measured, Failed> {
     resume(server)?;
     let measured = drive(server, shape);
     pause(server)?;

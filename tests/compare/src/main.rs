@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let done = match &options.word {
         Some(Word::Echo(args)) => servers::serve_echo(args).map(|()| true),
+        Some(Word::Floor(args)) => servers::serve_floor(args).map(|()| true),
         None => run(&options),
     };
     match done {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::Failed;
-use crate::servers::EchoArgs;
+use crate::servers::{EchoArgs, FloorArgs};
 
 /// Measures kvbroker beside other products, and beside what libzmq and the disk allow, by turns on this machine; prints Markdown.
 ///
@@ -50,6 +50,15 @@ pub struct Options {
     /// NATS' server
     #[arg(long, value_name = "PROGRAM")]
     pub nats: Option<PathBuf>,
+    /// beanstalkd
+    #[arg(long, value_name = "PROGRAM")]
+    pub beanstalkd: Option<PathBuf>,
+    /// RabbitMQ's script rabbitmq-server, of its own directory (not that of the service)
+    #[arg(long, value_name = "PROGRAM")]
+    pub rabbitmq: Option<PathBuf>,
+    /// The directory of Erlang's programs for it, if they are not in the path
+    #[arg(long, value_name = "DIR")]
+    pub erlang: Option<PathBuf>,
     /// Where everything that was measured is kept, as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -64,6 +73,9 @@ pub enum Word {
     /// Answers every message at once (one of the things that are measured)
     #[command(hide = true)]
     Echo(EchoArgs),
+    /// Does the least that a broker has to do for a put (another one)
+    #[command(hide = true)]
+    Floor(FloorArgs),
 }
 
 fn odd(text: &str) -> Result<usize, String> {
@@ -106,6 +118,16 @@ impl Options {
     /// NATS'.
     pub fn nats(&self) -> Result<&Path, Failed> {
         peer(self.nats.as_ref(), "nats")
+    }
+
+    /// beanstalkd.
+    pub fn beanstalkd(&self) -> Result<&Path, Failed> {
+        peer(self.beanstalkd.as_ref(), "beanstalkd")
+    }
+
+    /// RabbitMQ's.
+    pub fn rabbitmq(&self) -> Result<&Path, Failed> {
+        peer(self.rabbitmq.as_ref(), "rabbitmq")
     }
 }
 

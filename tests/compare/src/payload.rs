@@ -1,6 +1,7 @@
 //! The keys and values that every generator sends, the same bytes to each product.
 //!
 //! - A key has 15 bytes and a value 64. A value begins with its key, so that every answer to a get can be checked, whoever wrote last.
+//! - A queue's item has 64 bytes as well, and says who pushed it, its number, and when.
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 15;
@@ -35,6 +36,45 @@ pub fn value(number: u32, stamp: u64) -> [u8; VALUE_BYTES] {
 /// True if this can be what was stored under the key of this number.
 pub fn is_value_of(number: u32, bytes: &[u8]) -> bool {
     bytes.len() == VALUE_BYTES && bytes.starts_with(&key(number))
+}
+
+/// An item of a queue: whose, its number among theirs, and when it was pushed, nanoseconds since the run began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Who pushed it.
+    pub producer: u64,
+    /// Its number among theirs.
+    pub number: u64,
+    /// When.
+    pub pushed_ns: u64,
+}
+
+impl Item {
+    /// Its bytes: three numbers as 16 hexadecimal digits each, a dot behind each, dots up to the end.
+    pub fn bytes(self) -> [u8; VALUE_BYTES] {
+        let mut bytes = [b'.'; VALUE_BYTES];
+        for (place, number) in bytes.chunks_exact_mut(17).zip([self.producer, self.number, self.pushed_ns]) {
+            for (at, digit) in place[..16].iter_mut().enumerate() {
+                *digit = HEX[(number >> (60 - 4 * at)) as usize & 15];
+            }
+        }
+        bytes
+    }
+
+    /// Reads it back; None: these bytes are no item.
+    pub fn read(bytes: &[u8]) -> Option<Item> {
+        if bytes.len() != VALUE_BYTES {
+            return None;
+        }
+        let mut numbers = bytes.chunks_exact(17).map(|place| match place {
+            [digits @ .., b'.'] => digits.iter().try_fold(0, |number: u64, digit| {
+                let value = char::from(*digit).to_digit(16)?;
+                Some(number << 4 | u64::from(value))
+            }),
+            _ => None,
+        });
+        Some(Item { producer: numbers.next()??, number: numbers.next()??, pushed_ns: numbers.next()?? })
+    }
 }
 
 /// The prefix that one in a hundred of so many keys has (of a power of ten): what a watcher beside the load watches.
@@ -80,6 +120,16 @@ mod tests {
         let prefix = prefix_of_a_hundredth(100_000);
         assert!(key(999).starts_with(&prefix) && !key(1_000).starts_with(&prefix));
         assert_eq!(prefix_of_a_hundredth(5), key(0));
+    }
+
+    #[test]
+    fn items_are_read_back() {
+        let item = Item { producer: 7, number: 0xabc, pushed_ns: 1 << 40 };
+        assert_eq!(&item.bytes()[..35], b"0000000000000007.0000000000000abc.0");
+        assert_eq!(Item::read(&item.bytes()), Some(item));
+        let mut other = item.bytes();
+        other[3] = b'x';
+        assert_eq!((Item::read(&other), Item::read(&item.bytes()[1..])), (None, None));
     }
 
     #[test]

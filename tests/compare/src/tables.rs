@@ -29,8 +29,9 @@ pub fn text(options: &Options, facts: &Facts, rows: &[RowResult], fields: &[Fiel
 fn field(result: &FieldResult) -> String {
     let names: Vec<&str> = result.products.iter().map(|product| product.side.name.as_str()).collect();
     let mut out = format!(
-        "\n**{}.** Operations a second, and what kvbroker's are to them:\n\n| | {} |\n|---|",
+        "\n**{}.** {} a second, and what kvbroker's are to them:\n\n| | {} |\n|---|",
         result.title,
+        result.counted.name(),
         names.join(" | ")
     );
     out.push_str(&"---:|".repeat(names.len()));
@@ -55,6 +56,14 @@ fn field(result: &FieldResult) -> String {
         });
         let cells: Vec<String> = cells.collect();
         let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+    }
+    if let Some(target) = result.target {
+        let told = result.loads.iter().enumerate().filter_map(|(load, name)| {
+            let (best, ratio) = result.best_other(load)?;
+            let verdict = if ratio >= target { "met" } else { "**missed**" };
+            Some(format!("{name}: × {ratio:.2} of {best}, {verdict}"))
+        });
+        let _ = writeln!(out, "\nTarget, at least × {target:.2} of the best other. {}.", told.collect::<Vec<_>>().join("; "));
     }
     out.push('\n');
     for Product { side, failed, .. } in &result.products {

@@ -66,3 +66,19 @@ fn a_peer_that_fails_is_shown_and_does_not_stop_the_others() {
     assert!(raw["rows"][1]["failed"].is_string(), "{raw}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("**failed**"));
 }
+
+#[test]
+fn queues_are_measured_and_every_item_is_counted() {
+    // The peers of queues are on nobody's machine; those that are missing are shown as failed.
+    let (output, raw) = compare(Path::new("/bin/false"), "queue-durable");
+    assert_eq!(output.status.code(), Some(1));
+    let products = raw["fields"][0]["products"].as_array().unwrap();
+    assert!(products[0]["failed"].is_null(), "{raw}");
+    for load in products[0]["loads"].as_array().unwrap() {
+        let sample = &load[0];
+        let told = ["p50_us", "p99_us", "server_cpu_us"].map(|name| sample["details"][name].as_f64());
+        assert!(sample["figure"].as_f64().is_some_and(|cycles| cycles > 0.0), "{sample}");
+        assert!(told.iter().all(|figure| figure.is_some_and(|figure| figure >= 0.0)), "{sample}");
+    }
+    assert!(products[1..].iter().all(|product| product["failed"].is_string()), "{raw}");
+}

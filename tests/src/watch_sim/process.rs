@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use kvbroker_core::{History, Loader, SessionBounds, Snapshots, State};
 use kvbroker_log::{
-    CheckpointError, CheckpointPolicy, CheckpointRecord, Checkpointer, FileLog, GroupRef, Log, LogError, LogOptions, MergeState,
-    Merging, Replay, SeededEntropy, SimStorage, Storage, SyncMode, VisitError,
+    BatchBuilder, CheckpointError, CheckpointPolicy, CheckpointRecord, Checkpointer, FileLog, GroupRef, Log, LogError,
+    LogOptions, MergeState, Merging, Replay, SeededEntropy, SimStorage, Storage, SyncMode, VisitError,
 };
 use kvbroker_protocol::{BrokerId, Form, Header, Operations, Outcome, Request, StreamMessage};
 use kvbroker_table::{
@@ -42,6 +42,8 @@ pub struct Settings {
     pub queue_bytes: usize,
     /// What goes wrong.
     pub bug: Option<PlantedBug>,
+    /// Spoils what the log is given.
+    pub spoil: Option<fn(&mut BatchBuilder)>,
 }
 
 /// Takes what a start reads.
@@ -149,7 +151,7 @@ impl Process {
             SyncMode::Every(interval) => Some(interval),
             SyncMode::Always | SyncMode::Never => None,
         };
-        let worker = Worker {
+        let mut worker = Worker {
             state: loading.state,
             history: loading.history,
             snapshots: Snapshots::default(),
@@ -157,7 +159,7 @@ impl Process {
             followers: Followers::default(),
             histories: Arc::clone(&histories),
             checkpoints: Arc::new(Checkpoints::none(Arc::clone(&intake), Behind::default)),
-            log: WitnessLog { log, notes: Arc::clone(&notes), before },
+            log: WitnessLog { log, notes: Arc::clone(&notes), before, spoil: settings.spoil },
             clock: Box::new(Arc::clone(clock)),
             stamper,
             access: Arc::clone(&access),
@@ -246,6 +248,11 @@ impl Process {
     /// The answers that have left since the last time.
     pub fn answers(&self) -> Vec<(Token, Outcome)> {
         answers(&self.replies)
+    }
+
+    /// All that it knows.
+    pub fn state(&self) -> &State {
+        &self.worker.state
     }
 
     /// The table's revision.

@@ -34,10 +34,15 @@ pub struct WitnessLog {
     pub notes: Notes,
     /// Hears of a batch before it is in the log: what no broker may let happen.
     pub before: Option<Hearer>,
+    /// Spoils what the log is given.
+    pub spoil: Option<fn(&mut BatchBuilder)>,
 }
 
 impl Log for WitnessLog {
     fn append(&mut self, batch: &mut BatchBuilder) -> Result<Persisted, LogError> {
+        if let Some(spoil) = self.spoil {
+            spoil(batch);
+        }
         let mut passing = Vec::new();
         batch.visit(&mut |group| passing.extend(Committed::of(&group))).map_err(LogError::BadBatch)?;
         if let Some(before) = &self.before {

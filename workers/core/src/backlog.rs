@@ -87,6 +87,7 @@ impl Backlog {
     pub fn settle(&mut self, state: &mut State) {
         self.sort();
         for entries in self.entries.chunks(TOGETHER) {
+            self.touch(entries);
             state.warm(entries.iter().map(|entry| self.key(entry)));
             for entry in entries {
                 state.table.change(self.key(entry), self.value(entry), entry.revision);
@@ -94,6 +95,15 @@ impl Backlog {
         }
         self.entries.clear();
         self.bytes.clear();
+    }
+
+    /// Reads something of each, side by side: sorted, they lie here and there in memory.
+    fn touch(&self, entries: &[Entry]) {
+        let ends = entries.iter().map(|entry| {
+            let last = (entry.start + entry.key_bytes + entry.value_bytes.unwrap_or_default()).saturating_sub(1);
+            [entry.start, last].map(|at| self.bytes.get(at as usize).copied().unwrap_or_default())
+        });
+        std::hint::black_box(ends.fold(0, |mixed, [first, last]| mixed ^ first ^ last));
     }
 
     /// In the order of the keys, of each the last change.

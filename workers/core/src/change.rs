@@ -4,8 +4,16 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Space {
+    /// Patterns of subjects that queues are bound to.
+    Binding = b'b',
+    /// Rules by which values are converted.
+    Rule = b'c',
     /// By owner: the birth of the youngest session that was forgotten.
     Floor = b'f',
+    /// How many messages were published: one record.
+    Messages = b'm',
+    /// Queues.
+    Queue = b'q',
     /// Sessions.
     Session = b's',
     /// Keys of the table.
@@ -13,11 +21,27 @@ pub enum Space {
     /// Replies that sessions remember. Its byte is above that of the sessions: records read in the order of their keys give each
     /// session before its replies.
     Window = b'w',
+    /// Items of queues: their values. Its byte is above that of the queues, and below that of the items' states: records read in the order
+    /// of their keys give each queue before its items, and each item before its state.
+    Item = b'x',
+    /// What has become of an item, where it is not as it was pushed.
+    ItemState = b'y',
 }
 
 impl Space {
     /// All of them, in the order of their bytes.
-    pub(crate) const ALL: [Space; 4] = [Space::Floor, Space::Session, Space::Table, Space::Window];
+    pub(crate) const ALL: [Space; 10] = [
+        Space::Binding,
+        Space::Rule,
+        Space::Floor,
+        Space::Messages,
+        Space::Queue,
+        Space::Session,
+        Space::Table,
+        Space::Window,
+        Space::Item,
+        Space::ItemState,
+    ];
 
     /// The space of a record key's first byte.
     pub fn from_byte(byte: u8) -> Option<Space> {
@@ -72,7 +96,10 @@ impl Change {
         let space = Space::from_byte(space).ok_or(ChangeError::UnknownSpace(space))?;
         let is_record = |value| match space {
             Space::Table => crate::record::split_table_record(value).is_some(),
+            Space::Rule => crate::conversions::is_record(key, value),
             Space::Floor | Space::Session | Space::Window => crate::sessions::is_record(space, key, value),
+            Space::Queue | Space::Item | Space::ItemState => crate::queues::is_record(space, key, value),
+            Space::Binding | Space::Messages => crate::routing::is_record(space, key, value),
         };
         if !value.is_none_or(is_record) {
             return Err(ChangeError::NotOfItsSpace(space));

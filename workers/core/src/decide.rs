@@ -8,6 +8,8 @@ use crate::expire;
 use crate::list::list;
 use crate::overlay::Overlay;
 use crate::point;
+use crate::queues::{DueItem, Ended, expire as expire_due};
+use crate::routing::Message;
 use crate::scan::pages;
 use crate::sessions::{Admission, Numbered, SessionBounds, admit, end, fate, remember};
 use crate::size::size;
@@ -125,6 +127,10 @@ pub struct Decision {
     pub changes: Vec<Change>,
     /// True if the group takes the stamp's revision; otherwise its changes are bookkeeping and repeat the last one.
     pub takes_revision: bool,
+    /// How items of queues ended by them; to be [noted](State::note_ends) with the changes, and not logged.
+    pub ended: Vec<Ended>,
+    /// Messages for those who listen, of the group's revision.
+    pub messages: Vec<Message>,
 }
 
 impl Decision {
@@ -133,7 +139,13 @@ impl Decision {
     }
 
     fn bookkeeping(state: &State, result: Result<Answer, Failure>, changes: Vec<Change>) -> Decision {
-        Decision { outcome: Outcome { revision: Some(state.revision()), result }, changes, takes_revision: false }
+        Decision {
+            outcome: Outcome { revision: Some(state.revision()), result },
+            changes,
+            takes_revision: false,
+            ended: Vec::new(),
+            messages: Vec::new(),
+        }
     }
 
     /// A failure that changes nothing, and takes no number either.
@@ -156,11 +168,12 @@ pub fn decide(state: &State, scope: &Scope, operation: Operation, stamp: Stamp, 
     if result.is_err() {
         return Decision::read(state, result);
     }
-    let changes = overlay.into_changes();
+    let ended = std::mem::take(&mut overlay.queues.ended);
+    let (changes, messages) = overlay.into_changes();
     if changes.is_empty() {
         return Decision::read(state, result);
     }
-    Decision { outcome: Outcome { revision: Some(stamp.revision), result }, changes, takes_revision: true }
+    Decision { outcome: Outcome { revision: Some(stamp.revision), result }, changes, takes_revision: true, ended, messages }
 }
 
 /// Decides a mutation that has a number in a session: at most once, and with the first answer each time it comes again.
@@ -175,7 +188,9 @@ pub fn decide_numbered(
 ) -> Decision {
     match admit(&state.sessions, numbered, stamp.time_ms, bounds) {
         Admission::Refused(failure) => Decision::refused(state, failure),
-        Admission::Again(outcome) => Decision { outcome, changes: Vec::new(), takes_revision: false },
+        Admission::Again(outcome) => {
+            Decision { outcome, changes: Vec::new(), takes_revision: false, ended: Vec::new(), messages: Vec::new() }
+        }
         Admission::New { mut changes, acked } => {
             let compares = operation.compares_values();
             let decision = decide(state, scope, operation, stamp, turn);
@@ -203,6 +218,12 @@ pub fn end_session(state: &State, owner: &[u8], session: SessionId, ack: u64, st
         Ok(changes) => Decision::bookkeeping(state, Ok(Answer::Done), changes),
         Err(failure) => Decision::refused(state, failure),
     }
+}
+
+/// The changes that time brings about for an item whose lease or deadline is over, and how items ended by them; none where there is nothing
+/// to do any more.
+pub fn expire_item(state: &State, due: DueItem, stamp: Stamp) -> (Vec<Change>, Vec<Ended>) {
+    expire_due(&state.queues, due, stamp)
 }
 
 /// Tells what became of a mutation. With bounds it settles one that has not arrived: a noop takes its number.
@@ -247,6 +268,10 @@ pub(crate) fn operate(overlay: &mut Overlay<'_>, operation: Operation, turn: &mu
         Operation::Txn(txn) => crate::txn::txn(overlay, *txn, turn),
         Operation::Scan(_) | Operation::Query { .. } if operation.snapshot().is_none() => pages(overlay, &operation, turn),
         Operation::List(wanted) => list(overlay, &wanted, turn),
+        Operation::Queue(operation) => overlay.queue(*operation, turn),
+        Operation::Routing(operation) => crate::routing::operate(overlay, *operation, turn),
+        Operation::Conversion(operation) => overlay.conversion(*operation, turn),
+        Operation::Converted(read) => crate::conversions::converted(overlay, *read, turn),
         Operation::Noop => Ok(Answer::Done),
         Operation::Scan(_)
         | Operation::Query { .. }

@@ -7,6 +7,7 @@
 
 mod backlog;
 mod change;
+mod conversions;
 mod deadlines;
 mod decide;
 mod del_prefix;
@@ -16,7 +17,9 @@ mod list;
 mod loader;
 mod overlay;
 mod point;
+mod queues;
 mod record;
+mod routing;
 mod salvage;
 mod scan;
 mod sessions;
@@ -30,13 +33,15 @@ mod view;
 
 pub use backlog::Backlog;
 pub use change::{Change, ChangeError, Space};
-pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, result_of};
+pub use decide::{Decision, Stamp, Turn, decide, decide_numbered, end_session, expire_item, result_of};
 pub use history::{
     Before, Cause, Earlier, EventsFor, EventsPage, EventsWanted, Fit, Fitting, History, Origin, PastChange, PastGroup,
     PastVersion, Versions,
 };
 pub use loader::{LoadError, Loader};
+pub use queues::{DueItem, Ended};
 pub use record::{TableRecord, split_table_record};
+pub use routing::Message;
 pub use salvage::Salvage;
 pub use sessions::{Numbered, SessionBounds};
 pub use slice::{Slice, StateRecord};

@@ -5,6 +5,9 @@
 //! - What is wrong with a record is told with its key; nothing is guessed.
 
 use crate::change::{Change, ChangeError, Space};
+use crate::conversions::Rules;
+use crate::queues::Queues;
+use crate::routing::Routing;
 use crate::sessions::Sessions;
 use crate::state::State;
 use crate::table::TableBuilder;
@@ -13,6 +16,9 @@ use crate::table::TableBuilder;
 #[derive(Debug, Default)]
 pub struct Loader {
     sessions: Sessions,
+    queues: Queues,
+    routing: Routing,
+    rules: Rules,
     table: TableBuilder,
     last_key: Vec<u8>,
     highest_revision: u64,
@@ -60,10 +66,16 @@ impl Loader {
         self.highest_revision = self.highest_revision.max(revision);
         let (space, key) = Change::check_record(record_key, Some(value))?;
         match space {
+            Space::Binding => self.routing.apply_binding(key, Some(value)),
+            Space::Messages => self.routing.apply_counts(Some(value)),
             Space::Floor => self.sessions.apply_floor(key, Some(value)),
             Space::Session => self.sessions.apply_session(key, Some(value)),
             Space::Window => self.sessions.apply_window(key, Some(value), revision),
             Space::Table => self.table.push(key, value, revision),
+            Space::Rule => self.rules.apply(key, Some(value)),
+            Space::Queue => self.queues.apply_queue(key, Some(value)),
+            Space::Item => self.queues.apply_item(key, Some(value)),
+            Space::ItemState => self.queues.apply_state(key, Some(value)),
         }
         self.last_key.clear();
         self.last_key.extend_from_slice(record_key);
@@ -78,6 +90,6 @@ impl Loader {
         if self.highest_revision > revision {
             return Err(LoadError::AfterTheEnd { record: self.highest_revision, end: revision });
         }
-        Ok(State::from_parts(self.table.finish(), self.sessions, revision))
+        Ok(State::from_parts(self.table.finish(), self.sessions, self.queues, self.routing, self.rules, revision))
     }
 }

@@ -8,11 +8,14 @@
 use std::cmp::Ordering;
 use std::iter::Peekable;
 
-use kvbroker_protocol::{Scope, Stored};
+use kvbroker_protocol::{Answer, ConversionOperation, Failure, ItemId, Key, Pull, Push, QueueOperation, Scope, Stored};
 
 use crate::change::{Change, Space};
-use crate::decide::Stamp;
+use crate::conversions::{ItemConversion, Rules};
+use crate::decide::{Stamp, Turn};
+use crate::queues::{QueueId, QueueOverlay};
 use crate::record::{TableRecord, split_table_record, table_record};
+use crate::routing::{Message, RoutingOverlay};
 use crate::state::State;
 use crate::table::KeyRange;
 
@@ -22,6 +25,12 @@ pub(crate) struct Overlay<'a> {
     scope: &'a Scope,
     /// Of the table, in key order, each key once.
     own: Vec<Change>,
+    /// What has changed in queues.
+    pub(crate) queues: QueueOverlay,
+    /// What has changed in routing; nearly always nothing.
+    routing: Option<Box<RoutingOverlay>>,
+    /// Of rules; no transaction has any, so there is one at most.
+    rules: Vec<Change>,
     /// The revision that the changes will have, and the time of deadlines that start now.
     stamp: Stamp,
 }
@@ -46,7 +55,7 @@ impl<'a> Seen<'a> {
 
 impl<'a> Overlay<'a> {
     pub(crate) fn new(state: &'a State, scope: &'a Scope, stamp: Stamp) -> Self {
-        Overlay { state, scope, own: Vec::new(), stamp }
+        Overlay { state, scope, own: Vec::new(), queues: QueueOverlay::default(), routing: None, rules: Vec::new(), stamp }
     }
 
     /// Which keys there are for this operation.
@@ -57,6 +66,81 @@ impl<'a> Overlay<'a> {
     /// What time it is, milliseconds.
     pub(crate) fn time_ms(&self) -> u64 {
         self.stamp.time_ms
+    }
+
+    /// Does something of a queue.
+    pub(crate) fn queue(&mut self, operation: QueueOperation, turn: &mut Turn) -> Result<Answer, Failure> {
+        // Its bindings go with it.
+        let dropped = match &operation {
+            QueueOperation::Drop { queue } => self.queue_id(queue),
+            _ => None,
+        };
+        let answer = crate::queues::operate(&self.state.queues, &mut self.queues, self.scope, operation, self.stamp, turn)?;
+        if let Some(queue) = dropped {
+            let base = &self.state.routing;
+            self.routing_mut().unbind_all(base, queue);
+        }
+        Ok(answer)
+    }
+
+    /// What all of it is based on.
+    pub(crate) fn state(&self) -> &'a State {
+        self.state
+    }
+
+    /// The revision that the changes will have.
+    pub(crate) fn revision(&self) -> u64 {
+        self.stamp.revision
+    }
+
+    /// What has changed in routing.
+    pub(crate) fn routing_mut(&mut self) -> &mut RoutingOverlay {
+        self.routing.get_or_insert_default()
+    }
+
+    /// A queue's id, if it is there.
+    pub(crate) fn queue_id(&mut self, name: &[u8]) -> Option<QueueId> {
+        self.queues.id_of(&self.state.queues, name, self.stamp)
+    }
+
+    /// A queue's id; it is made if it is not there.
+    pub(crate) fn make_queue(&mut self, name: &[u8]) -> Result<QueueId, Failure> {
+        self.queues.make(&self.state.queues, name, self.stamp)
+    }
+
+    /// A queue's name.
+    pub(crate) fn queue_name(&self, queue: QueueId) -> Option<Key> {
+        self.queues.name_of(&self.state.queues, queue)
+    }
+
+    /// How many items can still be made.
+    pub(crate) fn items_left(&self) -> usize {
+        self.queues.items_left()
+    }
+
+    /// Appends a copy of a message to a queue.
+    pub(crate) fn push_copy(&mut self, copy: Push, subject: &[u8], turn: &mut Turn) -> Result<ItemId, Failure> {
+        self.queues.push_copy(&self.state.queues, copy, subject, self.stamp, turn)
+    }
+
+    /// Takes items of a queue, converted.
+    pub(crate) fn pull_converted(
+        &mut self,
+        pull: &Pull,
+        conversion: ItemConversion<'_>,
+        turn: &mut Turn,
+    ) -> Result<Answer, Failure> {
+        crate::queues::pull_converted(&mut self.queues.view(&self.state.queues, self.stamp), pull, conversion, turn)
+    }
+
+    /// The rules as they were before this operation.
+    pub(crate) fn rules(&self) -> &'a Rules {
+        &self.state.rules
+    }
+
+    /// Does something of the rules.
+    pub(crate) fn conversion(&mut self, operation: ConversionOperation, turn: &mut Turn) -> Result<Answer, Failure> {
+        crate::conversions::operate(&self.state.rules, self.scope, operation, &mut self.rules, turn)
     }
 
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
@@ -139,8 +223,16 @@ impl<'a> Overlay<'a> {
         self.own.insert(at, Change { space: Space::Table, key, value });
     }
 
-    pub(crate) fn into_changes(self) -> Vec<Change> {
-        self.own
+    /// What has changed, and the messages for those who listen.
+    pub(crate) fn into_changes(self) -> (Vec<Change>, Vec<Message>) {
+        let mut changes = self.own;
+        self.queues.into_changes(&self.state.queues, &mut changes);
+        let messages = match self.routing {
+            Some(routing) => routing.into_changes(&self.state.routing, &mut changes),
+            None => Vec::new(),
+        };
+        changes.extend(self.rules);
+        (changes, messages)
     }
 }
 

@@ -65,7 +65,22 @@ impl State {
     fn records_of<'s>(&'s self, space: Space, behind: Option<&'s [u8]>) -> Box<dyn Iterator<Item = StateRecord> + 's> {
         let now = self.revision();
         match space {
+            Space::Binding => {
+                Box::new(self.routing.bindings_behind(behind).filter_map(move |change| StateRecord::of(change, now)))
+            }
+            Space::Messages => {
+                let counts = self.routing.counts_behind(behind);
+                Box::new(counts.into_iter().filter_map(move |change| StateRecord::of(change, now)))
+            }
             Space::Floor => Box::new(self.sessions.floors_behind(behind).filter_map(move |change| StateRecord::of(change, now))),
+            Space::Rule => Box::new(self.rules.behind(behind).filter_map(move |change| StateRecord::of(change, now))),
+            Space::Queue => Box::new(self.queues.queues_behind(behind).filter_map(move |change| StateRecord::of(change, now))),
+            Space::Item => {
+                Box::new(self.queues.items_records_behind(behind).filter_map(move |change| StateRecord::of(change, now)))
+            }
+            Space::ItemState => {
+                Box::new(self.queues.states_behind(behind).filter_map(move |change| StateRecord::of(change, now)))
+            }
             Space::Session => {
                 Box::new(self.sessions.sessions_behind(behind).filter_map(move |change| StateRecord::of(change, now)))
             }

@@ -23,6 +23,7 @@ use std::iter::Peekable;
 
 use kvbroker_protocol::{Answer, ErrorCode, Failure, Operation, Scope, limits};
 
+use crate::conversions::convert_page;
 use crate::decide::{Decision, Stamp, Turn};
 use crate::overlay::Seen;
 use crate::scan::{Entries, pages};
@@ -174,7 +175,14 @@ impl Snapshots {
         let internal = || Failure::new(ErrorCode::Internal, "this operation reads no snapshot");
         let asked = operation.snapshot().ok_or_else(internal)?;
         let revision = if asked == 0 { state.revision() } else { self.touch(asked, reader.user, time_ms)? };
-        let mut answer = pages(&self.as_of(state, reader.scope, revision), operation, turn)?;
+        let (page, wanted) = match operation {
+            Operation::Converted(converted) => (&converted.operation, Some(&converted.wanted)),
+            page => (page, None),
+        };
+        let mut answer = pages(&self.as_of(state, reader.scope, revision), page, turn)?;
+        if let Some(wanted) = wanted {
+            answer = convert_page(&state.rules, wanted, answer, turn)?;
+        }
         let (Answer::Rows { cursor, snapshot, .. } | Answer::Keys { cursor, snapshot, .. }) = &mut answer else {
             return Err(internal());
         };

@@ -1,9 +1,11 @@
 //! Records as people read them: for the tools that show a log or a checkpoint.
 
-use kvbroker_protocol::{Outcome, SessionId};
+use kvbroker_protocol::{ItemId, Outcome, SessionId};
 
 use crate::change::{Change, ChangeError, Space};
+use crate::queues::{ItemRecord, Stage, read_life, read_queue, split_item_key};
 use crate::record::{TableRecord, split_table_record};
+use crate::routing::{read_binding, read_counts, split_binding_key};
 use crate::sessions::{SessionRecord, WindowRecord, session_of, window_session_of};
 
 /// What the key of a record names.
@@ -15,6 +17,18 @@ pub enum RecordName<'a> {
     Session(SessionId),
     /// A place in a session's window of remembered replies.
     Reply(SessionId, u16),
+    /// The queue with this id, and a pattern that it is bound to.
+    Binding(ItemId, &'a [u8]),
+    /// The messages that were published.
+    Messages,
+    /// A queue.
+    Queue(&'a [u8]),
+    /// An item of the queue with this id.
+    Item(ItemId, ItemId),
+    /// What has become of an item of the queue with this id.
+    ItemState(ItemId, ItemId),
+    /// A rule by which values are converted.
+    Rule(&'a [u8]),
     /// The user whose forgotten sessions the floor speaks of; empty for all users.
     Floor(&'a [u8]),
 }
@@ -48,6 +62,42 @@ pub enum RecordView<'a> {
         /// The answer.
         outcome: Outcome,
     },
+    /// Which values the queue gets: the text of a predicate; empty: all.
+    Binding(&'a str),
+    /// How many messages were published.
+    Messages {
+        /// All of them.
+        published: u64,
+        /// Those that no queue wanted.
+        unroutable: u64,
+    },
+    /// A queue's settings.
+    Queue {
+        /// The queue's id.
+        id: ItemId,
+        /// Nothing is handed out.
+        paused: bool,
+    },
+    /// An item as it was pushed.
+    Item {
+        /// Type byte and document.
+        stored: &'a [u8],
+        /// Its priority.
+        priority: i8,
+        /// When it was pushed, milliseconds of the stamp.
+        pushed_ms: u64,
+    },
+    /// What has become of an item.
+    ItemState {
+        /// The name of its stage.
+        stage: &'static str,
+        /// How often it was handed out.
+        deliveries: u32,
+        /// The token of its delivery, if a consumer has it.
+        token: Option<u64>,
+    },
+    /// A rule: its fields as a MessagePack map.
+    Rule(&'a [u8]),
     /// Sessions of the user that were born then or before are forgotten; milliseconds of the stamp.
     Floor(u64),
 }
@@ -67,6 +117,17 @@ pub fn view_record<'a>(
         Space::Table => RecordName::Key(key),
         Space::Floor => RecordName::Floor(key),
         Space::Session => RecordName::Session(session_of(key).ok_or_else(foreign)?),
+        Space::Binding => {
+            let (queue, pattern) = split_binding_key(key).ok_or_else(foreign)?;
+            RecordName::Binding(queue, pattern)
+        }
+        Space::Messages => RecordName::Messages,
+        Space::Rule => RecordName::Rule(key),
+        Space::Queue => RecordName::Queue(key),
+        Space::Item | Space::ItemState => {
+            let (queue, item) = split_item_key(key).ok_or_else(foreign)?;
+            if space == Space::Item { RecordName::Item(queue, item) } else { RecordName::ItemState(queue, item) }
+        }
         Space::Window => {
             let place = key.last_chunk().map(|place| u16::from_be_bytes(*place));
             let (session, place) = window_session_of(key).zip(place).ok_or_else(foreign)?;
@@ -88,6 +149,25 @@ pub fn view_record<'a>(
             acknowledged: record.acked,
             used_ms: record.used_ms,
             outcome: record.reply.outcome(revision),
+        }),
+        Space::Binding => read_binding(value).map(RecordView::Binding),
+        Space::Messages => {
+            read_counts(value).map(|counts| RecordView::Messages { published: counts.published, unroutable: counts.unroutable })
+        }
+        Space::Rule => Some(RecordView::Rule(value)),
+        Space::Queue => read_queue(value).map(|(id, options)| RecordView::Queue { id, paused: options.paused }),
+        Space::Item => ItemRecord::read(value).map(|record| RecordView::Item {
+            stored: record.stored,
+            priority: record.priority,
+            pushed_ms: record.pushed_ms,
+        }),
+        Space::ItemState => read_life(value).map(|life| {
+            let (stage, token) = match life.stage {
+                Stage::Waiting { .. } => ("waiting", None),
+                Stage::Leased { token, .. } => ("leased", Some(token)),
+                Stage::Dead { .. } => ("dead", None),
+            };
+            RecordView::ItemState { stage, deliveries: life.deliveries, token }
         }),
         Space::Floor => value.first_chunk().map(|born_ms| RecordView::Floor(u64::from_le_bytes(*born_ms))),
     };

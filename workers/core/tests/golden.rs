@@ -5,8 +5,8 @@
 //!   `[hex]` sends these bytes, `[bytes]` shows the reply's bytes, `[rows]` shows of a long page only how many rows it has and where it goes on.
 //! - Messages come from the user `owner`, until `user NAME [role=ROLE] [prefixes=P,Q]` says otherwise; `bound SESSIONS KEEP_MS` bounds the sessions.
 //! - `fill COUNT [prefix=TEXT] [bytes=N]` puts keys PREFIX00000… with texts of N bytes; `log` shows the records that the last
-//!   message would write to the log.
-//! - Time stands still: `wait MS` lets some pass, and gives up snapshots that nobody has read; `expiries` then removes what is due, as the table worker does before each batch.
+//!   message would write to the log, `messages` what it tells those who listen.
+//! - Time stands still: `wait MS` lets some pass, and gives up snapshots that nobody has read; `expiries` then does what is due, to keys and to items of queues, as the table worker does before each batch.
 //!
 //! After a change that is meant to change them: `UPDATE_GOLDENFILES=1 cargo test -p kvbroker-core --test golden`, then read the
 //! difference and keep only what is understood.
@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 
 use goldenscript::{Command, Context};
 use kvbroker_core::{
-    Change, Decision, History, Numbered, Reader, SessionBounds, Snapshots, Space, Stamp, State, Turn, decide, decide_numbered,
-    end_session, result_of, split_table_record,
+    Change, Decision, History, Message, Numbered, Reader, SessionBounds, Snapshots, Space, Stamp, State, Turn, decide,
+    decide_numbered, end_session, expire_item, result_of, split_table_record,
 };
 use kvbroker_protocol::{
-    Access, Header, Operation, Operations, Outcome, Outcomes, Rejected, Reply, Role, Stored, ValueKind, decode_request,
-    encode_reply, json_to_msgpack, key_to_json_text, msgpack_to_json, request_hash,
+    Access, Header, Operation, Operations, Outcome, Outcomes, QueueOperation, Rejected, Reply, Role, Stored, ValueKind,
+    decode_request, encode_reply, json_to_msgpack, key_to_json_text, msgpack_to_json, request_hash,
 };
 
 struct Runner {
@@ -37,6 +37,8 @@ struct Runner {
     time_ms: u64,
     /// Of the last message, each with its revision.
     changes: Vec<(u64, Change)>,
+    /// What the last message published.
+    messages: Vec<Message>,
     /// The authenticated user.
     user: String,
     /// What it may do.
@@ -54,6 +56,7 @@ impl Default for Runner {
             snapshots: Snapshots::default(),
             time_ms: 0,
             changes: Vec::new(),
+            messages: Vec::new(),
             user: "owner".into(),
             access: Access::owner(),
             bounds: SessionBounds::default(),
@@ -66,6 +69,7 @@ impl Runner {
     /// Answers one body as the broker does.
     fn answer(&mut self, body: &[u8]) -> Vec<u8> {
         self.changes.clear();
+        self.messages.clear();
         let reply = match decode_request(body) {
             Err(Rejected { id, form, failure }) => {
                 Reply { id, form, retry_safe: None, outcomes: Outcomes::One(Outcome { revision: None, result: Err(failure) }) }
@@ -92,10 +96,13 @@ impl Runner {
         let stamp = Stamp { revision: self.state.revision() + 1, time_ms: self.time_ms };
         let decision = self.decide(operation, stamp, turn);
         let revision = if decision.takes_revision { stamp.revision } else { self.state.revision() };
+        self.messages.extend(decision.messages);
         for change in decision.changes {
-            self.changes.push((revision, change.clone()));
+            let logged = Change { value: self.state.logged_value(&change).map(<[u8]>::to_vec), ..change.clone() };
+            self.changes.push((revision, logged));
             self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
         }
+        self.state.note_ends(decision.ended);
         decision.outcome
     }
 
@@ -106,6 +113,13 @@ impl Runner {
         }
         let (owner, scope) = (self.user.as_bytes(), &self.access.scope);
         let (session, ack) = (self.header.session, self.header.ack.unwrap_or_default());
+        if let Operation::Queue(queue) = &operation
+            && let QueueOperation::Extend { queue, receipt, lease_ms } = queue.as_ref()
+        {
+            let result = self.state.extend_lease(queue, *receipt, *lease_ms, stamp.time_ms);
+            let outcome = Outcome { revision: Some(self.state.revision()), result };
+            return Decision { outcome, changes: Vec::new(), takes_revision: false, ended: Vec::new(), messages: Vec::new() };
+        }
         match (operation, session, self.header.seq) {
             (Operation::Result { session, seq, settle }, ..) => {
                 result_of(&self.state, owner, session, seq, stamp, settle.then_some(&self.bounds))
@@ -141,6 +155,16 @@ impl Runner {
             let (revision, change) = (self.state.revision() + 1, Change { space: Space::Table, key, value: None });
             self.changes.push((revision, change.clone()));
             self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
+        }
+        self.state.advance_queues(self.time_ms, |_| {});
+        for due in self.state.due_items(self.time_ms, usize::MAX) {
+            let revision = self.state.revision() + 1;
+            let (changes, ended) = expire_item(&self.state, due, Stamp { revision, time_ms: self.time_ms });
+            self.state.note_ends(ended);
+            for change in changes {
+                self.changes.push((revision, change.clone()));
+                self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
+            }
         }
         self.log()
     }
@@ -178,6 +202,20 @@ impl Runner {
         args.reject_next()?;
         self.bounds = SessionBounds { sessions_max, per_owner_max: sessions_max, keep_ms, ..SessionBounds::default() };
         Ok(format!("{sessions_max} sessions, kept for {keep_ms} ms"))
+    }
+
+    fn messages(&self) -> String {
+        if self.messages.is_empty() {
+            return "nothing".into();
+        }
+        let shown = self.messages.iter().map(|Message { subject, value }| {
+            let mut line = Vec::new();
+            key_to_json_text(&mut line, subject);
+            line.push(b' ');
+            value.write_json(&mut line);
+            String::from_utf8(line).unwrap()
+        });
+        shown.collect::<Vec<_>>().join("\n")
     }
 
     fn log(&self) -> String {
@@ -224,6 +262,7 @@ impl goldenscript::Runner for Runner {
         match command.name.as_str() {
             "fill" => return self.fill(command),
             "log" => return Ok(self.log()),
+            "messages" => return Ok(self.messages()),
             "user" => return self.become_user(command),
             "bound" => return self.bound(command),
             "wait" => return self.wait(command),

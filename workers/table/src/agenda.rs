@@ -252,6 +252,17 @@ impl Agenda {
 
     /// Sorts in what has arrived and begins the next turn.
     pub(crate) fn begin(&mut self) {
+        self.sort_in();
+        self.call_back();
+        let kind = match (self.cheap.is_empty(), self.dear.is_empty(), self.turn.kind) {
+            (_, true, _) | (false, false, Kind::Dear) => Kind::Cheap,
+            (true, false, _) | (false, false, Kind::Cheap) => Kind::Dear,
+        };
+        self.turn = Turn::new(kind, self.lanes.len() - self.held_clients == 1);
+    }
+
+    /// Sorts in what has arrived: it may have its turn in the one that goes on.
+    pub(crate) fn sort_in(&mut self) {
         while let Some(call) = self.readmitted.pop_front().or_else(|| self.arrived.pop_front()) {
             match self.lanes.entry(call.client) {
                 Entry::Occupied(lane) => {
@@ -275,12 +286,6 @@ impl Agenda {
                 }
             }
         }
-        self.call_back();
-        let kind = match (self.cheap.is_empty(), self.dear.is_empty(), self.turn.kind) {
-            (_, true, _) | (false, false, Kind::Dear) => Kind::Cheap,
-            (true, false, _) | (false, false, Kind::Cheap) => Kind::Dear,
-        };
-        self.turn = Turn::new(kind, self.lanes.len() - self.held_clients == 1);
     }
 
     /// The next call of this turn; None when the turn is over. What it cost is to be told before the next one is asked for.

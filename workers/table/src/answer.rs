@@ -14,8 +14,8 @@ use kvbroker_core::{
 };
 use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
 use kvbroker_protocol::{
-    Access, Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, Reply, SessionId, Stored, VersionKind,
-    limits, request_hash,
+    Access, Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, QueueOperation, Reply, SessionId,
+    Stored, VersionKind, limits, request_hash,
 };
 
 use crate::access_book::OWNER;
@@ -58,11 +58,14 @@ impl Asking {
         has_company: bool,
         time_ms: u64,
     ) -> Asking {
+        let is_page =
+            |operation: &Operation| matches!(operation, Operation::Scan(_) | Operation::Query { .. } | Operation::List(_));
         let turn = match operations {
             // Their pages end anywhere and go on from there; another message would be cut short.
-            Operations::One(Operation::Scan(_) | Operation::Query { .. } | Operation::List(_)) if has_company => {
+            Operations::One(Operation::Converted(converted)) if has_company && is_page(&converted.operation) => {
                 Turn::one().in_company()
             }
+            Operations::One(operation) if has_company && is_page(operation) => Turn::one().in_company(),
             Operations::One(_) => Turn::one(),
             Operations::Many(_) => Turn::many(),
         };
@@ -240,15 +243,17 @@ impl<L: Log> Worker<L> {
         let name = asking.take_number(&operation);
         let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(asking.client, name, &operation));
         let stamp = Stamp { revision: self.state.revision() + 1, time_ms: asking.time_ms };
-        let is_mutation = operation.is_mutation();
+        // What ends a session, or settles a number, makes room.
+        let adds = operation.is_mutation() || matches!(operation, Operation::Queue(_) | Operation::Converted(_));
         let decision = match asking.access.check(&operation) {
             Ok(()) => self.permitted(operation, name, asking, stamp),
             // It takes no number, as it was not decided.
             Err(failure) => Decision::refused(&self.state, failure),
         };
-        let decision = if is_mutation { self.refused_if_busy(decision, asking) } else { decision };
+        let decision = if adds { self.refused_if_busy(decision, asking) } else { decision };
         let cause = if decision.takes_revision { Cause::Request } else { Cause::Bookkeeping };
         self.take_in(decision.changes, cause, name, batch, events);
+        self.state.note_ends(decision.ended);
         if let Some(trace) = trace {
             trace.finish(&decision.outcome);
         }
@@ -268,6 +273,7 @@ impl<L: Log> Worker<L> {
                 let bounds = settle.then_some(&self.session_bounds);
                 result_of(&self.state, owner, session, seq, stamp, bounds)
             }
+            Operation::Queue(queue) if matches!(*queue, QueueOperation::Extend { .. }) => self.extend(*queue, asking.time_ms),
             Operation::End => match asking.session {
                 Some(session) => end_session(&self.state, owner, session, asking.ack, stamp),
                 None => {
@@ -282,6 +288,15 @@ impl<L: Log> Worker<L> {
         }
     }
 
+    /// Nothing is logged: a lease that was renewed is a promise of this run.
+    fn extend(&mut self, operation: QueueOperation, time_ms: u64) -> Decision {
+        let result = match operation {
+            QueueOperation::Extend { queue, receipt, lease_ms } => self.state.extend_lease(&queue, receipt, lease_ms, time_ms),
+            _ => Err(Failure::new(ErrorCode::Internal, "this operation is answered elsewhere")),
+        };
+        self.only_said(self.observed(result))
+    }
+
     /// The bounds of a user's sessions: only the owner may fill the room for remembered replies alone.
     fn bounds_of(&self, user: &str) -> SessionBounds {
         if user == OWNER {
@@ -291,7 +306,7 @@ impl<L: Log> Worker<L> {
     }
 
     fn only_said(&self, outcome: Outcome) -> Decision {
-        Decision { outcome, changes: Vec::new(), takes_revision: false }
+        Decision { outcome, changes: Vec::new(), takes_revision: false, ended: Vec::new(), messages: Vec::new() }
     }
 
     fn observed(&self, result: Result<Answer, Failure>) -> Outcome {
@@ -352,17 +367,26 @@ impl<L: Log> Worker<L> {
         for change in changes {
             // As `Change::write_record_key` has it.
             let space = [change.space as u8];
-            match &change.value {
+            match self.state.logged_value(&change) {
                 Some(value) => batch.put_in(&space, &change.key, value),
                 None => batch.delete_in(&space, &change.key),
             }
-            if let Some(events) = events {
-                events.extend(event_of(&change, cause, revision));
+            if !self.parked.is_empty() {
+                if change.space == Space::Table {
+                    self.parked.changed(&change.key, revision);
+                } else if let Some(queue) = self.state.queue_of(&change) {
+                    self.parked.touch(queue);
+                    kvbroker_core::State::item_of(&change).into_iter().for_each(|item| self.parked.item_changed(item));
+                }
             }
-            if change.space == Space::Table && !self.parked.is_empty() {
-                self.parked.changed(&change.key, revision);
+            match events {
+                // The table copies what is small in any case: its memory goes on with the event.
+                Some(events) if change.space == Space::Table => {
+                    self.history.apply_lent(&mut self.state, &mut self.snapshots, &change, revision);
+                    events.extend(event_of(change, cause, revision));
+                }
+                _ => self.history.apply(&mut self.state, &mut self.snapshots, change, revision),
             }
-            self.history.apply(&mut self.state, &mut self.snapshots, change, revision);
         }
     }
 
@@ -388,6 +412,12 @@ impl<L: Log> Worker<L> {
             ("events_log_read_bytes", load(&self.histories.events_read_bytes)),
             ("history_bytes", self.history.bytes() as u64),
             ("history_oldest", self.history.oldest_revision(&self.state)),
+            ("queues", self.state.queues() as u64),
+            ("queue_items", self.state.queue_items() as u64),
+            ("bindings", self.state.bindings() as u64),
+            ("messages_published", self.state.messages().0),
+            ("messages_unroutable", self.state.messages().1),
+            ("rules", self.state.rules() as u64),
             ("snapshots", self.snapshots.open() as u64),
             ("snapshot_bytes", self.snapshots.bytes() as u64),
         ];
@@ -396,12 +426,22 @@ impl<L: Log> Worker<L> {
     }
 }
 
-fn event_of(change: &Change, cause: Cause, revision: u64) -> Option<Event> {
-    let kind = match (change.space, &change.value) {
-        (Space::Table, Some(record)) => VersionKind::Put(Stored::from_bytes(split_table_record(record)?.stored.to_vec())?),
+/// Room behind a value that is not worth giving back.
+const SPARE_BYTES: usize = 1 << 10;
+
+fn event_of(change: Change, cause: Cause, revision: u64) -> Option<Event> {
+    let kind = match (change.space, change.value) {
+        (Space::Table, Some(mut record)) => {
+            record.truncate(split_table_record(&record)?.stored.len());
+            if record.capacity() - record.len() > SPARE_BYTES {
+                record.shrink_to_fit();
+            }
+            VersionKind::Put(Stored::from_bytes(record)?)
+        }
         (Space::Table, None) if cause == Cause::Expiry => VersionKind::Expire,
         (Space::Table, None) => VersionKind::Remove,
-        (Space::Session | Space::Window | Space::Floor, _) => return None,
+        // Everything else is no key's.
+        _ => return None,
     };
-    Some(Event { revision, key: change.key.clone(), kind })
+    Some(Event { revision, key: change.key, kind })
 }

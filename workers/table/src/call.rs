@@ -140,6 +140,10 @@ fn behind(operation: &Operation) -> usize {
     match operation {
         Operation::Mget { keys } => size_of_val(keys.as_slice()),
         Operation::Scan(scan) | Operation::Query { scan, .. } => scan.filter.as_ref().map_or(0, Predicate::memory_bytes),
+        Operation::Queue(queue) => size_of_val(queue.as_ref()),
+        Operation::Routing(routing) => size_of_val(routing.as_ref()) + routing.memory_bytes(),
+        Operation::Conversion(conversion) => size_of_val(conversion.as_ref()),
+        Operation::Converted(converted) => size_of_val(converted.as_ref()) + behind(&converted.operation),
         Operation::Events(events) => events.where_.as_ref().map_or(0, Predicate::memory_bytes),
         Operation::Txn(txn) => {
             size_of_val(txn.as_ref()) + size_of_val(txn.compares.as_slice()) + memory_of(&txn.then) + memory_of(&txn.otherwise)

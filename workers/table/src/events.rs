@@ -184,7 +184,7 @@ impl<L: Log> Worker<L> {
     }
 
     /// Parks a call; gives what is to be said instead of the one whose place it takes.
-    fn park(&mut self, call: Call, access: Access, through: u64) -> Result<Option<ReplyOut>, (Box<Call>, Failure)> {
+    pub(crate) fn park(&mut self, call: Call, access: Access, through: u64) -> Result<Option<ReplyOut>, (Box<Call>, Failure)> {
         let now_us = self.clock.now().boot_us;
         Ok(self.parked.park(call, access, through, now_us)?.map(ReplyOut::superseded))
     }
@@ -195,6 +195,8 @@ impl<L: Log> Worker<L> {
             return;
         }
         let now_us = self.clock.now().boot_us;
+        let state = &self.state;
+        self.parked.serve(|queue| state.ready_items(queue));
         self.parked.look_at(&self.access);
         self.parked.time_is(now_us, self.state.revision());
         self.parked.woken(now_us).for_each(|call| agenda.readmit(call));

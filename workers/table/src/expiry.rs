@@ -1,4 +1,4 @@
-//! Keys whose deadline has come: removed before the requests of a batch, and in time when no request comes.
+//! Keys whose deadline has come: removed before the requests of a batch, and in time when no request comes. Items of queues: `pulls.rs`.
 //!
 //! - Each goes at a revision of its own, in order of the deadlines, at most [`limits::EXPIRIES_PER_BATCH_MAX`] before one batch: many
 //!   that are due at once take turns with the requests.
@@ -26,25 +26,32 @@ impl<L: Log> Worker<L> {
     /// Puts the removal of what is due into the batch, and into the state.
     pub(crate) fn expire_due(&mut self, time_ms: u64, batch: &mut BatchBuilder, events: &mut Option<Vec<Event>>) {
         let due = self.state.due(time_ms, limits::EXPIRIES_PER_BATCH_MAX);
+        let items_max = limits::EXPIRIES_PER_BATCH_MAX - due.len();
         if due.is_empty() {
-            return;
+            return self.expire_items(time_ms, items_max, batch, events);
         }
         tracing::debug!(keys = due.len(), "deadlines have come");
         self.counters.expired.fetch_add(due.len() as u64, Ordering::Relaxed);
         for key in due {
             self.take_in(vec![Change { space: Space::Table, key, value: None }], Cause::Expiry, None, batch, events);
         }
+        self.expire_items(time_ms, items_max, batch, events);
+    }
+
+    /// When time next does something to a key or an item.
+    fn next_ms(&self) -> Option<u64> {
+        self.state.next_deadline_ms().into_iter().chain(self.state.next_queue_ms()).min()
     }
 
     /// True if a key is due now.
     pub(crate) fn is_due(&mut self) -> bool {
         // Without deadlines no clock is read.
-        self.state.next_deadline_ms().is_some_and(|at_ms| at_ms <= self.stamp_ms())
+        self.next_ms().is_some_and(|at_ms| at_ms <= self.stamp_ms())
     }
 
     /// How long to wait for requests: `longest`, or less if a deadline comes before.
     pub(crate) fn wait(&mut self, longest: Duration) -> Duration {
-        match self.state.next_deadline_ms() {
+        match self.next_ms() {
             None => longest,
             Some(at_ms) => until(at_ms, self.stamp_ms(), longest),
         }

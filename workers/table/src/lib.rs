@@ -31,6 +31,7 @@ mod numbers;
 mod outbox;
 mod parked;
 mod prefix_index;
+mod pulls;
 mod released;
 mod replay;
 mod seat;

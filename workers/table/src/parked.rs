@@ -1,4 +1,5 @@
-//! Calls for `events` that have found nothing yet: parked until something changes that they asked for, or their time is up.
+//! Calls for `events`, pulls from queues, and questions how an item gets on, that have found nothing yet: parked until there is something
+//! for them, or their time is up.
 //!
 //! - A parked call has seen all there was: whoever changes a key tells which one ([`Parked::changed`]), and that wakes those who wait for
 //!   it. So nobody is looked after that need not be, and a woken call begins at the very revision that woke it.
@@ -7,15 +8,19 @@
 //! - A call that a client sends again under the same id takes the place of the one that waits.
 //! - Bounded in calls for each client, and in calls and bytes for each user other than the owner and for all together. Beyond a bound
 //!   nothing waits: `busy`.
+//! - Those who wait for a queue's items stand in line: as many are woken as there are items, whoever came first. Who has got an item and comes
+//!   back stands at the end, so that all have their turn. Who was woken and finds nothing left stands at the end as well.
 //! - Those who wait for a key are found by a [`PrefixIndex`]: what that costs does not depend on how many wait for others.
+//! - What a client that is gone has left behind is put out as soon as somebody else needs the room: its account says so.
 //!
 //! Caveat: nobody tells of a connection that has ended. What it left behind is answered into the void when its time is up, a minute
-//! later at most, and takes its place in the bounds until then.
+//! later at most. A pull that it left is never given an item once its account says that the client is gone; before that, the item comes back
+//! when its lease ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use kvbroker_protocol::{Access, ErrorCode, Events, Failure, Operation, Operations, limits};
+use kvbroker_protocol::{Access, ErrorCode, Events, Failure, ItemId, Key, Operation, Operations, Pull, QueueOperation, limits};
 
 use crate::access_book::{AccessBook, OWNER};
 use crate::call::{Call, ClientId};
@@ -26,6 +31,9 @@ const INDEXED_BYTES: usize = 256;
 /// Rough bytes of a waiter beside its call, and of each place where it is found beside the prefix.
 const WAITER_BYTES: usize = size_of::<Waiter>() + 256;
 const PLACE_BYTES: usize = 192;
+
+/// All are looked through for clients that are gone no more often than this, microseconds.
+const SWEEP_US: u64 = 1_000_000;
 
 /// The order in which they were parked.
 type Ticket = u64;
@@ -53,6 +61,12 @@ pub struct Parked {
     waiters: BTreeMap<Ticket, Waiter>,
     /// By the prefixes of which a key must have one to be theirs, cut to [`INDEXED_BYTES`].
     by_prefix: PrefixIndex<Ticket>,
+    /// Pulls, in line.
+    by_queue: BTreeMap<Key, BTreeSet<Ticket>>,
+    /// Those who wait for an item to get on.
+    by_item: BTreeMap<ItemId, BTreeSet<Ticket>>,
+    /// Queues that somebody waits for, and that may have something now.
+    touched: BTreeSet<Key>,
     by_time: BTreeSet<(u64, Ticket)>,
     by_id: HashMap<(ClientId, u64), Ticket>,
     clients: HashMap<ClientId, usize>,
@@ -61,6 +75,8 @@ pub struct Parked {
     last_ticket: Ticket,
     /// Taken out, to be decided again; with the end of its time.
     woken: Vec<(Call, u64)>,
+    /// When those of clients that are gone were last put out, by the boot clock, microseconds.
+    swept_us: u64,
     /// Of the access book, when all waiters were last compared with it.
     generation: u64,
 }
@@ -80,6 +96,57 @@ fn asked_mut(call: &mut Call) -> Option<&mut Events> {
     }
 }
 
+/// What a call asks of a queue, if it is that alone.
+pub(crate) fn asked_of_queue(call: &Call) -> Option<&QueueOperation> {
+    match &call.request.operations {
+        Operations::One(Operation::Queue(queue)) => Some(queue),
+        Operations::One(Operation::Converted(converted)) => converted.queue(),
+        _ => None,
+    }
+}
+
+/// What a call wants from a queue, if it is a pull that may wait.
+pub(crate) fn pulled(call: &Call) -> Option<&Pull> {
+    match asked_of_queue(call) {
+        Some(QueueOperation::Pull(pull)) => Some(pull),
+        _ => None,
+    }
+}
+
+/// The item for which a call may wait.
+fn tracked(call: &Call) -> Option<ItemId> {
+    match asked_of_queue(call) {
+        Some(QueueOperation::Track { item, .. }) => Some(*item),
+        _ => None,
+    }
+}
+
+/// How long a call may wait.
+fn wait_mut(call: &mut Call) -> Option<&mut u64> {
+    let Operations::One(operation) = &mut call.request.operations else { return None };
+    let operation = match operation {
+        Operation::Converted(converted) => &mut converted.operation,
+        plain => plain,
+    };
+    match operation {
+        Operation::Events(events) => Some(&mut events.wait_ms),
+        Operation::Queue(queue) => match queue.as_mut() {
+            QueueOperation::Pull(pull) => Some(&mut pull.wait_ms),
+            QueueOperation::Track { wait_ms, .. } => Some(wait_ms),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// With what is left of its time.
+fn with_rest(mut call: Call, until_us: u64, now_us: u64) -> Call {
+    if let Some(wait_ms) = wait_mut(&mut call) {
+        *wait_ms = until_us.saturating_sub(now_us).div_ceil(1_000);
+    }
+    call
+}
+
 impl Waiter {
     fn prefix(&self) -> &[u8] {
         asked(&self.call).map_or(&[], |events| &events.prefix)
@@ -87,6 +154,9 @@ impl Waiter {
 
     /// Where it is found; each once.
     fn places(&self) -> BTreeSet<&[u8]> {
+        if asked(&self.call).is_none() {
+            return BTreeSet::new();
+        }
         let own = self.access.scope.below(self.prefix());
         own.map(|prefix| prefix.get(..INDEXED_BYTES).unwrap_or(prefix)).collect()
     }
@@ -119,18 +189,23 @@ impl Parked {
         through: u64,
         now_us: u64,
     ) -> Result<Option<Call>, (Box<Call>, Failure)> {
-        let Some(events) = asked_mut(&mut call) else {
-            return Err((Box::new(call), Failure::new(ErrorCode::Internal, "only `events` waits for changes")));
+        if let Some(events) = asked_mut(&mut call) {
+            events.after = Some(through);
+            // It was counted, and the call will be decided again.
+            events.lost = 0;
+        }
+        let Some(wait_ms) = wait_mut(&mut call).copied() else {
+            return Err((Box::new(call), Failure::new(ErrorCode::Internal, "this operation never waits")));
         };
-        events.after = Some(through);
-        // It was counted, and the call will be decided again.
-        events.lost = 0;
-        let wait_ms = events.wait_ms;
         let mut waiter = Waiter { call, access, until_us: now_us.saturating_add(wait_ms.saturating_mul(1_000)), bytes: 0 };
         let places: usize = waiter.places().iter().map(|place| place.len() + PLACE_BYTES).sum();
         waiter.bytes = waiter.call.bytes + WAITER_BYTES + places;
         let id = waiter.call.request.header.id.map(|id| (waiter.call.client, id));
         let earlier = id.and_then(|id| self.by_id.get(&id).copied()).and_then(|ticket| self.take_out(ticket));
+        if self.too_much(&waiter).is_some() && now_us >= self.swept_us.saturating_add(SWEEP_US) {
+            self.swept_us = now_us;
+            self.sweep();
+        }
         if let Some(failure) = self.too_much(&waiter) {
             earlier.into_iter().for_each(|earlier| self.put_in(earlier));
             return Err((Box::new(waiter.call), failure));
@@ -139,19 +214,26 @@ impl Parked {
         Ok(earlier.map(|earlier| earlier.call))
     }
 
+    /// Wakes those whose clients are gone: they are answered into the void.
+    fn sweep(&mut self) {
+        let is_gone = |(ticket, waiter): (&Ticket, &Waiter)| waiter.call.account.is_gone().then_some(*ticket);
+        let gone: Vec<Ticket> = self.waiters.iter().filter_map(is_gone).collect();
+        gone.into_iter().for_each(|ticket| self.wake(ticket, None));
+    }
+
     fn too_much(&self, waiter: &Waiter) -> Option<Failure> {
         let Call { client, user, .. } = &waiter.call;
         let of_client = self.clients.get(client).copied().unwrap_or_default();
         let of_user = self.users.get(user).copied().unwrap_or_default();
         let is_owner = **user == *OWNER;
         let what = if of_client >= limits::PARKED_PER_CLIENT_MAX {
-            format!("this client has {of_client} requests that wait for changes, which is the most")
+            format!("this client has {of_client} requests that wait, which is the most")
         } else if !is_owner
             && (of_user.calls >= limits::PARKED_PER_USER_MAX || of_user.bytes + waiter.bytes > limits::PARKED_USER_BYTES_MAX)
         {
-            format!("{} requests of this key wait for changes, and more are not taken", of_user.calls)
+            format!("{} requests of this key wait, and more are not taken", of_user.calls)
         } else if self.waiters.len() >= limits::PARKED_MAX || self.bytes + waiter.bytes > limits::PARKED_BYTES_MAX {
-            format!("{} requests of all clients wait for changes, and more are not taken", self.waiters.len())
+            format!("{} requests of all clients wait, and more are not taken", self.waiters.len())
         } else {
             return None;
         };
@@ -163,6 +245,12 @@ impl Parked {
         let ticket = self.last_ticket;
         for place in waiter.places() {
             self.by_prefix.insert(place, ticket);
+        }
+        if let Some(pull) = pulled(&waiter.call) {
+            self.by_queue.entry(pull.queue.clone()).or_default().insert(ticket);
+        }
+        if let Some(item) = tracked(&waiter.call) {
+            self.by_item.entry(item).or_default().insert(ticket);
         }
         self.by_time.insert((waiter.until_us, ticket));
         if let Some(id) = waiter.call.request.header.id {
@@ -180,6 +268,22 @@ impl Parked {
         let waiter = self.waiters.remove(&ticket)?;
         for place in waiter.places() {
             self.by_prefix.remove(place, ticket);
+        }
+        if let Some(pull) = pulled(&waiter.call)
+            && let Some(line) = self.by_queue.get_mut(&pull.queue)
+        {
+            line.remove(&ticket);
+            if line.is_empty() {
+                self.by_queue.remove(&pull.queue);
+            }
+        }
+        if let Some(item) = tracked(&waiter.call)
+            && let Some(waiting) = self.by_item.get_mut(&item)
+        {
+            waiting.remove(&ticket);
+            if waiting.is_empty() {
+                self.by_item.remove(&item);
+            }
         }
         let Call { client, user, request, .. } = &waiter.call;
         self.by_time.remove(&(waiter.until_us, ticket));
@@ -211,6 +315,35 @@ impl Parked {
         for ticket in found {
             // All before it has been seen.
             self.wake(ticket, Some(revision.saturating_sub(1)));
+        }
+    }
+
+    /// Wakes those who wait for an item, which has got on.
+    pub(crate) fn item_changed(&mut self, item: ItemId) {
+        if self.by_item.is_empty() {
+            return;
+        }
+        let found: Vec<Ticket> = self.by_item.get(&item).into_iter().flatten().copied().collect();
+        found.into_iter().for_each(|ticket| self.wake(ticket, None));
+    }
+
+    /// A queue may have something for those who wait for it.
+    pub(crate) fn touch(&mut self, queue: &[u8]) {
+        if !self.by_queue.is_empty() && self.by_queue.contains_key(queue) && !self.touched.contains(queue) {
+            self.touched.insert(queue.to_vec());
+        }
+    }
+
+    /// True if a queue that somebody waits for may have something.
+    pub(crate) fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Wakes as many of those who wait for a queue that was touched as it has items.
+    pub(crate) fn serve(&mut self, ready: impl Fn(&[u8]) -> usize) {
+        for queue in std::mem::take(&mut self.touched) {
+            let first: Vec<Ticket> = self.by_queue.get(&queue).into_iter().flatten().take(ready(&queue)).copied().collect();
+            first.into_iter().for_each(|ticket| self.wake(ticket, None));
         }
     }
 
@@ -249,12 +382,13 @@ impl Parked {
 
     /// Those that were woken, each with what is left of its time.
     pub(crate) fn woken(&mut self, now_us: u64) -> impl Iterator<Item = Call> {
-        self.woken.drain(..).map(move |(mut call, until_us)| {
-            if let Some(events) = asked_mut(&mut call) {
-                events.wait_ms = until_us.saturating_sub(now_us).div_ceil(1_000);
-            }
-            call
-        })
+        self.woken.drain(..).map(move |(call, until_us)| with_rest(call, until_us, now_us))
+    }
+
+    /// The pulls among them.
+    pub(crate) fn woken_pulls(&mut self, now_us: u64) -> impl Iterator<Item = Call> {
+        let woken = self.woken.extract_if(.., |(call, _)| pulled(call).is_some());
+        woken.map(move |(call, until_us)| with_rest(call, until_us, now_us))
     }
 
     /// All of them, at the end.

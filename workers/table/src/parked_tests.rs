@@ -231,3 +231,47 @@ fn only_calls_for_changes_are_parked() {
     ping.request.operations = Operations::One(Operation::Ping);
     assert_eq!(Parked::default().park(ping, Access::owner(), 1, 0).unwrap_err().1.code, ErrorCode::Internal);
 }
+
+#[test]
+fn what_clients_that_are_gone_have_left_makes_room() {
+    let mut parked = Parked::default();
+    let mut accounts = Vec::new();
+    let refused = loop {
+        let client = accounts.len() as u64;
+        let call = call(client, Some(1), OWN, b"p", 60_000);
+        accounts.push(call.account.clone());
+        if let Err((_, failure)) = parked.park(call, reader(&[]), 10, 0) {
+            break failure;
+        }
+    };
+    assert_eq!(refused.code, ErrorCode::Busy);
+    let before = parked.len();
+    let gone = accounts.iter().step_by(2).take(10).inspect(|account| account.give_up()).count();
+    let park = |parked: &mut Parked, now_us| parked.park(call(9_999, Some(1), OWN, b"p", 60_000), reader(&[]), 10, now_us);
+    assert!(park(&mut parked, SWEEP_US - 1).is_err(), "not looked for that often");
+    assert!(park(&mut parked, SWEEP_US).unwrap().is_none());
+    assert_eq!(parked.len(), before - gone + 1);
+    assert!(parked.woken(SWEEP_US).all(|call| call.account.is_gone()));
+}
+
+#[test]
+fn an_item_that_gets_on_wakes_those_who_wait_for_it() {
+    let mut parked = Parked::default();
+    let item = |revision| ItemId::new(revision, 0).unwrap();
+    for (client, revision) in [(1, 7), (2, 8), (3, 7)] {
+        let mut call = call(client, Some(1), OWNER, b"", 0);
+        let track = QueueOperation::Track { queue: b"q".to_vec(), item: item(revision), until: Default::default(), wait_ms: 5 };
+        call.request.operations = Operations::One(Operation::Queue(Box::new(track)));
+        assert!(parked.park(call, Access::owner(), 0, 0).unwrap().is_none());
+    }
+    parked.item_changed(item(9));
+    parked.changed(b"q", 20);
+    parked.touch(b"q");
+    assert_eq!(parked.woken(0).count(), 0, "nothing of theirs");
+    parked.item_changed(item(7));
+    let woken: Vec<ClientId> = parked.woken(0).map(|call| call.client).collect();
+    assert_eq!((woken, parked.len()), (vec![1, 3], 1));
+    parked.time_is(5_000, 20);
+    assert_eq!(parked.woken(5_000).count(), 1);
+    assert!(parked.by_item.is_empty());
+}

@@ -86,8 +86,9 @@ impl<L: Log> Seat<L> {
         Seat::new(worker, if syncs_batches { Helps::Syncing } else { Helps::All })
     }
 
-    fn new(worker: Worker<L>, helps: Helps) -> Seat<L> {
-        let (intake, course) = (Arc::clone(&worker.intake), worker.begin());
+    fn new(mut worker: Worker<L>, helps: Helps) -> Seat<L> {
+        let course = worker.begin();
+        let intake = Arc::clone(&worker.intake);
         Seat {
             intake,
             place: Mutex::new(Some(Place { worker, course, wakes_at: None, failed: None, no_syncs_until: None })),

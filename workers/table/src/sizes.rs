@@ -1,7 +1,8 @@
 //! Rough bytes of what waits in the outboxes, for their bounds.
 
 use kvbroker_protocol::{
-    Answer, EventBefore, Fate, GrantInfo, HelloAnswer, Key, KeyEvent, Outcome, RevisionEvents, StatValue, Version, VersionKind,
+    Answer, Binding, ConversionAnswer, Delivery, EventBefore, Fate, GrantInfo, HelloAnswer, Key, KeyEvent, Outcome, Peeked,
+    QueueAnswer, RevisionEvents, RoutingAnswer, Rule, StatValue, Version, VersionKind,
 };
 
 use crate::released::{Event, ReplyOut};
@@ -37,6 +38,12 @@ fn answer_bytes(answer: &Answer) -> usize {
         }
         Answer::Rows { rows, .. } => rows.iter().map(|row| row.key.len() + row.value.as_bytes().len() + ROW_BYTES).sum(),
         Answer::Keys { keys, .. } => keys.iter().map(|key| key.len() + ROW_BYTES).sum(),
+        Answer::Queue(answer) => queue_bytes(answer),
+        Answer::Routing(answer) => routing_bytes(answer),
+        Answer::Conversion(ConversionAnswer::Converted(value)) => value.as_bytes().len(),
+        Answer::Conversion(ConversionAnswer::Rules { rules, .. }) => {
+            rules.iter().map(|rule| size_of::<Rule>() + rule.to_record().len()).sum()
+        }
         Answer::Txn { results, .. } => outcome_bytes(results),
         Answer::Stats(stats) => stats.iter().map(|(name, value)| name.len() + stat_bytes(value) + ROW_BYTES).sum(),
         Answer::Hello(hello) => size_of::<HelloAnswer>() + hello.limits.len() * ROW_BYTES + prefixes(&hello.prefixes),
@@ -54,6 +61,36 @@ fn answer_bytes(answer: &Answer) -> usize {
         | Answer::Deleted { .. }
         | Answer::Granted { .. }
         | Answer::Result(_) => 0,
+    }
+}
+
+fn routing_bytes(answer: &RoutingAnswer) -> usize {
+    match answer {
+        RoutingAnswer::Published { copies, .. } => {
+            copies.iter().map(|(queue, item)| queue.len() + size_of_val(queue) + size_of_val(item)).sum()
+        }
+        RoutingAnswer::Bindings { bindings, .. } => {
+            let texts = |one: &Binding| one.queue.len() + one.pattern.len() + one.where_.as_ref().map_or(0, String::len);
+            bindings.iter().map(|binding| size_of::<Binding>() + texts(binding)).sum()
+        }
+    }
+}
+
+fn queue_bytes(answer: &QueueAnswer) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    match answer {
+        QueueAnswer::Pulled { items, .. } => {
+            items.iter().map(|item| size_of::<Delivery>() + item.value.as_bytes().len() + text(&item.content_type)).sum()
+        }
+        QueueAnswer::Peeked { items, .. } => items
+            .iter()
+            .map(|item| size_of::<Peeked>() + item.value.as_bytes().len() + text(&item.content_type) + item.reason.len())
+            .sum(),
+        QueueAnswer::Queues { queues, .. } => {
+            const FACT_BYTES: usize = 80;
+            queues.iter().map(|info| info.queue.len() + info.facts.len() * FACT_BYTES).sum()
+        }
+        QueueAnswer::Pushed(_) | QueueAnswer::Kicked { .. } | QueueAnswer::Tracked(_) => 0,
     }
 }
 

@@ -6,7 +6,9 @@
 //!   turns out to have three keys was guessed dear, a `get` of 8 MiB cheap.
 
 use kvbroker_core::Turn;
-use kvbroker_protocol::{Answer, Events, Operation, Outcome, Request, limits};
+use kvbroker_protocol::{
+    Answer, Events, Operation, Outcome, Predicate, QueueAnswer, QueueOperation, Request, RoutingAnswer, RoutingOperation, limits,
+};
 
 /// An operation on one key, its record and its reply included.
 const OPERATION_WORK: usize = 10;
@@ -16,6 +18,8 @@ const KEY_WORK: usize = 4;
 const _: () = assert!(OPERATION_WORK + limits::EVENTS_CHANGES_MAX * KEY_WORK < limits::DEAR_WORK_MIN);
 /// A key that is removed: its record is written to the log.
 const REMOVED_KEY_WORK: usize = 10;
+/// How much dearer an operation is whose values are converted.
+const CONVERTED_TIMES: usize = 4;
 /// Bytes that are copied into a reply, or written and synced, for one unit.
 const BYTES_PER_UNIT: usize = 128;
 
@@ -33,10 +37,31 @@ fn guess_operation(operation: &Operation) -> usize {
         Operation::Events(Events { where_: Some(filter), .. }) => limits::EXAMINED_KEYS_MAX * KEY_WORK + filter.compile_work(),
         Operation::DelPrefix { limit, .. } => keys(*limit) * REMOVED_KEY_WORK,
         Operation::Mget { keys } => keys.len() * OPERATION_WORK,
+        Operation::Queue(queue) => guess_queue(queue),
+        Operation::Routing(routing) => match routing.as_ref() {
+            RoutingOperation::Bindings { limit, .. } => keys(*limit) * KEY_WORK,
+            RoutingOperation::Bind { where_, .. } => where_.as_ref().map_or(0, Predicate::compile_work),
+            // How many queues want it is known only when it is done.
+            RoutingOperation::Publish(_) | RoutingOperation::Unbind { .. } => 0,
+        },
+        // What is converted is gone through, and made anew.
+        Operation::Converted(converted) => CONVERTED_TIMES * guess_operation(&converted.operation),
         Operation::Txn(txn) => txn.compares.len() * OPERATION_WORK + txn.operations().map(guess_operation).sum::<usize>(),
         _ => 0,
     };
     OPERATION_WORK + beyond
+}
+
+/// By what is asked for: most pulls of many find few.
+fn guess_queue(operation: &QueueOperation) -> usize {
+    let items = |limit: Option<usize>| limit.unwrap_or(limits::QUEUE_ITEMS_MAX).min(limits::QUEUE_ITEMS_MAX);
+    match operation {
+        QueueOperation::Pull(pull) => items(Some(pull.limit)) * KEY_WORK,
+        QueueOperation::Peek { limit, .. } | QueueOperation::Queues { limit, .. } => items(*limit) * KEY_WORK,
+        QueueOperation::Track { .. } => limits::QUEUE_ENDS_MAX / 64,
+        QueueOperation::Kick { limit, .. } | QueueOperation::Purge { limit, .. } => items(*limit) * REMOVED_KEY_WORK,
+        _ => 0,
+    }
 }
 
 /// What looking at so many changes has cost.
@@ -60,6 +85,13 @@ fn of_outcome(outcome: &Outcome) -> usize {
     let beyond = match &outcome.result {
         Ok(Answer::Deleted { removed, .. }) => usize::try_from(*removed).unwrap_or(usize::MAX).saturating_mul(REMOVED_KEY_WORK),
         Ok(Answer::Values(values)) => values.len() * OPERATION_WORK,
+        Ok(Answer::Queue(QueueAnswer::Pulled { items, .. })) => items.len() * REMOVED_KEY_WORK,
+        Ok(Answer::Queue(QueueAnswer::Kicked { kicked, .. })) => {
+            usize::try_from(*kicked).unwrap_or(usize::MAX).saturating_mul(REMOVED_KEY_WORK)
+        }
+        Ok(Answer::Routing(RoutingAnswer::Published { routed, .. })) => {
+            usize::try_from(*routed).unwrap_or(usize::MAX).saturating_mul(REMOVED_KEY_WORK)
+        }
         Ok(Answer::Txn { results, .. }) => results.iter().map(of_outcome).sum(),
         _ => 0,
     };

@@ -22,7 +22,7 @@ use crate::followers::Followers;
 use crate::histories::{EventsCall, Histories, HistoryCall};
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
-use crate::parked::Parked;
+use crate::parked::{self, Parked};
 use crate::released::{Event, EventBatch, Released, ReplyOut};
 use crate::seat::Seat;
 use crate::stamper::Stamper;
@@ -198,7 +198,10 @@ impl<L: Log> Worker<L> {
     }
 
     /// What [`Worker::step`] needs from one time to the next; there is one for a worker.
-    pub fn begin(&self) -> Course {
+    pub fn begin(&mut self) -> Course {
+        // Nobody could renew a lease, or say that an item is done, while there was no broker.
+        let stamp_ms = self.stamp_ms();
+        self.state.renew_leases(stamp_ms);
         Course {
             batch: BatchBuilder::new(),
             agenda: self.intake.agenda(),
@@ -328,7 +331,7 @@ impl<L: Log> Worker<L> {
         }
         saying.refusal = self.refusal()?;
         let mut cold = 0_usize;
-        while let Some(call) = agenda.take() {
+        while let Some(call) = self.next_call(agenda) {
             if cold == 0 {
                 cold = WARMED;
                 self.warm(&call, agenda);
@@ -370,6 +373,11 @@ impl<L: Log> Worker<L> {
                 saying.access_calls.push(AccessCall::new(call, self.state.revision()));
                 continue;
             }
+            if self.must_wait(&call) {
+                self.let_wait(call, agenda, &mut saying);
+                continue;
+            }
+            let queue = parked::pulled(&call).map(|pull| pull.queue.clone());
             let batch_bytes = batch.bytes();
             saying.has_company = agenda.has_company();
             let mut reply = self.answer(call, time_ms, batch, &mut saying);
@@ -378,6 +386,8 @@ impl<L: Log> Worker<L> {
             agenda.spend(saying.spent + work::around(reply.reply.outcomes.as_slice(), logged_bytes + reply_bytes));
             saying.reply_bytes += reply_bytes;
             saying.replies.push(reply);
+            // It may have left something, or have taken nothing although it was woken for it.
+            queue.iter().for_each(|queue| self.parked.touch(queue));
             // A few bytes can ask for a value of megabytes. The rest has its turn when this has left.
             if batch.bytes() >= limits::BATCH_BYTES_MAX || saying.reply_bytes >= limits::BATCH_BYTES_MAX {
                 break;

@@ -196,7 +196,7 @@ fn variables(told: &Told<'_>, epoch: Option<u64>) -> Vec<(&'static str, OsString
 }
 
 /// The program that a name means, as a shell finds it.
-fn find(name: &OsStr, path: &OsStr) -> Result<PathBuf, String> {
+pub(crate) fn find(name: &OsStr, path: &OsStr) -> Result<PathBuf, String> {
     let is_program = |file: &Path| file.is_file() && access(file, Access::EXEC_OK).is_ok();
     if name.is_empty() {
         return Err("the command behind -- is empty".to_owned());

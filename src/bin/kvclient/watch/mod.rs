@@ -24,6 +24,7 @@ use crate::values::bytes;
 use crate::watch_args::{Place, WatchArgs};
 use crate::{Trouble, remark};
 use each::Each;
+pub(crate) use each::find as find_program;
 use lines::Told;
 
 /// How often it is looked whether stdout still has a reader, while there is nothing to write.

@@ -59,6 +59,11 @@ impl Dialect {
         Dialect { frames, session: [7; SESSION_BYTES], is_echo: true }
     }
 
+    /// For what answers puts as the broker does, and nothing else.
+    pub fn floor(frames: Frames) -> Dialect {
+        Dialect { frames, session: [7; SESSION_BYTES], is_echo: false }
+    }
+
     /// Bytes of the broker's answer to a put: head, retry_safe, the result's array, status, a revision above 65,535.
     pub fn put_reply_bytes() -> usize {
         Self::HEAD_BYTES + 3 + UINT_BYTES

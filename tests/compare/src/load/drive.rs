@@ -14,7 +14,7 @@ use kvbroker_tests::cpu_seconds;
 use super::{Ask, Kind, Lane};
 use crate::Failed;
 use crate::payload::Draw;
-use crate::servers::Server;
+use crate::servers::TableServer;
 
 /// The lanes run so long before anything is counted.
 const WARM: Duration = Duration::from_millis(300);
@@ -95,7 +95,7 @@ struct Shared {
 struct Count(AtomicU64);
 
 /// Stores every key once.
-pub fn fill(server: &dyn Server, keys: u32) -> Result<(), Failed> {
+pub fn fill(server: &dyn TableServer, keys: u32) -> Result<(), Failed> {
     let (lanes, outstanding) = FILL;
     let share = keys.div_ceil(lanes as u32);
     let lanes = (0..lanes).map(|_| server.lane(outstanding)).collect::<Result<Vec<_>, _>>()?;
@@ -122,7 +122,7 @@ pub fn fill(server: &dyn Server, keys: u32) -> Result<(), Failed> {
 }
 
 /// Does a run.
-pub fn drive(server: &dyn Server, shape: Shape) -> Result<Measured, Failed> {
+pub fn drive(server: &dyn TableServer, shape: Shape) -> Result<Measured, Failed> {
     let shared = Arc::new(Shared::default());
     let counts: Arc<Vec<Count>> = Arc::new((0..shape.clients).map(|_| Count::default()).collect());
     let lanes = (0..shape.clients).map(|_| server.lane(shape.outstanding)).collect::<Result<Vec<_>, _>>()?;

@@ -31,6 +31,11 @@ impl Input {
 
     /// Waits until more has come.
     pub fn read(&mut self, stream: &mut impl Read) -> Result<(), Failed> {
+        if self.read_within(stream)? { Ok(()) } else { Err("no answer came in time".into()) }
+    }
+
+    /// Waits until more has come, as long as the stream's timeout lets it; false: nothing came.
+    pub fn read_within(&mut self, stream: &mut impl Read) -> Result<bool, Failed> {
         self.buffer.copy_within(self.from..self.to, 0);
         (self.from, self.to) = (0, self.to - self.from);
         if self.to == self.buffer.len() {
@@ -41,10 +46,11 @@ impl Input {
                 Ok(0) => return Err("the server has closed the connection".into()),
                 Ok(read) => {
                     self.to += read;
-                    return Ok(());
+                    return Ok(true);
                 }
                 // A wait with a timeout is not taken up again after a signal, even one that nobody handles.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(false),
                 Err(error) => return Err(format!("no answer came: {error}").into()),
             }
         }
@@ -56,6 +62,12 @@ impl Input {
             self.read(stream)?;
         }
         Ok(self.here())
+    }
+
+    /// A line that is here already; without its end, and how many bytes to skip for it.
+    pub fn line_here(&self) -> Option<(&[u8], usize)> {
+        let end = self.here().windows(2).position(|pair| pair == b"\r\n")?;
+        Some((&self.here()[..end], end + 2))
     }
 
     /// Waits for a line; gives it without its end, and how many bytes to skip for it.

@@ -1,20 +1,31 @@
-//! Generators: one thread and one connection each, a number of operations outstanding, every answer checked.
+//! Generators: one thread and one connection each, a number of operations outstanding, every answer checked. Those of keys are lanes; queues have
+//! those who push and those who take.
 
+mod amqp;
+mod beanstalk;
 mod dealer;
 mod drive;
 mod grpc;
 mod input;
+mod jetstream;
 mod library;
+mod library_queue;
 mod nats;
+mod queue;
 mod resp;
 
 use crate::Failed;
 
+pub use amqp::Amqp;
+pub use beanstalk::{BeanstalkConsumer, BeanstalkProducer};
 pub use dealer::{Dealer, Dialect, Frames};
 pub use drive::{Measured, Shape, drive, fill, times};
 pub use grpc::{Grpc, Scheme};
+pub use jetstream::WorkQueue;
 pub use library::Library;
+pub use library_queue::{LibraryConsumer, LibraryProducer};
 pub use nats::Nats;
+pub use queue::{Consumer, Producer, QueueShape, drive_queue};
 pub use resp::Resp;
 
 /// What is asked for.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
@@ -30,16 +31,19 @@ pub struct Nats<S> {
     waiting: HashMap<u64, (Kind, u32)>,
 }
 
-struct Wire<S> {
-    stream: S,
+/// What has come on a connection, message by message.
+pub(super) struct Wire<S> {
+    pub(super) stream: S,
     input: Input,
 }
 
-/// A message that has come.
-struct Said<'a> {
-    subject: &'a [u8],
-    headers: &'a [u8],
-    payload: &'a [u8],
+/// Where the parts of a message are that has come whole; [`Wire::here`] has its bytes.
+pub(super) struct Said {
+    pub(super) subject: Range<usize>,
+    /// Where an answer is to go, if there is to be one.
+    pub(super) reply: Range<usize>,
+    pub(super) headers: Range<usize>,
+    pub(super) payload: Range<usize>,
     /// Bytes to skip for it.
     whole: usize,
 }
@@ -47,19 +51,9 @@ struct Said<'a> {
 impl<S: Read + Write + Send> Nats<S> {
     /// With a stream that is connected and has said its `INFO` (and is encrypted, if it is to be).
     pub fn new(stream: S) -> Result<Nats<S>, Failed> {
-        let wire = Wire { stream, input: Input::new() };
-        let inbox = format!("I.{}.", CONNECTIONS.fetch_add(1, Ordering::Relaxed));
-        let mut nats = Nats { wire, out: Vec::new(), inbox, number: 0, waiting: HashMap::new() };
-        let options =
-            json!({"verbose": false, "pedantic": false, "headers": true, "no_responders": true, "lang": "rust", "version": "0"});
-        write!(nats.out, "CONNECT {options}\r\nSUB {}* 1\r\nPING\r\n", nats.inbox)?;
-        nats.flush()?;
-        let (line, whole) = nats.wire.input.line(&mut nats.wire.stream)?;
-        if line != b"PONG" {
-            return Err(format!("NATS greets with {:?}", String::from_utf8_lossy(line)).into());
-        }
-        nats.wire.input.skip(whole);
-        Ok(nats)
+        let inbox = inbox();
+        let wire = Wire::connect(stream, &format!("{inbox}*"))?;
+        Ok(Nats { wire, out: Vec::new(), inbox, number: 0, waiting: HashMap::new() })
     }
 
     /// Makes the bucket: a stream in files that keeps the last message of each subject.
@@ -68,55 +62,116 @@ impl<S: Read + Write + Send> Nats<S> {
             "name": STREAM, "subjects": [format!("$KV.{BUCKET}.>")], "storage": "file", "num_replicas": 1, "retention": "limits", "discard": "new",
             "max_msgs_per_subject": 1, "allow_direct": true, "allow_rollup_hdrs": true, "deny_delete": true,
         });
-        let stream = stream.to_string();
-        write!(self.out, "PUB $JS.API.STREAM.CREATE.{STREAM} {}0 {}\r\n{stream}\r\n", self.inbox, stream.len())?;
-        self.flush()?;
-        let said = self.wire.said()?;
-        let answer: Value = serde_json::from_slice(said.payload)?;
-        let whole = said.whole;
-        self.wire.input.skip(whole);
-        if answer["error"].is_null() { Ok(()) } else { Err(format!("NATS makes no bucket: {answer}").into()) }
+        self.wire.ask(&format!("$JS.API.STREAM.CREATE.{STREAM}"), &format!("{}0", self.inbox), &stream)
     }
 }
 
+/// What all inboxes of a new connection begin with; no other connection's do.
+pub(super) fn inbox() -> String {
+    format!("I.{}.", CONNECTIONS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The number behind an inbox's beginning.
+pub(super) fn number_of(subject: &[u8], inbox: &str) -> Option<u64> {
+    std::str::from_utf8(subject.strip_prefix(inbox.as_bytes())?).ok()?.parse().ok()
+}
+
 impl<S: Read + Write> Wire<S> {
-    /// Waits for the next message, and answers pings before it.
-    fn said(&mut self) -> Result<Said<'_>, Failed> {
+    /// With a stream that is connected and has said its `INFO`: says who connects and what it subscribes to, and waits until that is
+    /// understood.
+    pub(super) fn connect(mut stream: S, subject: &str) -> Result<Wire<S>, Failed> {
+        let options =
+            json!({"verbose": false, "pedantic": false, "headers": true, "no_responders": true, "lang": "rust", "version": "0"});
+        stream.write_all(format!("CONNECT {options}\r\nSUB {subject} 1\r\nPING\r\n").as_bytes())?;
+        stream.flush()?;
+        let mut wire = Wire { stream, input: Input::new() };
+        let (line, whole) = wire.input.line(&mut wire.stream)?;
+        if line != b"PONG" {
+            return Err(format!("NATS greets with {:?}", String::from_utf8_lossy(line)).into());
+        }
+        wire.input.skip(whole);
+        Ok(wire)
+    }
+
+    /// Asks the server's API for something and waits for its answer; nothing else may be on its way.
+    pub(super) fn ask(&mut self, subject: &str, inbox: &str, what: &Value) -> Result<(), Failed> {
+        let what = what.to_string();
+        write!(self.stream, "PUB {subject} {inbox} {}\r\n{what}\r\n", what.len())?;
+        self.stream.flush()?;
+        let said = self.said()?;
+        let answer: Value = serde_json::from_slice(&self.here()[said.payload.clone()])?;
+        self.skip(&said);
+        if answer["error"].is_null() { Ok(()) } else { Err(format!("NATS answers {subject} with {answer}").into()) }
+    }
+
+    /// The bytes that messages are found in.
+    pub(super) fn here(&self) -> &[u8] {
+        self.input.here()
+    }
+
+    /// A message was taken.
+    pub(super) fn skip(&mut self, said: &Said) {
+        self.input.skip(said.whole);
+    }
+
+    /// Waits until more has come, as long as the stream's timeout lets it; false: nothing came.
+    pub(super) fn read_within(&mut self) -> Result<bool, Failed> {
+        self.input.read_within(&mut self.stream)
+    }
+
+    /// Waits for the next message.
+    pub(super) fn said(&mut self) -> Result<Said, Failed> {
         loop {
-            let (line, head) = self.input.line(&mut self.stream)?;
+            if let Some(said) = self.said_already()? {
+                return Ok(said);
+            }
+            self.input.read(&mut self.stream)?;
+        }
+    }
+
+    /// The next message, if it is here whole; pings before it are answered.
+    pub(super) fn said_already(&mut self) -> Result<Option<Said>, Failed> {
+        while let Some((line, head)) = self.input.line_here() {
             if line == b"PING" {
                 self.input.skip(head);
                 self.stream.write_all(b"PONG\r\n")?;
                 continue;
             }
-            let text = String::from_utf8_lossy(line).into_owned();
-            // MSG subject sid [reply] bytes; HMSG subject sid [reply] header-bytes bytes
-            let mut words = text.split_ascii_whitespace().rev();
-            let total: Option<usize> = words.next().and_then(|word| word.parse().ok());
-            let headers: Option<usize> = match text.split_ascii_whitespace().next() {
-                Some("MSG") => Some(0),
-                Some("HMSG") => words.next().and_then(|word| word.parse().ok()),
-                _ => None,
-            };
-            let (Some(total), Some(headers)) = (total, headers) else { return Err(format!("NATS says {text:?}").into()) };
-            let whole = head + total + 2;
-            let all = self.input.at_least(&mut self.stream, whole)?;
-            let subject = all[..head].split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-            let (headers, payload) =
-                all[head..head + total].split_at_checked(headers).ok_or("a message with more headers than bytes")?;
-            return Ok(Said { subject, headers, payload, whole });
+            let said = parse(line).ok_or_else(|| format!("NATS says {:?}", String::from_utf8_lossy(line)))?;
+            return Ok(Some(said).filter(|said| self.input.here().len() >= said.whole));
         }
+        Ok(None)
     }
 }
 
-impl Said<'_> {
-    fn is_good(&self, kind: Kind, key: u32) -> bool {
-        match kind {
-            // {"stream":"KV_load","seq":42}
-            Kind::Put => self.headers.is_empty() && self.payload.starts_with(b"{\"stream\":\"KV_load\","),
-            // A status in the first line of headers is a failure.
-            Kind::Get => self.headers.starts_with(b"NATS/1.0\r\n") && payload::is_value_of(key, self.payload),
-        }
+/// Reads the first line of a message: `MSG subject sid [reply] bytes`, or `HMSG subject sid [reply] header-bytes bytes`.
+fn parse(line: &[u8]) -> Option<Said> {
+    let mut words = [const { 0..0 }; 6];
+    let mut count = 0;
+    let mut from = 0;
+    for word in line.split(|byte| *byte == b' ') {
+        *words.get_mut(count)? = from..from + word.len();
+        (count, from) = (count + 1, from + word.len() + 1);
+    }
+    let number = |word: &Range<usize>| std::str::from_utf8(&line[word.clone()]).ok()?.parse::<usize>().ok();
+    let (subject, reply, headers, total) = match (&line[words[0].clone()], count) {
+        (b"MSG", 4) => (words[1].clone(), 0..0, 0, number(&words[3])?),
+        (b"MSG", 5) => (words[1].clone(), words[3].clone(), 0, number(&words[4])?),
+        (b"HMSG", 5) => (words[1].clone(), 0..0, number(&words[3])?, number(&words[4])?),
+        (b"HMSG", 6) => (words[1].clone(), words[3].clone(), number(&words[4])?, number(&words[5])?),
+        _ => return None,
+    };
+    let head = line.len() + 2;
+    let (between, end) = (head.checked_add(headers)?, head.checked_add(total)?);
+    (headers <= total).then(|| Said { subject, reply, headers: head..between, payload: between..end, whole: end + 2 })
+}
+
+fn is_good(headers: &[u8], payload: &[u8], kind: Kind, key: u32) -> bool {
+    match kind {
+        // {"stream":"KV_load","seq":42}
+        Kind::Put => headers.is_empty() && payload.starts_with(b"{\"stream\":\"KV_load\","),
+        // A status in the first line of headers is a failure.
+        Kind::Get => headers.starts_with(b"NATS/1.0\r\n") && payload::is_value_of(key, payload),
     }
 }
 
@@ -153,19 +208,19 @@ impl<S: Read + Write + Send> Lane for Nats<S> {
 
     fn take(&mut self) -> Result<usize, Failed> {
         let mut taken = 0;
-        while taken == 0 || !self.wire.input.here().is_empty() {
+        while taken == 0 || !self.wire.here().is_empty() {
             let said = self.wire.said()?;
-            let digits = said.subject.strip_prefix(self.inbox.as_bytes());
-            let number = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
-            let whole = said.whole;
-            let told = || format!("{} {:?}", String::from_utf8_lossy(said.headers), String::from_utf8_lossy(said.payload));
+            let here = self.wire.here();
+            let [subject, headers, payload] = [&said.subject, &said.headers, &said.payload].map(|part| &here[part.clone()]);
+            let number = number_of(subject, &self.inbox);
+            let told = || format!("{} {:?}", String::from_utf8_lossy(headers), String::from_utf8_lossy(payload));
             let verdict = number.and_then(|number| Some((number, *self.waiting.get(&number)?)));
             let (number, (kind, key)) = verdict.ok_or_else(|| format!("NATS answers what nobody asked: {}", told()))?;
-            if !said.is_good(kind, key) {
+            if !is_good(headers, payload, kind, key) {
                 return Err(format!("a {kind:?} is answered {}", told()).into());
             }
             self.waiting.remove(&number);
-            self.wire.input.skip(whole);
+            self.wire.skip(&said);
             taken += 1;
         }
         Ok(taken)

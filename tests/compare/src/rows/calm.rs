@@ -12,7 +12,7 @@ use crate::Failed;
 use crate::load::{self, Ask, Frames, Kind, Lane, Shape, drive, fill};
 use crate::options::Options;
 use crate::payload::Draw;
-use crate::servers::{Generator, Kvbroker, Server, Sync, Way};
+use crate::servers::{Generator, Kvbroker, Server, Sync, TableServer, Way};
 
 /// Keys of the table that checkpoints are made of.
 const KEYS: u32 = 1_000_000;

@@ -7,7 +7,7 @@ use crate::Failed;
 use crate::load::{Ask, Kind, Lane, fill};
 use crate::options::Options;
 use crate::payload::Draw;
-use crate::servers::{Durability, Generator, Kvbroker, Link, Server, Sync, Valkey, Way};
+use crate::servers::{Durability, Generator, Kvbroker, Link, Server, Sync, TableServer, Valkey, Way};
 
 /// Keys of the table: what is the same however many there are, the history above all, is to weigh little.
 const KEYS: u32 = 5_000_000;
@@ -81,7 +81,7 @@ pub(super) fn some_puts(lane: &mut dyn Lane, draw: &mut Draw, count: usize) -> R
 }
 
 struct Memory {
-    servers: [Box<dyn Server>; 2],
+    servers: [Box<dyn TableServer>; 2],
     keys: u32,
     before: [u64; 2],
 }

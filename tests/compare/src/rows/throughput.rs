@@ -4,7 +4,7 @@ use super::{Costs, Row, Target};
 use crate::duel::{By, Duel};
 use crate::load::{Frames, Kind, Shape};
 use crate::options::Options;
-use crate::servers::{Durability, Echo, Generator, Kvbroker, Link, Sync, Valkey, Way};
+use crate::servers::{Durability, Echo, Floor, Generator, Kvbroker, Link, Sync, Valkey, Way, Work};
 
 const CLIENTS: usize = 8;
 /// Enough for every row: the same load may not be waited for longer.
@@ -29,6 +29,27 @@ fn echo(name: &str, what: &str, kind: Kind, frames: Frames, target: Option<Targe
                 |program| Ok(Box::new(Kvbroker::start(options, program, Sync::Never, Way::Ipc, Generator::Raw(frames))?)),
                 || Ok(Box::new(Echo::start(frames)?)),
                 shape(options, kind, 64),
+                By::PerSecond,
+            )
+        }),
+    }
+}
+
+/// The least that a broker does for a put, beside the echo.
+fn floor(name: &str, what: &str, work: Work) -> Row {
+    Row {
+        name: name.to_owned(),
+        what: what.to_owned(),
+        target: None,
+        unit: "op/s",
+        costs_s: Costs { begin: 1.0, round: 0.8 },
+        rounds_max: ROUNDS_MAX,
+        begin: Box::new(move |options| {
+            Duel::begin(
+                options,
+                |_program| Ok(Box::new(Floor::start(work)?)),
+                || Ok(Box::new(Echo::start(Frames::Numbered)?)),
+                shape(options, Kind::Put, 64),
                 By::PerSecond,
             )
         }),
@@ -68,6 +89,12 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         echo("single-plain", "the same without sessions", Kind::Put, Frames::Plain, None),
         echo("single-get", "gets, the same", Kind::Get, Frames::Plain, Some(least(0.8).stretch(0.95))),
+        floor(
+            "floor-decode",
+            "the same puts, by one thread that does no more than decode requests and encode replies, beside the echo",
+            Work::Decode,
+        ),
+        floor("floor-log", "and also hashes them and writes them to a log, and has no table", Work::Log),
         pipelined(
             "memory-512",
             "puts, library pipelined, in memory, 8 × 64 outstanding, beside Valkey",

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::Args;
 
-use super::{Peer, Server};
+use super::{Peer, Server, TableServer};
 use crate::Failed;
 use crate::load::{Dealer, Dialect, Frames, Lane};
 
@@ -68,7 +68,9 @@ impl Server for Echo {
     fn pid(&self) -> u32 {
         self.peer.child.id()
     }
+}
 
+impl TableServer for Echo {
     fn lane(&self, _outstanding: usize) -> Result<Box<dyn Lane>, Failed> {
         let socket = Dealer::socket(&self.context)?;
         socket.connect(&format!("ipc://{}", self.socket.display()))?;

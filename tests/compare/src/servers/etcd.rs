@@ -7,7 +7,7 @@ use kvbroker_tests::free_port;
 
 use super::streams::{self, Link, Stream};
 use super::tls::Identity;
-use super::{Peer, Server, version};
+use super::{Peer, Server, TableServer, version};
 use crate::Failed;
 use crate::load::{Grpc, Lane, Scheme};
 
@@ -74,7 +74,9 @@ impl Server for Etcd {
     fn pid(&self) -> u32 {
         self.peer.child.id()
     }
+}
 
+impl TableServer for Etcd {
     fn lane(&self, _outstanding: usize) -> Result<Box<dyn Lane>, Failed> {
         let scheme = if self.link == Link::Tls { Scheme::Https } else { Scheme::Http };
         Ok(Box::new(Grpc::new(self.stream()?, "localhost", scheme)?))

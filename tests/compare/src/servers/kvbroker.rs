@@ -15,7 +15,7 @@ use kvbroker_protocol::StatValue;
 use kvbroker_tests::{Broker, BrokerOptions, PATIENCE};
 use serde_json::json;
 
-use super::{Server, Watcher};
+use super::{Server, TableServer, Watcher};
 use crate::Failed;
 use crate::load::{Dealer, Frames, Lane, Library};
 use crate::options::Options;
@@ -184,7 +184,9 @@ impl Server for Kvbroker {
     fn pid(&self) -> u32 {
         self.broker.pid()
     }
+}
 
+impl TableServer for Kvbroker {
     fn lane(&self, outstanding: usize) -> Result<Box<dyn Lane>, Failed> {
         match self.generator {
             Generator::Raw(frames) => Ok(Box::new(Dealer::greet(self.socket()?, frames)?)),

@@ -1,9 +1,14 @@
 //! What is measured: servers in processes of their own, and how connections to them are made.
 
+mod beanstalkd;
 mod echo;
 mod etcd;
+mod floor;
+mod jetstream;
 mod kvbroker;
+mod kvbroker_queue;
 mod nats;
+mod rabbitmq;
 mod streams;
 mod tls;
 mod valkey;
@@ -18,12 +23,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::Failed;
-use crate::load::Lane;
+use crate::load::{Consumer, Lane, Producer};
 
 pub use self::kvbroker::{Generator, Kvbroker, Sync, Way};
+pub use beanstalkd::{Beanstalkd, Fsync};
 pub use echo::{Echo, EchoArgs, serve as serve_echo};
 pub use etcd::Etcd;
+pub use floor::{Floor, FloorArgs, Work, serve as serve_floor};
+pub use jetstream::JetStream;
+pub use kvbroker_queue::KvbrokerQueue;
 pub use nats::{NatsServer, SyncInterval};
+pub use rabbitmq::{QueueKind, RabbitMq};
 pub use streams::Link;
 pub use valkey::{Durability, Valkey};
 
@@ -38,12 +48,24 @@ pub trait Server {
     fn settings(&self) -> String;
     /// Its process.
     fn pid(&self) -> u32;
+}
+
+/// One that keeps values under keys.
+pub trait TableServer: Server {
     /// A new connection, on which at most so many operations will be outstanding.
     fn lane(&self, outstanding: usize) -> Result<Box<dyn Lane>, Failed>;
     /// Whoever listens to changes of one in a hundred of so many keys while the load runs, if the product is measured with one.
     fn watcher(&self, _keys: u32) -> Result<Option<Box<dyn Watcher>>, Failed> {
         Ok(None)
     }
+}
+
+/// One that has a queue, empty between the runs.
+pub trait QueueServer: Server {
+    /// A new connection that pushes, with so many pushes unconfirmed at most.
+    fn producer(&self, outstanding: usize) -> Result<Box<dyn Producer>, Failed>;
+    /// A new connection that takes items and acknowledges them, with so many at most that it has asked for or has not acknowledged.
+    fn consumer(&self, credit: usize) -> Result<Box<dyn Consumer>, Failed>;
 }
 
 /// A peer's process, in a directory of its own; it is killed, and the directory removed, when this is dropped.

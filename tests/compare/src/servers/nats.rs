@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::streams::{self, Link, Stream};
 use super::tls::Identity;
-use super::{Peer, Server, version};
+use super::{Peer, Server, TableServer, version};
 use crate::Failed;
 use crate::load::{Lane, Nats};
 
@@ -37,6 +37,13 @@ pub struct NatsServer {
 impl NatsServer {
     /// Starts one in a place of its own, with its bucket. It has no unix socket.
     pub fn start(program: &Path, sync: SyncInterval, link: Link) -> Result<NatsServer, Failed> {
+        let nats = NatsServer::launch(program, sync, link)?;
+        Nats::new(nats.stream()?)?.make_bucket()?;
+        Ok(nats)
+    }
+
+    /// Starts one in a place of its own, with nothing in it.
+    pub(super) fn launch(program: &Path, sync: SyncInterval, link: Link) -> Result<NatsServer, Failed> {
         let told = version(program, "--version")?;
         let version = told.trim().strip_prefix("nats-server: v");
         let version = version.ok_or("this is no nats-server: it does not say its version")?.to_owned();
@@ -52,14 +59,26 @@ impl NatsServer {
             let told: Value = serde_json::from_slice(&std::fs::read(ports).ok()?).ok()?;
             told["nats"][0].as_str()?.rsplit_once(':')?.1.parse().ok()
         })?;
-        let nats = NatsServer { peer, version, sync, port, identity };
-        Nats::new(nats.stream()?)?.make_bucket()?;
-        Ok(nats)
+        Ok(NatsServer { peer, version, sync, port, identity })
+    }
+
+    /// A connection on which the server has greeted.
+    pub(super) fn greeted(&self) -> Result<TcpStream, Failed> {
+        let stream = streams::tcp(self.port)?;
+        info(&stream)?;
+        Ok(stream)
+    }
+
+    /// When what it writes is on disk, for the reader.
+    pub(super) fn sync_name(&self) -> &'static str {
+        match self.sync {
+            SyncInterval::Default => "`sync_interval` 2 min, the default",
+            SyncInterval::Always => "`sync_interval: always`",
+        }
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>, Failed> {
-        let stream = streams::tcp(self.port)?;
-        info(&stream)?;
+        let stream = self.greeted()?;
         match &self.identity {
             Some(identity) => identity.encrypt(stream),
             None => Ok(Box::new(stream)),
@@ -94,10 +113,7 @@ impl Server for NatsServer {
     }
 
     fn settings(&self) -> String {
-        let sync = match self.sync {
-            SyncInterval::Default => "`sync_interval` 2 min, the default",
-            SyncInterval::Always => "`sync_interval: always`",
-        };
+        let sync = self.sync_name();
         let link = if self.identity.is_some() { Link::Tls } else { Link::Tcp };
         format!("a key-value bucket in files, {sync}; {} (it has no unix socket)", link.name())
     }
@@ -105,7 +121,9 @@ impl Server for NatsServer {
     fn pid(&self) -> u32 {
         self.peer.child.id()
     }
+}
 
+impl TableServer for NatsServer {
     fn lane(&self, _outstanding: usize) -> Result<Box<dyn Lane>, Failed> {
         Ok(Box::new(Nats::new(self.stream()?)?))
     }

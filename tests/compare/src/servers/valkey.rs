@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kvbroker_tests::free_port;
 
 use super::streams::{self, Link, Stream};
-use super::{LOOK, Peer, Server, version};
+use super::{LOOK, Peer, Server, TableServer, version};
 use crate::Failed;
 use crate::load::{Lane, Resp};
 
@@ -114,7 +114,9 @@ impl Server for Valkey {
     fn pid(&self) -> u32 {
         self.peer.child.id()
     }
+}
 
+impl TableServer for Valkey {
     fn lane(&self, _outstanding: usize) -> Result<Box<dyn Lane>, Failed> {
         Ok(Box::new(Resp::new(connect(self.link, &self.socket, self.port)?)))
     }

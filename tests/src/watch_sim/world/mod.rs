@@ -82,6 +82,7 @@ impl World {
             segment_bytes: 4_096 + [1_000, 3_000, 40_000][dice.below(3)],
             queue_bytes: [1, 2_000, 60_000][dice.below(3)],
             bug,
+            spoil: None,
         };
         let base = Instant::now();
         World {

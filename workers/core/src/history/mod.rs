@@ -20,6 +20,7 @@ mod events;
 mod fit;
 mod read;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use kvbroker_protocol::{SessionId, limits};
@@ -204,28 +205,42 @@ impl History {
     /// Makes a change of the state, in the group that was begun. Keeps what it replaces, and a copy of that with the snapshots that
     /// need it.
     pub fn apply(&mut self, state: &mut State, snapshots: &mut Snapshots, change: Change, revision: u64) {
-        self.make(state, change, revision, |key, old| snapshots.keep_replaced(key, old));
+        let Change { space, key, value } = change;
+        self.make(state, space, &key, value.map(Cow::Owned), revision, |key, old| snapshots.keep_replaced(key, old));
+    }
+
+    /// As [`History::apply`], for who still needs the change: the table has a copy of it.
+    pub fn apply_lent(&mut self, state: &mut State, snapshots: &mut Snapshots, change: &Change, revision: u64) {
+        let value = change.value.as_deref().map(Cow::Borrowed);
+        self.make(state, change.space, &change.key, value, revision, |key, old| snapshots.keep_replaced(key, old));
     }
 
     /// As [`History::apply`], for a start, when there are no snapshots.
     pub fn replay(&mut self, state: &mut State, change: Change, revision: u64) {
-        self.make(state, change, revision, |_, _| {});
+        let Change { space, key, value } = change;
+        self.make(state, space, &key, value.map(Cow::Owned), revision, |_, _| {});
     }
 
-    fn make(&mut self, state: &mut State, change: Change, revision: u64, replaced: impl FnOnce(&[u8], EntryRef<'_>)) {
-        if change.space != Space::Table {
-            return state.apply(change, revision);
+    fn make(
+        &mut self,
+        state: &mut State,
+        space: Space,
+        name: &[u8],
+        value: Option<Cow<'_, [u8]>>,
+        revision: u64,
+        replaced: impl FnOnce(&[u8], EntryRef<'_>),
+    ) {
+        if space != Space::Table {
+            return state.apply_beside(space, name, value.as_deref(), revision);
         }
-        if !self.is_open || self.next_revision() != revision + 1 || change.key.len() > limits::KEY_BYTES_MAX {
-            let key = change.key.clone();
-            state.replace(change, revision, |old| replaced(&key, old.as_ref()));
+        if !self.is_open || self.next_revision() != revision + 1 || name.len() > limits::KEY_BYTES_MAX {
+            state.replace_by(space, name, value, revision, |old| replaced(name, old.as_ref()));
             return self.forget_before(revision + 1);
         }
-        // Before the table takes the key.
-        let (key, is_put) = (self.arena.put(&change.key), change.value.is_some());
+        let (key, is_put) = (self.arena.put(name), value.is_some());
         let arena = &mut self.arena;
-        let old = state.replace(change, revision, |old| {
-            replaced(arena.get(key), old.as_ref());
+        let old = state.replace_by(space, name, value, revision, |old| {
+            replaced(name, old.as_ref());
             match old {
                 Replaced::Packed(EntryRef { modified, record }) => Old::Copied { record: arena.put(record), modified },
                 Replaced::Whole(entry) => Old::Moved(Box::new(entry)),

@@ -4,10 +4,14 @@
 //!   when it was written (u64), owner (the rest).
 //! - Window, space `w`: key = session id, place (u16 big-endian) = number modulo [`limits::SESSION_WINDOW`]; value = number (u64),
 //!   request hash (u64), how far the acknowledged number was behind it (u16), time (u64 ms), then the reply: 0 = done at the
-//!   group's revision; 1 and a MessagePack integer = that integer at the group's revision; 2 and an outcome in map form.
+//!   group's revision; 1 and a MessagePack integer = that integer at the group's revision; 2 and an outcome in map form; 3 and a place (u16)
+//!   = an item of a queue, of the group's revision and this place; 4 and a count (u16) = a transaction that succeeded at the group's
+//!   revision, of whose so many operations each was done and told nothing else.
 //! - Floor, space `f`: key = owner, empty for everybody; value = born (u64 ms): unknown sessions born then or before are not new.
 
-use kvbroker_protocol::{Answer, Outcome, SessionId, Stored, decode_kept_outcome, encode_kept_outcome, integer_of, limits};
+use kvbroker_protocol::{
+    Answer, ItemId, Outcome, QueueAnswer, SessionId, Stored, decode_kept_outcome, encode_kept_outcome, integer_of, limits,
+};
 
 use crate::change::{Change, Space};
 
@@ -17,6 +21,8 @@ const ENDED: u8 = 2;
 const REPLY_DONE: u8 = 0;
 const REPLY_INTEGER: u8 = 1;
 const REPLY_OUTCOME: u8 = 2;
+const REPLY_PUSHED: u8 = 3;
+const REPLY_ALL_DONE: u8 = 4;
 
 /// A session record's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,35 +104,57 @@ pub(crate) enum Reply {
     Integer(i128),
     /// An outcome in map form.
     Outcome(Box<[u8]>),
+    /// The item of the group's revision and this place was pushed.
+    Pushed(u16),
+    /// A transaction succeeded whose so many operations were done and tell nothing else.
+    AllDone(u16),
+}
+
+/// How many operations a transaction had that succeeded, if each is answered that it was done, and nothing else.
+fn all_done(answer: &Answer) -> Option<u16> {
+    let Answer::Txn { succeeded: true, results } = answer else { return None };
+    let is_done = |outcome: &Outcome| matches!(outcome, Outcome { revision: None, result: Ok(Answer::Done) });
+    u16::try_from(results.len()).ok().filter(|_| results.iter().all(is_done))
 }
 
 impl Reply {
     /// How to keep an outcome whose group has this revision.
     pub(super) fn keep(outcome: &Outcome, revision: u64) -> Reply {
-        match &outcome.result {
-            Ok(Answer::Done) if outcome.revision == Some(revision) => Reply::Done,
-            Ok(Answer::Integer(integer)) if outcome.revision == Some(revision) => Reply::Integer(*integer),
-            _ => {
-                let mut bytes = Vec::new();
-                encode_kept_outcome(outcome, &mut bytes);
-                Reply::Outcome(bytes.into())
-            }
-        }
+        let short = outcome.result.as_ref().ok().filter(|_| outcome.revision == Some(revision)).and_then(|answer| match answer {
+            Answer::Done => Some(Reply::Done),
+            Answer::Integer(integer) => Some(Reply::Integer(*integer)),
+            Answer::Queue(QueueAnswer::Pushed(item)) if item.revision() == revision => Some(Reply::Pushed(item.place())),
+            answer => all_done(answer).map(Reply::AllDone),
+        });
+        short.unwrap_or_else(|| {
+            let mut bytes = Vec::new();
+            encode_kept_outcome(outcome, &mut bytes);
+            Reply::Outcome(bytes.into())
+        })
     }
 
     pub(crate) fn outcome(&self, revision: u64) -> Outcome {
-        match self {
-            Reply::Done => Outcome { revision: Some(revision), result: Ok(Answer::Done) },
-            Reply::Integer(integer) => Outcome { revision: Some(revision), result: Ok(Answer::Integer(*integer)) },
-            Reply::Outcome(bytes) => {
-                decode_kept_outcome(bytes).expect("the record was checked when it was read, or made by `keep`")
+        let answer = match self {
+            Reply::Done => Answer::Done,
+            Reply::Integer(integer) => Answer::Integer(*integer),
+            Reply::Pushed(place) => {
+                // No record says that where the revision has no items.
+                Answer::Queue(QueueAnswer::Pushed(ItemId::new(revision, *place).unwrap_or(ItemId::MIN)))
             }
-        }
+            Reply::AllDone(count) => {
+                let results = (0..*count).map(|_| Outcome { revision: None, result: Ok(Answer::Done) }).collect();
+                Answer::Txn { succeeded: true, results }
+            }
+            Reply::Outcome(bytes) => {
+                return decode_kept_outcome(bytes).expect("the record was checked when it was read, or made by `keep`");
+            }
+        };
+        Outcome { revision: Some(revision), result: Ok(answer) }
     }
 
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Reply::Done | Reply::Integer(_) => 0,
+            Reply::Done | Reply::Integer(_) | Reply::Pushed(_) | Reply::AllDone(_) => 0,
             Reply::Outcome(bytes) => bytes.len(),
         }
     }
@@ -137,6 +165,8 @@ impl Reply {
             REPLY_DONE if rest.is_empty() => Reply::Done,
             REPLY_INTEGER => Reply::Integer(integer_of(Stored::from_msgpack(rest).ok()?.as_bytes())?),
             REPLY_OUTCOME if decode_kept_outcome(rest).is_ok() => Reply::Outcome(rest.into()),
+            REPLY_PUSHED => Reply::Pushed(short(rest).filter(|place| ItemId::new(0, *place).is_some())?),
+            REPLY_ALL_DONE => Reply::AllDone(short(rest)?),
             _ => return None,
         })
     }
@@ -152,8 +182,21 @@ impl Reply {
                 out.push(REPLY_OUTCOME);
                 out.extend_from_slice(bytes);
             }
+            Reply::Pushed(place) => {
+                out.push(REPLY_PUSHED);
+                out.extend_from_slice(&place.to_le_bytes());
+            }
+            Reply::AllDone(count) => {
+                out.push(REPLY_ALL_DONE);
+                out.extend_from_slice(&count.to_le_bytes());
+            }
         }
     }
+}
+
+/// A number of two bytes, and nothing else.
+fn short(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.try_into().ok()?))
 }
 
 /// A window record's value.
@@ -201,6 +244,41 @@ pub(crate) fn is_record(space: Space, key: &[u8], value: &[u8]) -> bool {
         Space::Session => session_of(key).is_some() && SessionRecord::read(value).is_some(),
         Space::Window => window_session_of(key).is_some() && WindowRecord::read(value).is_some(),
         Space::Floor => value.len() == size_of::<u64>(),
-        Space::Table => false,
+        Space::Binding | Space::Rule | Space::Messages | Space::Table | Space::Queue | Space::Item | Space::ItemState => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn replies_are_what_was_kept_of_them() {
+        let done = || Outcome { revision: None, result: Ok(Answer::Done) };
+        let pushed = |revision, place| Answer::Queue(QueueAnswer::Pushed(ItemId::new(revision, place).unwrap()));
+        let txn = |succeeded, results| Answer::Txn { succeeded, results };
+        let read = Outcome { revision: None, result: Ok(Answer::Exists(true)) };
+        let cases = [
+            (Answer::Done, 1),
+            (Answer::Integer(-5), 2),
+            (pushed(7, 0), 3),
+            (pushed(7, 1_023), 3),
+            // Of another revision, as a push without a record of its own would be.
+            (pushed(8, 0), 30),
+            (txn(true, vec![done(), done()]), 3),
+            (txn(true, vec![]), 3),
+            (txn(false, vec![done()]), 30),
+            (txn(true, vec![done(), read]), 30),
+        ];
+        for (answer, most) in cases {
+            let outcome = Outcome { revision: Some(7), result: Ok(answer) };
+            let mut bytes = Vec::new();
+            Reply::keep(&outcome, 7).write(&mut bytes);
+            assert_eq!(bytes.len() > 3, most > 3, "{outcome:?}");
+            assert_eq!(Reply::read(&bytes).unwrap().outcome(7), outcome);
+            assert!((0..bytes.len()).all(|length| Reply::read(&bytes[..length]).is_none()), "{outcome:?}");
+        }
+        assert_eq!(Reply::read(&[REPLY_PUSHED, 0, 4]), None, "1,024 is no place");
     }
 }

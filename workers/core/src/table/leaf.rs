@@ -214,6 +214,12 @@ impl Leaf {
         self.weight() + weight(key, record, modified) <= LEAF_BYTES_MAX
     }
 
+    /// True if this entry fits, and so do all once each record was changed: the first change of one adds a number to it.
+    pub(super) fn fits_loosely(&self, key: &[u8], record: &[u8], modified: u64) -> bool {
+        let grown = (self.len() + 1) * size_of::<u64>();
+        self.weight() + weight(key, record, modified) + grown <= LEAF_BYTES_MAX
+    }
+
     /// Bytes of its slots and entries, of large ones only what says where they are.
     pub(super) fn weight(&self) -> usize {
         self.used() + self.large.len() * size_of::<Large>()
@@ -301,6 +307,50 @@ impl Leaf {
         self.bytes.copy_within(key_end - key_bytes..key_end, record_at - key_bytes);
         self.bytes[record_at..end].copy_from_slice(&record);
         self.write_header(place, key_bytes, record.len(), modified);
+        kept
+    }
+
+    /// True if a record of another length fits here in place of an entry's.
+    pub(super) fn can_exchange(&self, at: usize, record: &[u8], modified: u64) -> bool {
+        let place = self.place(at);
+        if place & IS_LARGE != 0 {
+            return false;
+        }
+        let old = self.packed(place);
+        packed_bytes(old.key, record, modified).is_some_and(|bytes| self.weight() - old.bytes + bytes <= LEAF_BYTES_MAX)
+    }
+
+    /// Writes a record of another length in place of an entry's, which [`Leaf::can_exchange`] allows: what stands before it moves.
+    pub(super) fn exchange<R>(&mut self, at: usize, record: &[u8], modified: u64, keep: impl FnOnce(Replaced<'_>) -> R) -> R {
+        let old = self.packed(self.place(at));
+        let (old_bytes, key_bytes, old_record_bytes) = (old.bytes, old.key.len(), old.record.len());
+        let bytes = packed_bytes(old.key, record, modified).expect("it was asked whether it is a small one");
+        let kept = keep(Replaced::Packed(EntryRef { modified: old.modified, record: old.record }));
+        self.make_room(bytes.saturating_sub(old_bytes));
+        let (place, heap) = (self.place(at), usize::from(self.heap));
+        let moved = |place: usize| place + old_bytes - bytes;
+        let new_place = moved(usize::from(place));
+        let key_at = usize::from(place) + old_bytes - old_record_bytes - key_bytes;
+        let end = new_place + bytes;
+        // Each part goes where the other one is no more.
+        if bytes >= old_bytes {
+            self.bytes.copy_within(heap..usize::from(place), moved(heap));
+            self.bytes.copy_within(key_at..key_at + key_bytes, end - record.len() - key_bytes);
+        } else {
+            self.bytes.copy_within(key_at..key_at + key_bytes, end - record.len() - key_bytes);
+            self.bytes.copy_within(heap..usize::from(place), moved(heap));
+        }
+        self.heap = moved(heap) as u16;
+        self.each_place(|other| {
+            if *other <= place {
+                *other = moved(usize::from(*other)) as u16
+            }
+        });
+        self.bytes[end - record.len()..end].copy_from_slice(record);
+        self.write_header(new_place as u16, key_bytes, record.len(), modified);
+        if self.bytes.len() - self.used() >= SHRINK_BYTES {
+            self.shrink();
+        }
         kept
     }
 

@@ -155,6 +155,26 @@ fn keys_that_ascend_leave_full_leaves_and_no_order_leaves_a_lot_of_room() {
     }
 }
 
+/// A start changes what it has just loaded: were the leaves full, the first change in each would split it.
+#[test]
+fn what_was_loaded_has_room_for_the_first_change_of_each_record() {
+    let key = |number: u64| format!("key:{number:011}").into_bytes();
+    for bytes in [0, 70, 200] {
+        let mut builder = TableBuilder::default();
+        (0..20_000).for_each(|number| builder.push(&key(number), &vec![1; bytes + 2], number));
+        let mut table = builder.finish();
+        let leaves = table.entries.leaves().count();
+        let weight: usize = table.entries.leaves().map(|leaf| leaf.weight()).sum();
+        let grown = 20_000 * size_of::<u64>();
+        assert!((leaves as f64) < (weight + grown) as f64 / LEAF_BYTES_MAX as f64 * 1.1, "{leaves} leaves for {weight} bytes");
+        for number in 0..20_000 {
+            table.put(&key(number), vec![2; bytes + 2 + size_of::<u64>()], number, |_| {});
+        }
+        table.entries.check();
+        assert_eq!(table.entries.leaves().count(), leaves, "{bytes}");
+    }
+}
+
 /// Heads are as large as a number can be: adding them ended a debug build's worker.
 #[test]
 fn touching_large_heads_is_harmless() {

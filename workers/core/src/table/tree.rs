@@ -137,6 +137,7 @@ impl Tree {
         let leaf = &mut self.root.items_mut()[in_root].items_mut()[in_branch];
         let (at, kept) = match found {
             Ok(at) if leaf.can_overwrite(at, &record, modified) => return Some(leaf.overwrite(at, record, modified, keep)),
+            Ok(at) if leaf.can_exchange(at, &record, modified) => return Some(leaf.exchange(at, &record, modified, keep)),
             Ok(at) => (at, Some(leaf.remove(at, keep))),
             Err(at) => (at, None),
         };
@@ -173,7 +174,7 @@ impl Tree {
             *leaf = Leaf::with_room();
             return leaf.insert(0, key, record.into(), modified);
         };
-        if leaf.fits(key, record, modified) {
+        if leaf.fits_loosely(key, record, modified) {
             return leaf.insert(leaf.len(), key, record.into(), modified);
         }
         let parted = separator(last, key);

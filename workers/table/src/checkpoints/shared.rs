@@ -167,7 +167,8 @@ impl Checkpoints {
 
     /// Between two turns of the worker: answers the checkpointer if it waits for a slice of the table.
     pub(crate) fn serve(&self, state: &State, log: &mut impl Log) -> Result<(), LogError> {
-        let bytes = state.bytes() + state.remembered_bytes() as u64 + RECORD_BYTES * state.keys() as u64;
+        let records = (state.keys() + state.queue_items()) as u64;
+        let bytes = state.bytes() + state.remembered_bytes() as u64 + state.queue_bytes() + RECORD_BYTES * records;
         self.table_bytes.store(bytes, Ordering::Relaxed);
         self.slices.serve(state, log, || self.segments.as_ref().map_or(0, |segments| segments.open_segment()))
     }

@@ -11,6 +11,7 @@ mod bench;
 mod events;
 mod expiry;
 mod path;
+mod pulls;
 mod seat;
 mod snapshots;
 mod speed;

@@ -3,19 +3,19 @@
 //! - They take turns as in a duel, and the one that begins changes with each round.
 //! - A product that fails is shown as failed; the others go on.
 
+mod keys;
+mod queues;
+
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::Failed;
-use crate::duel::{By, ready, sample, turn};
-use crate::load::{Kind, Shape};
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::rows::{Sample, Side};
-use crate::servers::{Durability, Etcd, Generator, Kvbroker, Link, NatsServer, Server, Sync, SyncInterval, Valkey, Way};
 use crate::stats::Spread;
 
-/// Keys of a field: few, because some products take long to load many.
-const KEYS: u32 = 10_000;
 /// More rounds, or longer turns, are for the rows with targets.
 const ROUNDS_MAX: usize = 3;
 const SECONDS_MAX: f64 = 1.0;
@@ -23,21 +23,49 @@ const SECONDS_MAX: f64 = 1.0;
 const TURN_S: f64 = 0.5;
 const BEGIN_S: f64 = 8.0;
 
-const ONE: (usize, usize) = (1, 1);
-const EIGHT: (usize, usize) = (8, 1);
-const MANY: (usize, usize) = (8, 64);
-
 /// One table.
 pub struct Field {
     /// For `--only`.
     pub name: &'static str,
     /// What the products of this field have in common.
     pub title: &'static str,
-    loads: Vec<(Kind, (usize, usize))>,
+    counted: Counted,
+    /// What ours are to be to the best of the others, at least.
+    target: Option<f64>,
+    /// Their names; a contender knows them by their numbers.
+    loads: Vec<String>,
     starts: Vec<(&'static str, Box<Start>)>,
 }
 
-type Start = dyn Fn(&Options) -> Result<Box<dyn Server>, Failed>;
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counted {
+    /// Puts and gets.
+    Operations,
+    /// Items that were pushed, delivered and acknowledged.
+    Cycles,
+}
+
+impl Counted {
+    /// For the reader.
+    pub fn name(self) -> &'static str {
+        match self {
+            Counted::Operations => "Operations",
+            Counted::Cycles => "Cycles",
+        }
+    }
+}
+
+/// A product in a field, waiting for its turns.
+trait Contender {
+    /// Name and settings.
+    fn side(&self) -> Side;
+    /// One turn under the load of this number.
+    fn turn(&self, load: usize, window: Duration) -> Result<Sample, Failed>;
+}
+
+type Start = dyn Fn(&Options) -> Result<Box<dyn Contender>, Failed>;
 
 /// What came of a field.
 #[derive(Debug, Serialize)]
@@ -46,6 +74,10 @@ pub struct FieldResult {
     pub name: &'static str,
     /// What the products have in common.
     pub title: &'static str,
+    /// What is counted.
+    pub counted: Counted,
+    /// What ours are to be to the best of the others, at least.
+    pub target: Option<f64>,
     /// For the reader; one for each of a product's loads.
     pub loads: Vec<String>,
     /// Ours first.
@@ -80,6 +112,13 @@ impl FieldResult {
         Spread::of(self.rounds(product, load).iter().filter_map(|sample| sample.details.get(name).copied()))
     }
 
+    /// Of the products beside ours the one that does most under a load, and what ours is to it.
+    pub fn best_other(&self, load: usize) -> Option<(&str, f64)> {
+        let others = (1..self.products.len()).filter_map(|product| Some((product, self.per_s(product, load)?.median)));
+        let (best, _) = others.max_by(|one, other| one.1.total_cmp(&other.1))?;
+        Some((&self.products.get(best)?.side.name, self.ratio(best, load)?.median))
+    }
+
     fn rounds(&self, product: usize, load: usize) -> &[Sample] {
         self.products.get(product).and_then(|product| product.loads.get(load)).map_or(&[], Vec::as_slice)
     }
@@ -97,9 +136,9 @@ impl Field {
         let mut servers = Vec::new();
         let mut products = Vec::new();
         for (name, start) in &self.starts {
-            let started = start(options).and_then(|server| ready(&*server, KEYS).map(|()| server));
+            let started = start(options);
             let side = match &started {
-                Ok(server) => Side { name: server.name(), settings: server.settings() },
+                Ok(contender) => contender.side(),
                 Err(_) => Side { name: (*name).to_owned(), settings: "–".to_owned() },
             };
             let failed = started.as_ref().err().map(|error| {
@@ -111,17 +150,15 @@ impl Field {
         }
         let rounds = rounds(options);
         let steps = (self.loads.len() * rounds) as f64;
-        for (at, (kind, (clients, outstanding))) in self.loads.iter().copied().enumerate() {
-            let window = std::time::Duration::from_secs_f64(window_s(options));
-            let shape = Shape { clients, outstanding, kind, keys: KEYS, window };
+        for (at, load) in self.loads.iter().enumerate() {
+            let window = Duration::from_secs_f64(window_s(options));
             for round in 0..rounds {
                 let mut told = Vec::new();
                 for step in 0..servers.len() {
                     let number = (step + round) % servers.len();
                     let Some(server) = &servers[number] else { continue };
-                    match turn(&**server, shape) {
-                        Ok(measured) => {
-                            let sample = sample(&measured, By::PerSecond);
+                    match server.turn(at, window) {
+                        Ok(sample) => {
                             told.push((number, crate::stats::figure(sample.figure)));
                             products[number].loads[at].push(sample);
                         }
@@ -135,18 +172,11 @@ impl Field {
                 told.sort();
                 let told: Vec<String> = told.into_iter().map(|(_, figure)| figure).collect();
                 let share = self.expected_s(options) * ((at * rounds + round + 1) as f64 / steps);
-                progress.says(
-                    &format!(
-                        "{}, round {} of {rounds}: {} op/s",
-                        load_name((kind, (clients, outstanding))),
-                        round + 1,
-                        told.join(", ")
-                    ),
-                    share,
-                );
+                progress.says(&format!("{load}, round {} of {rounds}: {} a second", round + 1, told.join(", ")), share);
             }
         }
-        FieldResult { name: self.name, title: self.title, loads: self.loads.iter().copied().map(load_name).collect(), products }
+        let Field { name, title, counted, target, .. } = *self;
+        FieldResult { name, title, counted, target, loads: self.loads.clone(), products }
     }
 }
 
@@ -158,82 +188,7 @@ fn window_s(options: &Options) -> f64 {
     options.seconds.as_secs_f64().min(SECONDS_MAX)
 }
 
-fn load_name((kind, (clients, outstanding)): (Kind, (usize, usize))) -> String {
-    let what = if kind == Kind::Put { "put" } else { "get" };
-    match (clients, outstanding) {
-        (1, 1) => format!("{what}, one client, one at a time"),
-        (clients, 1) => format!("{what}, {clients} clients, one at a time"),
-        (clients, outstanding) => format!("{what}, {clients} clients × {outstanding} outstanding"),
-    }
-}
-
-fn ours(sync: Sync, way: Way) -> (&'static str, Box<Start>) {
-    let start = move |options: &Options| -> Result<Box<dyn Server>, Failed> {
-        Ok(Box::new(Kvbroker::start(options, options.broker(), sync, way, Generator::Library)?))
-    };
-    ("kvbroker", Box::new(start))
-}
-
-fn valkey(durability: Durability, link: Link) -> (&'static str, Box<Start>) {
-    let start = move |options: &Options| -> Result<Box<dyn Server>, Failed> {
-        Ok(Box::new(Valkey::start(options.valkey()?, durability, link)?))
-    };
-    ("Valkey", Box::new(start))
-}
-
-fn etcd(link: Link) -> (&'static str, Box<Start>) {
-    let start = move |options: &Options| -> Result<Box<dyn Server>, Failed> { Ok(Box::new(Etcd::start(options.etcd()?, link)?)) };
-    ("etcd", Box::new(start))
-}
-
-fn nats(sync: SyncInterval, link: Link) -> (&'static str, Box<Start>) {
-    let start = move |options: &Options| -> Result<Box<dyn Server>, Failed> {
-        Ok(Box::new(NatsServer::start(options.nats()?, sync, link)?))
-    };
-    ("NATS", Box::new(start))
-}
-
 /// All of them.
 pub fn all() -> Vec<Field> {
-    use Kind::{Get, Put};
-    vec![
-        Field {
-            name: "beside-memory",
-            title: "Nothing is on disk when it is acknowledged: kvbroker `--sync never`, Valkey without a file, NATS with its default",
-            loads: vec![(Put, ONE), (Put, EIGHT), (Put, MANY)],
-            starts: vec![
-                ours(Sync::Never, Way::Ipc),
-                valkey(Durability::Memory, Link::Unix),
-                nats(SyncInterval::Default, Link::Tcp),
-            ],
-        },
-        Field {
-            name: "beside-interval",
-            title: "On disk once a second",
-            loads: vec![(Put, ONE), (Put, EIGHT), (Put, MANY)],
-            starts: vec![ours(Sync::EveryMs(1_000), Way::Ipc), valkey(Durability::EverySec, Link::Unix)],
-        },
-        Field {
-            name: "beside-durable",
-            title: "On disk before it is acknowledged",
-            loads: vec![(Put, ONE), (Put, EIGHT), (Put, MANY), (Get, ONE), (Get, EIGHT), (Get, MANY)],
-            starts: vec![
-                ours(Sync::Always, Way::Ipc),
-                valkey(Durability::Always, Link::Unix),
-                etcd(Link::Unix),
-                nats(SyncInterval::Always, Link::Tcp),
-            ],
-        },
-        Field {
-            name: "beside-encrypted",
-            title: "The same over TCP, encrypted with CURVE and TLS; Valkey plain, since the package of its server has no TLS",
-            loads: vec![(Put, ONE), (Put, MANY), (Get, ONE), (Get, MANY)],
-            starts: vec![
-                ours(Sync::Always, Way::Curve),
-                valkey(Durability::Always, Link::Tcp),
-                etcd(Link::Tls),
-                nats(SyncInterval::Always, Link::Tls),
-            ],
-        },
-    ]
+    keys::fields().into_iter().chain(queues::fields()).collect()
 }

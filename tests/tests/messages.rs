@@ -1,0 +1,115 @@
+//! Messages with real processes: the command line, and publishers beside a broker that is killed again and again.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use kvbroker::catalog::CatalogList;
+use kvbroker::client::{Client, ConnectOptions};
+use kvbroker::paths::Dirs;
+use kvbroker_protocol::{ItemState, Operation, Predicate, Stored, Txn};
+use kvbroker_tests::{Broker, Cli, PATIENCE, wait_until};
+use serde_json::json;
+
+#[test]
+fn the_command_line_binds_publishes_and_tells() {
+    let mut broker = Broker::plain();
+    let cli = Cli::new(broker.home());
+    let run = |line: &str| {
+        let words: Vec<String> = std::iter::once("test").chain(line.split_whitespace()).map(str::to_owned).collect();
+        cli.run(&words)
+    };
+    let ok = |line: &str| {
+        let said = run(line);
+        assert_eq!(said.code, Some(0), "{line}: {said:?}");
+        said.text()
+    };
+    let fails = |line: &str, code: i32| {
+        let said = run(line);
+        assert_eq!(said.code, Some(code), "{line}: {said:?}");
+        said.stderr
+    };
+    assert_eq!(ok("bind mail orders.*"), "");
+    ok("bind audit orders.# --where total>100");
+    assert_eq!(ok("publish orders.new cat"), "1\n");
+    let told = run("publish orders.new {\"total\":120} --json").json();
+    assert_eq!((&told["routed"], told["copies"].as_array().unwrap().len()), (&json!(2), 2));
+    assert_eq!(ok("publish weather.berlin 21"), "0\n");
+    assert!(fails("publish weather.berlin 21 --must-route", 1).contains("no queue wants"));
+    assert!(fails("publish orders.* 21", 2).contains("a subject has no"));
+    assert!(fails("bind mail or*", 2).contains("tokens of their own"));
+    assert!(fails("unbind mail other", 1).contains("not bound"));
+    ok("publish weather.berlin 22 --retain");
+    assert_eq!(ok("get retained/weather.berlin"), "22\n");
+    assert_eq!(ok("bindings"), "audit\torders.#\ttotal>100\nmail\torders.*\n");
+    let item = run("queue pull audit --json").json();
+    assert_eq!((&item["subject"], &item["value"]), (&json!("orders.new"), &json!({"total": 120})));
+    ok("queue declare mail --max-items 2");
+    assert!(fails("publish orders.new dog", 7).contains("mail is full"));
+    ok("unbind mail orders.*");
+    assert_eq!(ok("publish orders.new dog"), "0\n");
+    let stats = |broker: &Broker| ["bindings", "messages_published", "messages_unroutable"].map(|name| broker.stat(name));
+    assert_eq!(stats(&broker), [1, 5, 3]);
+    broker.kill9();
+    broker.restart();
+    assert_eq!(stats(&broker), [1, 5, 3]);
+}
+
+const PUBLISHERS: u64 = 3;
+const MESSAGES: u64 = 400;
+const KILLS: u64 = 4;
+
+/// Each message is in each queue that wants it exactly once, and counted with the change that it tells of, whatever is killed.
+#[test]
+fn messages_are_published_once_over_kills() {
+    let mut broker = Broker::plain();
+    let connect = |broker: &Broker| {
+        let options = ConnectOptions::new()
+            .dirs(Dirs::under(broker.home().path()).unwrap())
+            .catalogs(CatalogList::none())
+            .timeout(Duration::from_secs(120));
+        Client::connect_with("test", options).unwrap()
+    };
+    let checker = connect(&broker);
+    checker.queue("all").bind("n.#").unwrap();
+    checker.queue("all").bind("*.*").unwrap();
+    checker.queue("large").bind_where("n.*", Predicate::new("@value >= 600").unwrap()).unwrap();
+    let total = PUBLISHERS * MESSAGES;
+    std::thread::scope(|scope| {
+        for publisher in 0..PUBLISHERS {
+            let client = connect(&broker);
+            scope.spawn(move || {
+                for at in 0..MESSAGES {
+                    let number = publisher * MESSAGES + at;
+                    let value = Stored::integer(i128::from(number));
+                    let message = Client::message_in_txn(Client::message(format!("n.{publisher}"), value));
+                    let count = Operation::Incr { key: b"count".to_vec(), by: 1 };
+                    client.txn(Txn { compares: vec![], then: vec![count, message], otherwise: vec![] }).unwrap();
+                }
+            });
+        }
+        for kill in 1..=KILLS {
+            let enough = i128::from(kill * total / (KILLS + 1));
+            wait_until(PATIENCE, "messages", || (checker.incr("count", 0).unwrap() >= enough).then_some(()));
+            broker.kill9();
+            broker.restart();
+        }
+    });
+    assert_eq!(checker.incr("count", 0).unwrap(), i128::from(total));
+    let numbers = |queue: &str| {
+        let items = checker.queue(queue).peek(ItemState::Ready, usize::MAX).unwrap();
+        let mut numbers: Vec<u64> = items
+            .iter()
+            .map(|item| {
+                let mut text = Vec::new();
+                item.value.write_json(&mut text);
+                String::from_utf8(text).unwrap().parse().unwrap()
+            })
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(numbers("all"), (0..total).collect::<Vec<u64>>());
+    assert_eq!(numbers("large"), (600..total).collect::<Vec<u64>>());
+    assert_eq!((broker.stat("messages_published"), broker.stat("messages_unroutable")), (total, 0));
+}
