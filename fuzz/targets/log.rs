@@ -158,7 +158,7 @@ pub fn make_checkpoint(disk: &SimStorage, log: &mut FileLog) {
         None => MergeBase::Nothing,
     };
     // So little memory that there are sorted runs.
-    let options = MergeOptions { memory_bytes: 4096, sync_bytes: 1 << 20, salt: 7 };
+    let options = MergeOptions { memory_bytes: 4096, piece_bytes: 1 << 20, salt: 7 };
     let mut merge = Merge::new(storage, base, options).expect("what was replayed can be merged");
     merge.set_end(log.segments().open_segment());
     while merge.advance(1 << 16).expect("what was replayed can be merged").state != MergeState::Done {}

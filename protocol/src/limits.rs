@@ -49,7 +49,7 @@ pub const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Most keys that the scans and queries of one message examine together.
 pub const EXAMINED_KEYS_MAX: usize = 10_000;
 /// Of these, a page's that is asked for alone while other clients have work done: they wait for its end.
-pub const EXAMINED_IN_COMPANY_MAX: usize = 250;
+pub const EXAMINED_IN_COMPANY_MAX: usize = 200;
 /// Most work that the scans and queries of one message do together, in units that take 0.1 µs at worst and mostly much less: a byte
 /// of a key costs one unit for each KiB of the compiled regex, [`QUERY_BYTES_PER_UNIT`] bytes of a value that a query looks into cost
 /// one. Keys alone bound nothing: one can be 64 KiB long and its value 8 MiB. The key at which the work is used up is still examined.

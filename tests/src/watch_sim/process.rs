@@ -130,7 +130,7 @@ impl Process {
         let policy = CheckpointPolicy {
             floor_bytes: 0,
             memory_bytes: 4_096,
-            sync_bytes: 1_024,
+            piece_bytes: 1_024,
             history_ms: u64::MAX,
             history_bytes: settings.log_history_bytes,
             reserve_bytes: 0,

@@ -74,7 +74,7 @@ fn make(storage: &Arc<dyn Storage>, records: u64) -> Outcome {
     log.seal()?;
     let numbered = Numbered { next: 0, end: records, key: Vec::new() };
     let base = MergeBase::Records { records: Box::new(numbered), first_segment: 1 };
-    let mut merge = Merge::new(storage.clone(), base, MergeOptions { memory_bytes: 32 << 20, sync_bytes: 4 << 20, salt: 1 })?;
+    let mut merge = Merge::new(storage.clone(), base, MergeOptions { memory_bytes: 32 << 20, piece_bytes: 4 << 20, salt: 1 })?;
     merge.set_end(log.segments().open_segment());
     while merge.advance(1 << 20)?.state != MergeState::Done {}
     log.close(1)?;

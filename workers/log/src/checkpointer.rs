@@ -33,8 +33,8 @@ pub struct CheckpointPolicy {
     pub floor_bytes: u64,
     /// Memory for sorting, bytes.
     pub memory_bytes: usize,
-    /// Output is synced each time after so many bytes.
-    pub sync_bytes: u64,
+    /// Output begins its way to the disk each time after so many bytes.
+    pub piece_bytes: u64,
     /// A segment that is covered is kept until everything in it is so old, ms.
     pub history_ms: u64,
     /// Covered segments are kept up to so many bytes in all.
@@ -44,13 +44,13 @@ pub struct CheckpointPolicy {
 }
 
 impl Default for CheckpointPolicy {
-    /// A floor of 64 MiB; 32 MiB of memory; 4 MiB between syncs; an hour or 4 GiB of history. A reserve of 512 MiB: as long as the log
+    /// A floor of 64 MiB; 32 MiB of memory; output in pieces of 1 MiB; an hour or 4 GiB of history. A reserve of 512 MiB: as long as the log
     /// of a small table may get before its writers must wait (256 MiB), with the sorted runs of it.
     fn default() -> Self {
         Self {
             floor_bytes: 64 << 20,
             memory_bytes: 32 << 20,
-            sync_bytes: 4 << 20,
+            piece_bytes: 1 << 20,
             history_ms: 3_600_000,
             history_bytes: 4 << 30,
             reserve_bytes: 512 << 20,
@@ -242,8 +242,8 @@ impl Checkpointer {
         let salt = random_u64(&mut *self.entropy).map_err(|source| {
             CheckpointError::Fatal(LogError::io("draw random numbers for", self.storage.path(CHECKPOINT_FILE), source))
         })?;
-        let CheckpointPolicy { memory_bytes, sync_bytes, .. } = self.policy;
-        let options = MergeOptions { memory_bytes, sync_bytes, salt };
+        let CheckpointPolicy { memory_bytes, piece_bytes, .. } = self.policy;
+        let options = MergeOptions { memory_bytes, piece_bytes, salt };
         // Read once, written and read back; runs are written and read in between.
         let runs_bytes = if log_bytes > memory_bytes as u64 { 2 * log_bytes } else { 0 };
         let expected = 3 * (base_bytes + log_bytes) + runs_bytes;

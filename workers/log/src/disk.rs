@@ -2,20 +2,24 @@
 //!
 //! - Files are made with mode 0600, the directory with 0700.
 //! - `sync` is fdatasync: it covers the bytes and the length, not the times.
+//! - A large file whose name goes is ended a little at a time, on the thread that removes or replaces it.
 //! - `extend` writes zeros instead of calling fallocate: on ext4 and XFS a write into fallocated space converts an extent, which
 //!   puts a journal commit into the very fdatasync that preallocation should make cheap (docs/decisions/0003 has the numbers). `reserve`
 //!   calls it.
 
+mod letting_go;
 mod past_cache;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
+use self::letting_go::let_go;
 use crate::storage::{Storage, StorageFile};
 
 /// One directory of a real file system.
@@ -108,12 +112,22 @@ impl Storage for DiskStorage {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.check_writable()?;
-        fs::rename(self.path(from), self.path(to))
+        let replaced = OpenOptions::new().write(true).open(self.path(to));
+        fs::rename(self.path(from), self.path(to))?;
+        if let Ok(replaced) = replaced {
+            let_go(replaced);
+        }
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.check_writable()?;
-        fs::remove_file(self.path(name))
+        let removed = OpenOptions::new().write(true).open(self.path(name));
+        fs::remove_file(self.path(name))?;
+        if let Ok(removed) = removed {
+            let_go(removed);
+        }
+        Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -191,6 +205,11 @@ impl StorageFile for DiskFile {
                 result => return Ok(result?),
             }
         }
+    }
+
+    fn begin_writing(&self, from: u64, to: u64) {
+        // On Linux this starts the writing of what is dirty there, and doesn't wait for it. What it fails to do the sync does.
+        let _ = rustix::fs::fadvise(&self.0, from, NonZeroU64::new(to.saturating_sub(from)), Advice::DontNeed);
     }
 
     fn sync(&self) -> io::Result<()> {

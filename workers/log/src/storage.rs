@@ -111,6 +111,12 @@ pub trait StorageFile: Send {
         self.extend(from, to)
     }
 
+    /// Has the bytes written from `from` to `to` begin their way to the disk, and does not wait for them. Nothing is durable by that, and nothing
+    /// is promised: it makes a later sync shorter, where the file system knows how.
+    fn begin_writing(&self, from: u64, to: u64) {
+        let _ = (from, to);
+    }
+
     /// Makes the bytes written and the length durable.
     ///
     /// # Errors

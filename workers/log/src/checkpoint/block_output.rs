@@ -152,6 +152,11 @@ impl BlockOutput {
         Ok(totals)
     }
 
+    /// Has what was written since `from` begin its way to the disk.
+    pub fn begin_writing(&self, from: u64) {
+        self.file.begin_writing(from, self.offset);
+    }
+
     pub fn sync(&self) -> Result<(), LogError> {
         self.file.sync().map_err(|source| LogError::io("sync", self.path.clone(), source))
     }

@@ -239,7 +239,7 @@ impl Merge {
     fn create_run(&mut self) -> Result<RunOutput, MergeError> {
         let number = self.next_run;
         self.next_run += 1;
-        RunOutput::create(&self.storage, number, self.options.salt, self.options.sync_bytes).map_err(MergeError::Output)
+        RunOutput::create(&self.storage, number, self.options.salt, self.options.piece_bytes).map_err(MergeError::Output)
     }
 
     fn write_run(
@@ -325,7 +325,7 @@ impl Merge {
             }
         };
         let sources = Sources::new(base.into_iter().chain(newer).collect())?;
-        let writer = CheckpointWriter::create(self.storage.clone(), self.options.salt, self.options.sync_bytes)
+        let writer = CheckpointWriter::create(self.storage.clone(), self.options.salt, self.options.piece_bytes)
             .map_err(MergeError::Output)?;
         Ok((Step::Worked(0), Phase::Write { sources, writer: Box::new(writer) }))
     }

@@ -117,7 +117,7 @@ impl Life {
 }
 
 fn options(memory_bytes: usize) -> MergeOptions {
-    MergeOptions { memory_bytes, sync_bytes: 3000, salt: 99 }
+    MergeOptions { memory_bytes, piece_bytes: 3000, salt: 99 }
 }
 
 /// Runs a merge to its end in slices of `slice` bytes; also the most runs that there were at once.

@@ -150,17 +150,18 @@ pub(super) struct RunOutput {
     name: String,
     salt: u64,
     out: BlockOutput,
-    sync_bytes: u64,
-    synced: u64,
+    piece_bytes: u64,
+    /// Up to here it is on its way to the disk.
+    begun: u64,
 }
 
 impl RunOutput {
-    pub fn create(storage: &Arc<dyn Storage>, number: u64, salt: u64, sync_bytes: u64) -> Result<Self, LogError> {
+    pub fn create(storage: &Arc<dyn Storage>, number: u64, salt: u64, piece_bytes: u64) -> Result<Self, LogError> {
         let name = format!("{RUN_PREFIX}{number:08}");
         let path = storage.path(&name);
         let file = storage.create(&name).map_err(|source| LogError::io("create", path.clone(), source))?;
         let salt = salt.wrapping_add(number);
-        Ok(Self { name, salt, out: BlockOutput::new(file, path, BlockKind::Run, salt, 0), sync_bytes, synced: 0 })
+        Ok(Self { name, salt, out: BlockOutput::new(file, path, BlockKind::Run, salt, 0), piece_bytes, begun: 0 })
     }
 
     pub fn bytes(&self) -> u64 {
@@ -170,9 +171,9 @@ impl RunOutput {
     pub fn put(&mut self, record: RunRecord<'_>) -> Result<(), LogError> {
         self.out.push(record.key, record.value, record.revision)?;
         // Nobody needs a run after a crash. But what waits to be written would stand in the way of the log's own syncs.
-        if self.out.offset() - self.synced >= self.sync_bytes {
-            self.out.sync()?;
-            self.synced = self.out.offset();
+        if self.out.offset() - self.begun >= self.piece_bytes {
+            self.out.begin_writing(self.begun);
+            self.begun = self.out.offset();
         }
         Ok(())
     }

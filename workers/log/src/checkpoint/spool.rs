@@ -87,8 +87,8 @@ impl Spool {
                     sorted.push(record);
                     return Ok(());
                 }
-                let MergeOptions { salt, sync_bytes, .. } = self.options;
-                let mut out = RunOutput::create(&self.storage, self.number, salt, sync_bytes)?;
+                let MergeOptions { salt, piece_bytes, .. } = self.options;
+                let mut out = RunOutput::create(&self.storage, self.number, salt, piece_bytes)?;
                 while sorted.advance() {
                     out.put(sorted.current())?;
                 }

@@ -73,8 +73,8 @@ pub enum MergeBase {
 pub struct MergeOptions {
     /// How much memory pieces, and later the read-ahead of all runs, may take. In bytes.
     pub memory_bytes: usize,
-    /// Output is synced each time after so many bytes.
-    pub sync_bytes: u64,
+    /// Output begins its way to the disk each time after so many bytes.
+    pub piece_bytes: u64,
     /// Random: the salt of the files.
     pub salt: u64,
 }

@@ -1,7 +1,8 @@
 //! [`CheckpointWriter`]: makes a checkpoint in `table.ckpt.tmp`, and [`Finishing`]: gives it its name when it is safe to rely on.
 //!
 //! - The old checkpoint is untouched until the rename; the segments are the caller's to remove, after the last step.
-//! - What is written is synced every so many bytes, so that the sync of a batch never queues behind all of it.
+//! - What is written begins its way to the disk every so many bytes, so that the sync of a batch never queues behind all of it, nor behind
+//!   a sync of a piece.
 //! - The file gets its name only after it was synced, read back past the page cache, and found to be what was written.
 //!
 //! Caveat: after an error the temporary file stays. [`super::remove_checkpoint_temporaries`] removes it; a failed *sync* means that
@@ -21,21 +22,23 @@ pub struct CheckpointWriter {
     storage: Arc<dyn Storage>,
     out: BlockOutput,
     salt: u64,
-    sync_bytes: u64,
-    synced: u64,
+    piece_bytes: u64,
+    /// Up to here it is on its way to the disk.
+    begun: u64,
 }
 
 impl CheckpointWriter {
-    /// Begins `table.ckpt.tmp`, which is emptied if it is there. `salt` is random; a sync follows each `sync_bytes` of output.
+    /// Begins `table.ckpt.tmp`, which is emptied if it is there. `salt` is random; each `piece_bytes` of output begin
+    /// their way to the disk when they are there.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn create(storage: Arc<dyn Storage>, salt: u64, sync_bytes: u64) -> Result<Self, LogError> {
+    pub fn create(storage: Arc<dyn Storage>, salt: u64, piece_bytes: u64) -> Result<Self, LogError> {
         let path = storage.path(CHECKPOINT_TEMPORARY);
         let file = storage.create(CHECKPOINT_TEMPORARY).map_err(|source| LogError::io("create", path.clone(), source))?;
         // The header comes last: what it says may not be known before, and a file without it can't be taken for a checkpoint.
         let offset = CHECKPOINT_HEADER_BYTES as u64;
-        Ok(Self { storage, out: BlockOutput::new(file, path, BlockKind::Records, salt, offset), salt, sync_bytes, synced: 0 })
+        Ok(Self { storage, out: BlockOutput::new(file, path, BlockKind::Records, salt, offset), salt, piece_bytes, begun: 0 })
     }
 
     /// Adds a record. Keys ascend strictly.
@@ -44,9 +47,9 @@ impl CheckpointWriter {
     /// `BadRecord` for a key out of order or a record out of bounds; else what the disk says.
     pub fn put(&mut self, record: CheckpointRecord<'_>) -> Result<(), LogError> {
         self.out.push(record.key, Some(record.value), record.revision)?;
-        if self.out.offset() - self.synced >= self.sync_bytes {
-            self.out.sync()?;
-            self.synced = self.out.offset();
+        if self.out.offset() - self.begun >= self.piece_bytes {
+            self.out.begin_writing(self.begun);
+            self.begun = self.out.offset();
         }
         Ok(())
     }

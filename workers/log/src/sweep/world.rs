@@ -234,7 +234,7 @@ impl World {
         let policy = CheckpointPolicy {
             floor_bytes: 0,
             memory_bytes: self.memory_bytes,
-            sync_bytes: 300,
+            piece_bytes: 300,
             history_ms: self.history_kept.ms,
             history_bytes: self.history_kept.bytes,
             reserve_bytes: 0,

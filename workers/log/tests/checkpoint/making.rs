@@ -15,7 +15,7 @@ fn policy() -> CheckpointPolicy {
     CheckpointPolicy {
         floor_bytes: 2000,
         memory_bytes: 8 << 10,
-        sync_bytes: 4000,
+        piece_bytes: 4000,
         history_ms: 0,
         history_bytes: 1 << 30,
         reserve_bytes: 0,

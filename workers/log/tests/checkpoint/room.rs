@@ -21,7 +21,7 @@ fn maker_with(disk: &SimStorage, log: &FileLog, history_bytes: u64, reserve_byte
     let policy = CheckpointPolicy {
         floor_bytes: 1 << 30,
         memory_bytes: 8 << 10,
-        sync_bytes: 4000,
+        piece_bytes: 4000,
         history_ms: u64::MAX,
         history_bytes,
         reserve_bytes,
