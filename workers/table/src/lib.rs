@@ -60,7 +60,7 @@ pub use interest::Interest;
 pub use numbers::{NumberHasher, NumberMap};
 pub use outbox::{Doorbell, EventFd, NoDoorbell, Outbox};
 pub use parked::Parked;
-pub use released::{Event, EventBatch, Released, ReplyOut};
+pub use released::{Event, EventBatch, Publication, Released, ReplyOut};
 pub use replay::{replay_into, replay_old, replay_soon};
 pub use seat::{Seat, TakesCalls};
 pub use stamper::{ClockVerdict, Stamper};

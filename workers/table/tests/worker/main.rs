@@ -412,10 +412,11 @@ fn events_tell_every_change_in_order_and_only_when_somebody_listens() {
     bench.one(del("none"));
     bench.ask(Header::default(), Operations::Many(vec![put("b", "2"), del("a")]));
     bench.run_to_end().unwrap();
-    let EventBatch { base, revision, time_ms, events } = bench.shared.seen().events[0].clone();
+    let EventBatch { base, revision, time_ms, events, messages } = bench.shared.seen().events[0].clone();
     let told: Vec<_> = events.iter().flatten().map(|event| (event.revision, event.key.clone(), event.kind.clone())).collect();
     let value = |text| VersionKind::Put(Stored::text(text).unwrap());
     assert_eq!(told, [(1, key("a"), value("1")), (2, key("b"), value("2")), (3, key("a"), VersionKind::Remove)]);
+    assert_eq!(messages, Some(vec![]), "nothing was published");
     assert_eq!((base, revision, time_ms), (0, 3, bench.shared.seen().appends[0].0));
 
     let mut alone = Bench::new();
