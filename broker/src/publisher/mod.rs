@@ -112,11 +112,12 @@ impl Publisher {
         while !self.stop.load(Ordering::Acquire) {
             self.doorbell.clear();
             self.tend(&mut desk)?;
-            if !desk.has_readers() && !self.outlet.unread().is_nearly_too_much() {
-                // Nobody was woken for these. Whoever joins now begins behind them.
-                while let Some(batch) = self.events.pop() {
-                    self.publish(&mut desk, batch)?;
-                }
+            // Nobody was woken for these, or to tell their messages. Whoever joins now begins behind them.
+            let mut most = if desk.has_readers() { BATCHES_AT_ONCE } else { usize::MAX };
+            while !desk.streams.has_listeners() && most > 0 && !self.outlet.unread().is_nearly_too_much() {
+                let Some(batch) = self.events.pop() else { break };
+                self.publish(&mut desk, batch)?;
+                most -= 1;
             }
             let mut more = self.take_subscriptions(&mut desk)?;
             let is_held = self.is_held(&mut desk);

@@ -223,6 +223,11 @@ impl Streams {
         self.sides.changes.streams > 0
     }
 
+    /// Whether any of them tells of messages.
+    pub fn has_listeners(&self) -> bool {
+        self.sides.messages.streams > 0
+    }
+
     /// Somebody has joined: a bookmark is due for it, at once if the stream is new. False if there are too many streams already.
     pub fn begin(&mut self, kind: StreamKind, name: &[u8], now: Instant) -> bool {
         if name.len() > limits::KEY_BYTES_MAX {

@@ -24,10 +24,10 @@ use bench::{Bench, WALL_MS, del, get, is_value, key, put};
 use kvbroker_core::{ChangeError, History, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Role, Scalar, Scan, Scope,
-    SessionId, StatValue, Stored, VersionKind, limits,
+    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Publish, Role,
+    RoutingOperation, Scalar, Scan, Scope, SessionId, StatValue, Stored, Txn, VersionKind, limits,
 };
-use kvbroker_table::{EventBatch, Stopped, replay_into};
+use kvbroker_table::{EventBatch, Publication, Stopped, replay_into};
 
 fn code(outcome: &Outcome) -> Option<ErrorCode> {
     outcome.result.as_ref().err().map(|failure| failure.code)
@@ -402,6 +402,33 @@ fn stats_count_what_happened() {
     assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name twice: {names:?}");
     assert_eq!(bench.counters.operations.load(Ordering::Relaxed), 3);
     assert_eq!(bench.counters.batches.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn messages_are_told_with_their_revisions_and_only_when_somebody_listens() {
+    let publish = |subject: &str| {
+        let value = Stored::integer(7);
+        let subject = key(subject);
+        let (priority, ttl_ms, content_type, retain, must_route) = (0, None, None, false, false);
+        let publish = Publish { subject, value, priority, ttl_ms, content_type, retain, must_route };
+        Operation::Routing(Box::new(RoutingOperation::Publish(publish)))
+    };
+    let run = |has_listeners: bool| {
+        let mut bench = Bench::new();
+        bench.events_wanted.store(false, Ordering::Relaxed);
+        bench.events.interest().set_messages(has_listeners);
+        bench.one(put("a", "1"));
+        bench.one(Operation::Txn(Box::new(Txn { compares: vec![], then: vec![publish("x"), publish("y")], otherwise: vec![] })));
+        bench.one(publish("z"));
+        bench.run_to_end().unwrap();
+        let batch = bench.shared.seen().events.pop().unwrap();
+        assert_eq!(batch.events, None, "nobody watches keys");
+        let told = |told: &Publication| (told.revision, String::from_utf8(told.message.subject.clone()).unwrap());
+        batch.messages.map(|messages| messages.iter().map(told).collect::<Vec<_>>())
+    };
+    let told = [(2, "x"), (2, "y"), (3, "z")].map(|(revision, subject)| (revision, subject.to_owned()));
+    assert_eq!(run(true), Some(told.to_vec()));
+    assert_eq!(run(false), None, "that something was published is told all the same");
 }
 
 #[test]
