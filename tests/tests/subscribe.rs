@@ -9,6 +9,7 @@ use kvbroker::client::{Client, Subscription, Told};
 use kvbroker_protocol::{Operation, PublishedMessages, Stored, Txn, message_stream_topic};
 use kvbroker_tests::watching::connect;
 use kvbroker_tests::{Broker, Cli, Home, PATIENCE, RawSubscriber, finish, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// What is told next: a message as revision, subject and number; another thing as it is.
@@ -155,7 +156,7 @@ fn patterns() -> Vec<String> {
 /// A listener that does not read until libzmq's queues have overflowed loses the rest, and sees one gap that has all of it.
 #[test]
 fn a_slow_listener_sees_one_gap_that_covers_what_it_lost() {
-    const MESSAGES: u64 = 600;
+    const MESSAGES: u64 = 250;
     const VALUE_BYTES: usize = 2_000;
     let broker = Broker::plain();
     let publisher = connect(&broker);
@@ -255,6 +256,12 @@ fn the_command_line_prints_messages_and_refuses_what_it_can_not_hear() {
     let lines = said.json_lines();
     assert_eq!((&lines[0]["event"], &lines[1]["rev"]), (&json!("listening"), &json!(3)));
     assert_eq!((&lines[1]["subject"], &lines[1]["value"], lines.len()), (&json!("orders.new"), &json!({"total": 120}), 2));
+
+    streams(0);
+    let forever = cli.spawn(&["test", "subscribe", "#"]);
+    streams(1);
+    kill_process(Pid::from_child(&forever), Signal::INT).unwrap();
+    assert_eq!(finish(forever).code, Some(130));
 
     let wrong = cli.run(&["test", "subscribe", "or*"]);
     assert_eq!(wrong.code, Some(2));
