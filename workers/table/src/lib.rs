@@ -37,6 +37,7 @@ mod replay;
 mod seat;
 mod sizes;
 mod stamper;
+mod stream_parts;
 mod streams;
 mod trace;
 mod versions;

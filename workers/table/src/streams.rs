@@ -16,7 +16,6 @@
 //! has it, and is copied for each of those. What no stream has costs nothing more.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +27,7 @@ use kvbroker_protocol::{
 use crate::interest::Interest;
 use crate::prefix_index::PrefixIndex;
 use crate::released::{Event, EventBatch, Publication};
+use crate::stream_parts::{Part, Sides};
 
 /// When a stream says for the first time that nothing has happened since its last message,
 pub const BOOKMARK_FIRST: Duration = Duration::from_secs(1);
@@ -47,7 +47,6 @@ const SPREAD_STEPS: u32 = 64;
 const MESSAGE_BYTES: usize = 80;
 /// Buffers that are larger than this are not kept for the next time.
 const KEPT_BYTES: usize = 64 << 10;
-const KEPT_PIECES: usize = 16;
 
 type StreamId = u64;
 
@@ -79,37 +78,6 @@ pub struct Streams {
     touched: Vec<StreamId>,
 }
 
-/// What is known of one kind of stream.
-#[derive(Clone, Copy, Debug, Default)]
-struct Side {
-    /// Not everything up to here was told: no message begins before it.
-    floor: u64,
-    /// How many there are.
-    streams: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Sides {
-    changes: Side,
-    messages: Side,
-}
-
-impl Sides {
-    fn of(self, kind: StreamKind) -> Side {
-        match kind {
-            StreamKind::Changes => self.changes,
-            StreamKind::Messages => self.messages,
-        }
-    }
-
-    fn of_mut(&mut self, kind: StreamKind) -> &mut Side {
-        match kind {
-            StreamKind::Changes => &mut self.changes,
-            StreamKind::Messages => &mut self.messages,
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Stream {
     kind: StreamKind,
@@ -129,35 +97,6 @@ struct Stream {
     due: Instant,
     /// Somebody has joined since the last message.
     is_awaited: bool,
-}
-
-/// What a stream has of one revision.
-#[derive(Debug, Default)]
-struct Part {
-    /// One piece of changes, since the keys under a prefix follow each other; messages about subjects of a pattern need not.
-    pieces: Vec<Range<usize>>,
-    count: usize,
-}
-
-impl Part {
-    fn add(&mut self, piece: Range<usize>) {
-        self.count += 1;
-        match self.pieces.last_mut() {
-            Some(last) if last.end == piece.start => last.end = piece.end,
-            _ => self.pieces.push(piece),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.pieces.iter().map(Range::len).sum()
-    }
-
-    fn clear(&mut self) {
-        self.count = 0;
-        self.pieces.clear();
-        // Nearly always there is one.
-        self.pieces.shrink_to(KEPT_PIECES);
-    }
 }
 
 /// A tour of the streams to tell all of them how far the floor is.
