@@ -1,9 +1,13 @@
 //! What must hold for any message of a stream.
 //!
-//! - Nothing panics. What is taken is a link of a chain: revisions in order, within its span, each with changes, and of its prefix alone.
+//! - Nothing panics. What is taken is a link of a chain: revisions in order, within its span, each with changes, and of its prefix alone; or
+//!   each with messages, and of its pattern alone.
 //! - It says the same once it was encoded anew.
 
-use kvbroker_protocol::{StreamMessage, prefix_of_stream_topic, stream_topic};
+use kvbroker_protocol::{
+    PublishedMessages, StreamMessage, message_stream_topic, pattern_of_message_topic, prefix_of_stream_topic, stream_topic,
+    subject_matches,
+};
 
 /// What became of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +20,8 @@ pub enum Became {
     Bookmark,
     /// It tells of changes.
     Changes,
+    /// It tells of published messages.
+    Messages,
 }
 
 /// A message as it arrives: one byte that says how long the topic is, the topic, the body.
@@ -28,23 +34,50 @@ pub fn stream(input: &[u8]) -> Became {
     let message = match StreamMessage::decode(topic, body) {
         Ok(None) => {
             assert_eq!(prefix_of_stream_topic(topic), None);
-            return Became::NoStream;
+            return published(topic, body);
         }
         Ok(Some((prefix, message))) => {
             assert_eq!(stream_topic(&prefix), topic);
             check(&prefix, &message);
             message
         }
-        Err(failure) => {
-            assert!(failure.message.len() <= 600 && !failure.message.chars().any(char::is_control), "{:?}", failure.message);
-            return Became::Refused;
-        }
+        Err(failure) => return refused(&failure.message),
     };
     let mut again = Vec::new();
     message.encode(&mut again);
     let again = StreamMessage::decode(topic, &again).expect("what was taken can be told").expect("the topic is the same");
     assert_eq!(again.1, message);
     if message.is_bookmark() { Became::Bookmark } else { Became::Changes }
+}
+
+fn refused(sentence: &str) -> Became {
+    assert!(sentence.len() <= 600 && !sentence.chars().any(char::is_control), "{sentence:?}");
+    Became::Refused
+}
+
+/// The same for streams of published messages.
+fn published(topic: &[u8], body: &[u8]) -> Became {
+    let (pattern, message) = match PublishedMessages::decode(topic, body) {
+        Ok(None) => {
+            assert_eq!(pattern_of_message_topic(topic), None);
+            return Became::NoStream;
+        }
+        Ok(Some(read)) => read,
+        Err(failure) => return refused(&failure.message),
+    };
+    assert_eq!(message_stream_topic(&pattern), topic);
+    let mut before = message.prev;
+    for told in &message.revisions {
+        assert!(before < told.revision && !told.messages.is_empty());
+        assert!(told.messages.iter().all(|one| subject_matches(&pattern, &one.subject)));
+        before = told.revision;
+    }
+    assert!(before <= message.revision);
+    let mut again = Vec::new();
+    message.encode(&mut again);
+    let again = PublishedMessages::decode(topic, &again).expect("what was taken can be told").expect("the topic is the same");
+    assert_eq!(again.1, message);
+    if message.is_bookmark() { Became::Bookmark } else { Became::Messages }
 }
 
 fn check(prefix: &[u8], message: &StreamMessage) {

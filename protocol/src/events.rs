@@ -337,14 +337,14 @@ pub(crate) fn read_epoch(cursor: &mut Cursor<'_>) -> Result<u64, ReplyError> {
     epoch_from_text(&text(cursor)?).ok_or_else(|| ReplyError("an epoch is not 16 hexadecimal digits".into()))
 }
 
-fn elements(cursor: &mut Cursor<'_>, least: usize, what: &str) -> Result<usize, ReplyError> {
+pub(crate) fn elements(cursor: &mut Cursor<'_>, least: usize, what: &str) -> Result<usize, ReplyError> {
     match cursor.token()? {
         Token::Array(length) if length >= least => Ok(length),
         other => Err(ReplyError(format!("{other:?} where {what} was expected"))),
     }
 }
 
-fn pass_over(cursor: &mut Cursor<'_>, elements: usize) -> Result<(), ReplyError> {
+pub(crate) fn pass_over(cursor: &mut Cursor<'_>, elements: usize) -> Result<(), ReplyError> {
     for _ in 0..elements {
         cursor.raw()?;
     }

@@ -20,6 +20,7 @@ mod grammar;
 mod header;
 mod json;
 pub mod limits;
+mod message_stream;
 mod msgpack;
 mod operation;
 mod predicate;
@@ -50,6 +51,10 @@ pub use error::{ErrorCode, Failure, Status};
 pub use events::{ChangeKind, EventBefore, EventCause, EventOrigin, KeyEvent, RevisionEvents};
 pub use feed::{FEED_CHANGE_TOPIC, FEED_HEARTBEAT_MS, FEED_HEARTBEAT_TOPIC, FEED_SILENCE_MS, FeedMessage, feed_topic};
 pub use header::{BrokerId, Form, Header, IdTextError, SessionId};
+pub use message_stream::{
+    MESSAGE_STREAM_TOPIC, PublishedMessages, RevisionMessages, SubjectMessage, encode_subject_message, message_stream_topic,
+    pattern_of_message_topic,
+};
 pub use operation::{Condition, Events, LIST_DELIMITER, List, Matcher, Operation, Operations, Pattern, Request, Scan};
 pub use predicate::{Predicate, PredicateMatcher, Scalar, Subject, Verdict, field_equals};
 pub use queue::{
@@ -70,8 +75,8 @@ pub use routing::{
     subject_matches, subject_name, subject_pattern, subject_tokens,
 };
 pub use stream::{
-    STREAM_TOPIC, StreamMessage, encode_stream_change, encode_stream_message, encode_stream_revision, prefix_of_stream_topic,
-    stream_topic,
+    STREAM_TOPIC, StreamKind, StreamMessage, encode_stream_change, encode_stream_message, encode_stream_revision,
+    prefix_of_stream_topic, stream_topic,
 };
 pub use stream_body::{ChangeRef, RevisionRef, StreamBody};
 pub use txn::{Compare, Txn};

@@ -6,18 +6,60 @@
 //! - A message may tell of several revisions and never of a part of one. Without any it is a bookmark.
 //! - What is read is checked: a message whose revisions are out of order or outside of its span, or that tells of other keys, is refused.
 //! - Fields that a reader does not know are passed over: later brokers may say more.
+//!
+//! Streams of published messages ([`PublishedMessages`](crate::PublishedMessages)) are chains of the same form, with topics of their own.
 
 use crate::error::Failure;
 use crate::events::{KeyEvent, RevisionEvents, epoch_from_text, epoch_text, read_events};
 use crate::limits::{DEPTH_MAX, KEY_BYTES_MAX};
+use crate::message_stream::{message_stream_topic, pattern_of_message_topic};
 use crate::msgpack::{self, Cursor, Malformed, Token, write};
 use crate::reply::VersionKind;
+use crate::reply_decode::ReplyError;
 use crate::value::{Key, Stored};
 
 /// First byte of the topics of streams; the prefix's length in 16 bits, big-endian, and the prefix follow.
 pub const STREAM_TOPIC: u8 = b's';
 /// Arrays and maps around a value in a message: the map itself, the revisions, a revision, its changes, a change.
 const LEVELS: usize = 5;
+
+/// What a stream tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamKind {
+    /// All changes under a prefix.
+    Changes,
+    /// All published messages about subjects of a pattern.
+    Messages,
+}
+
+impl StreamKind {
+    /// The stream with this topic: its kind, and its prefix or its pattern. None if it is no stream's, or not a whole one, or what is in it
+    /// is no pattern.
+    pub fn of_topic(topic: &[u8]) -> Option<(StreamKind, &[u8])> {
+        let changes = || prefix_of_stream_topic(topic).map(|prefix| (StreamKind::Changes, prefix));
+        let messages = || pattern_of_message_topic(topic).map(|pattern| (StreamKind::Messages, pattern));
+        changes().or_else(messages)
+    }
+
+    /// The topic of the stream with this prefix, or with this pattern.
+    ///
+    /// # Panics
+    /// If that is longer than a key may be.
+    pub fn topic(self, name: &[u8]) -> Vec<u8> {
+        match self {
+            StreamKind::Changes => stream_topic(name),
+            StreamKind::Messages => message_stream_topic(name),
+        }
+    }
+
+    /// The field of the body that has what it tells.
+    fn field(self) -> &'static str {
+        match self {
+            StreamKind::Changes => "events",
+            StreamKind::Messages => "messages",
+        }
+    }
+}
 
 /// One message of a stream: everything under the prefix after `prev` and up to `revision`.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,19 +79,27 @@ pub struct StreamMessage {
 /// # Panics
 /// If the prefix is longer than a key may be.
 pub fn stream_topic(prefix: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(prefix.len()).expect("a prefix is no longer than a key");
-    let mut topic = Vec::with_capacity(3 + prefix.len());
-    topic.push(STREAM_TOPIC);
+    topic_of(STREAM_TOPIC, prefix)
+}
+
+pub(crate) fn topic_of(kind: u8, name: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(name.len()).expect("a prefix is no longer than a key, and a pattern is shorter");
+    let mut topic = Vec::with_capacity(3 + name.len());
+    topic.push(kind);
     topic.extend_from_slice(&length.to_be_bytes());
-    topic.extend_from_slice(prefix);
+    topic.extend_from_slice(name);
     topic
 }
 
 /// The prefix whose stream has this topic; None if it is not a stream's, or not a whole one.
 pub fn prefix_of_stream_topic(topic: &[u8]) -> Option<&[u8]> {
-    let (head, prefix) = topic.split_at_checked(3)?;
-    let [STREAM_TOPIC, high, low] = *head else { return None };
-    (prefix.len() == usize::from(u16::from_be_bytes([high, low]))).then_some(prefix)
+    name_in_topic(STREAM_TOPIC, topic)
+}
+
+pub(crate) fn name_in_topic(kind: u8, topic: &[u8]) -> Option<&[u8]> {
+    let (head, name) = topic.split_at_checked(3)?;
+    let [first, high, low] = *head else { return None };
+    (first == kind && name.len() == usize::from(u16::from_be_bytes([high, low]))).then_some(name)
 }
 
 /// Appends one change of a revision, `[key, "put", value]`, `[key, "remove"]` or `[key, "expire"]`: a part for [`encode_stream_revision`].
@@ -70,18 +120,31 @@ fn encode_change(key: &[u8], name: &str, value: Option<&Stored>, out: &mut Vec<u
     }
 }
 
-/// Appends one revision with its changes, `count` of them as [`encode_stream_change`] has written them: a part for
-/// [`encode_stream_message`].
-pub fn encode_stream_revision(revision: u64, time_ms: u64, count: usize, changes: &[u8], out: &mut Vec<u8>) {
+/// Appends one revision with its changes, or its messages: `count` of them, in pieces as [`encode_stream_change`] or
+/// [`encode_subject_message`](crate::encode_subject_message) has written them. A part for [`encode_stream_message`].
+pub fn encode_stream_revision<'a>(
+    revision: u64,
+    time_ms: u64,
+    count: usize,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    out: &mut Vec<u8>,
+) {
     write::array(out, 3);
     write::uint(out, revision);
     write::uint(out, time_ms);
     write::array(out, count);
-    out.extend_from_slice(changes);
+    pieces.into_iter().for_each(|piece| out.extend_from_slice(piece));
 }
 
-/// Appends the body of a message of `count` revisions as [`encode_stream_revision`] has written them; none: a bookmark.
-pub fn encode_stream_message(epoch: u64, prev: u64, revision: u64, count: usize, revisions: &[u8], out: &mut Vec<u8>) {
+/// Appends the body of a message of such a stream, of `count` revisions as [`encode_stream_revision`] has written them; none: a bookmark.
+pub fn encode_stream_message(
+    kind: StreamKind,
+    epoch: u64,
+    (prev, revision): (u64, u64),
+    count: usize,
+    revisions: &[u8],
+    out: &mut Vec<u8>,
+) {
     write::map(out, if count > 0 { 4 } else { 3 });
     write::text(out, "epoch");
     write::text(out, &epoch_text(epoch));
@@ -90,7 +153,7 @@ pub fn encode_stream_message(epoch: u64, prev: u64, revision: u64, count: usize,
     write::text(out, "rev");
     write::uint(out, revision);
     if count > 0 {
-        write::text(out, "events");
+        write::text(out, kind.field());
         write::array(out, count);
         out.extend_from_slice(revisions);
     }
@@ -110,9 +173,10 @@ impl StreamMessage {
             for KeyEvent { key, kind, .. } in &events.changes {
                 encode_change(key, kind.name(), kind.value(), &mut changes);
             }
-            encode_stream_revision(events.revision, events.time_ms, events.changes.len(), &changes, &mut revisions);
+            encode_stream_revision(events.revision, events.time_ms, events.changes.len(), [changes.as_slice()], &mut revisions);
         }
-        encode_stream_message(self.epoch, self.prev, self.revision, self.events.len(), &revisions, out);
+        let span = (self.prev, self.revision);
+        encode_stream_message(StreamKind::Changes, self.epoch, span, self.events.len(), &revisions, out);
     }
 
     /// Reads one message and its stream's prefix. `None` for topics that are not a stream's.
@@ -121,22 +185,39 @@ impl StreamMessage {
     /// `invalid` when the body does not follow the protocol.
     pub fn decode(topic: &[u8], body: &[u8]) -> Result<Option<(Key, StreamMessage)>, Failure> {
         let Some(prefix) = prefix_of_stream_topic(topic) else { return Ok(None) };
-        let message = decode_body(body)?;
+        let mut events = Vec::new();
+        let Span { epoch, prev, revision } = decode_body(body, "events", |cursor| {
+            events = read_events(cursor)?;
+            Ok(())
+        })?;
+        let message = StreamMessage { epoch, prev, revision, events };
         check(prefix, &message)?;
         Ok(Some((prefix.to_vec(), message)))
     }
 }
 
-fn wrong(what: &str) -> Failure {
+/// What every message of a stream says, whatever it tells.
+pub(crate) struct Span {
+    pub(crate) epoch: u64,
+    pub(crate) prev: u64,
+    pub(crate) revision: u64,
+}
+
+pub(crate) fn wrong(what: &str) -> Failure {
     Failure::invalid(format!("a message of a stream {what}"))
 }
 
-fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
+/// Reads a body; what stands in the field with the revisions is read by `read`.
+pub(crate) fn decode_body(
+    body: &[u8],
+    revisions: &str,
+    mut read: impl FnMut(&mut Cursor<'_>) -> Result<(), ReplyError>,
+) -> Result<Span, Failure> {
     let malformed = |error: Malformed| wrong(&format!("is malformed: {error}"));
     msgpack::check(body, DEPTH_MAX + LEVELS).map_err(malformed)?;
     let mut cursor = Cursor::new(body);
     let Token::Map(length) = cursor.token().map_err(malformed)? else { return Err(wrong("is not a map")) };
-    let (mut epoch, mut prev, mut revision, mut events) = (None, None, None, Vec::new());
+    let (mut epoch, mut prev, mut revision) = (None, None, None);
     for _ in 0..length {
         let at = cursor.offset();
         let name = match cursor.token().map_err(malformed)? {
@@ -148,8 +229,8 @@ fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
                 ""
             }
         };
-        if name == "events" {
-            events = read_events(&mut cursor).map_err(|error| wrong(&format!("has events that can't be read: {error}")))?;
+        if name == revisions {
+            read(&mut cursor).map_err(|error| wrong(&format!("has {revisions} that can't be read: {error}")))?;
             continue;
         }
         let field = cursor.raw().map_err(malformed)?;
@@ -164,12 +245,13 @@ fn decode_body(body: &[u8]) -> Result<StreamMessage, Failure> {
             _ => {}
         }
     }
-    Ok(StreamMessage {
-        epoch: epoch.ok_or_else(|| wrong("has no epoch of 16 hexadecimal digits"))?,
-        prev: prev.ok_or_else(|| wrong("has no `prev`"))?,
-        revision: revision.ok_or_else(|| wrong("has no `rev`"))?,
-        events,
-    })
+    let epoch = epoch.ok_or_else(|| wrong("has no epoch of 16 hexadecimal digits"))?;
+    let prev = prev.ok_or_else(|| wrong("has no `prev`"))?;
+    let revision = revision.ok_or_else(|| wrong("has no `rev`"))?;
+    if prev > revision {
+        return Err(wrong("ends before it begins"));
+    }
+    Ok(Span { epoch, prev, revision })
 }
 
 fn epoch_of(field: &[u8]) -> Option<u64> {
@@ -179,9 +261,6 @@ fn epoch_of(field: &[u8]) -> Option<u64> {
 
 /// A reader relies on all of this when it decides what it has missed.
 fn check(prefix: &[u8], message: &StreamMessage) -> Result<(), Failure> {
-    if message.prev > message.revision {
-        return Err(wrong("ends before it begins"));
-    }
     let mut before = message.prev;
     for events in &message.events {
         if events.revision <= before || events.revision > message.revision {

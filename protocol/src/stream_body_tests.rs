@@ -195,7 +195,7 @@ fn what_is_right_but_unusual_is_left_to_the_general_reader() {
 #[test]
 fn what_a_message_claims_takes_no_memory() {
     let mut body = Vec::new();
-    crate::encode_stream_message(1, 0, 9, 1, &[], &mut body);
+    crate::encode_stream_message(crate::StreamKind::Changes, 1, (0, 9), 1, &[], &mut body);
     let head = body.len() - 1;
     for claimed in [[0xdd, 0xff, 0xff, 0xff, 0xff].as_slice(), &[0x91, 0x93, 1, 1, 0xdd, 0xff, 0xff, 0xff, 0xff]] {
         assert!(StreamBody::read(b"", &[&body[..head], claimed].concat()).is_none());

@@ -26,7 +26,7 @@
 //! `inbox` and `slot` the way of calls there and back, `handle` what programs hold, [`Pipeline`] many calls from one thread,
 //! `connection` one socket and its Hello, `table`, `deadlines`, `names`, `pages`, `history`, `txn`, `users`, `routing` and `fate` the operations, `typed` values through
 //! serde, [`watch`] changes as they happen, without gaps, [`Mirror`] a copy of some keys that is kept current, `bell` what wakes a thread that polls, `queue` and `delivery`
-//! work queues, [`Consumer`] a callback for each item.
+//! work queues, [`Consumer`] a callback for each item, [`Subscription`] messages as they are published.
 
 mod bell;
 mod connection;
@@ -56,6 +56,7 @@ mod queue;
 mod routing;
 pub mod session;
 mod slot;
+mod subscribe;
 mod table;
 mod txn;
 mod typed;
@@ -83,6 +84,7 @@ pub(crate) use progress::Progress;
 pub use queue::Queue;
 pub use routing::Published;
 pub use session::{RequestId, RequestIdError};
+pub use subscribe::{Message, Subscription, Told};
 pub use table::Entry;
 pub use txn::TxnDone;
 pub use users::Identity;

@@ -80,21 +80,23 @@ fn examples_do_what_the_document_says() {
     let broker = Broker::plain();
     let client = broker.dealer();
     let subscriber = broker.subscriber(&[b"kuser/"]);
-    let topic = from_hex(&blocks().into_iter().find(|block| block.info == "hex").unwrap().text);
+    let topics: Vec<Vec<u8>> = blocks().iter().filter(|block| block.info == "hex").map(|block| from_hex(&block.text)).collect();
+    let [topic, topic_of_messages] = topics.try_into().unwrap();
     let stream_reader = broker.subscriber(&[&topic]);
+    let listener = broker.subscriber(&[&topic_of_messages]);
     // The broker says so itself once the subscription has arrived. It has to come again where an example takes a key the whole table:
     // then the publisher ends all connections.
     let is_heard = || {
         kvbroker_tests::wait_until(PATIENCE, "the broker knows the subscription", || {
             // A connection that was made again sends its subscriptions only when somebody looks at the socket.
-            for subscriber in [&subscriber, &stream_reader] {
+            for subscriber in [&subscriber, &stream_reader, &listener] {
                 subscriber.socket().get_events().expect("a socket has events");
             }
-            (broker.stat("topics") == 2).then_some(())
+            (broker.stat("topics") == 3).then_some(())
         });
     };
     let (mut asked, mut expires_soon) = (0, false);
-    let (mut feed, mut stream) = (Vec::new(), Vec::new());
+    let (mut feed, mut stream, mut messages) = (Vec::new(), Vec::new(), Vec::new());
     let mut reply: Option<(&str, Vec<u8>, usize)> = None;
     for Block { info, text, line } in blocks() {
         let words: Vec<&str> = info.split(' ').collect();
@@ -134,6 +136,7 @@ fn examples_do_what_the_document_says() {
             }
             ["feed"] => feed.extend(text.lines().map(|line| json(line.as_bytes()))),
             ["stream"] => stream.extend(text.lines().map(|line| json(line.as_bytes()))),
+            ["messages"] => messages.extend(text.lines().map(|line| json(line.as_bytes()))),
             _ => {}
         }
     }
@@ -163,6 +166,16 @@ fn examples_do_what_the_document_says() {
             (body["rev"].as_u64()? > first || expected.get("events").is_none()).then_some(body)
         });
         assert_eq!(difference(&expected, &actual, "the stream's message"), None);
+    }
+    assert_eq!(messages.len(), 2);
+    for expected in messages {
+        let actual = kvbroker_tests::wait_until(PATIENCE, "the published message has come", || {
+            let (topic, body) = listener.try_receive(PATIENCE)?;
+            assert_eq!(topic, topic_of_messages);
+            let body = unpack(&body);
+            body.get("messages").is_some().then_some(body)
+        });
+        assert_eq!(difference(&expected, &actual, "the published message"), None);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The publisher: the thread that owns the XPUB.
 //!
-//! - It keeps the streams (`s` + prefix) that somebody subscribes to: what they say and when is in [`Streams`], the rest is here. It
-//!   sends the plain feed (`k` + key) while somebody subscribes to that, and the heartbeat every second.
+//! - It keeps the streams of changes (`s` + prefix) and of published messages (`m` + pattern) that somebody subscribes to: what they say
+//!   and when is in [`Streams`], the rest is here. It sends the plain feed (`k` + key) while somebody subscribes to that, and the heartbeat
+//!   every second.
 //! - Each XPUB has a ZeroMQ context and a door of its own, so that a flood of subscriptions can't stall the front end, and so that it can
 //!   be closed for good and replaced: when a key must not read any more ([`PublisherControl`]), or when a user subscribes to more than
 //!   it may. That user stays shut out for a while.
@@ -28,7 +29,7 @@ use kvbroker::transport::{
     user_id,
 };
 use kvbroker::zap::identity;
-use kvbroker_protocol::{FEED_HEARTBEAT_MS, FeedMessage, limits};
+use kvbroker_protocol::{FEED_HEARTBEAT_MS, FeedMessage, StreamKind, limits};
 use kvbroker_table::{Event, EventBatch, EventFd, EventQueue, OWNER, StreamSink, Streams};
 
 use blame::{Blame, PATIENCE};
@@ -72,7 +73,7 @@ pub(crate) struct Publisher {
     pub(crate) revision: u64,
     pub(crate) events: Arc<EventQueue>,
     pub(crate) doorbell: Arc<EventFd>,
-    /// Told to the worker: somebody reads of changes.
+    /// Told to the worker: somebody reads of changes. That somebody listens to messages the streams tell it themselves.
     pub(crate) wanted: Arc<AtomicBool>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) counters: Arc<PublisherCounters>,
@@ -111,11 +112,12 @@ impl Publisher {
         while !self.stop.load(Ordering::Acquire) {
             self.doorbell.clear();
             self.tend(&mut desk)?;
-            if !self.wanted.load(Ordering::Relaxed) && !self.outlet.unread().is_nearly_too_much() {
-                // Nobody was woken for these. Whoever joins now begins behind them.
-                while let Some(batch) = self.events.pop() {
-                    self.publish(&mut desk, batch)?;
-                }
+            // Nobody was woken for these, or to tell their messages. Whoever joins now begins behind them.
+            let mut most = if desk.has_readers() { BATCHES_AT_ONCE } else { usize::MAX };
+            while !desk.streams.has_listeners() && most > 0 && !self.outlet.unread().is_nearly_too_much() {
+                let Some(batch) = self.events.pop() else { break };
+                self.publish(&mut desk, batch)?;
+                most -= 1;
             }
             let mut more = self.take_subscriptions(&mut desk)?;
             let is_held = self.is_held(&mut desk);
@@ -295,12 +297,16 @@ impl Publisher {
         let now = Instant::now();
         for change in desk.subscriptions.take_changes() {
             match change {
-                StreamChange::Joined(prefix) => {
-                    if !desk.streams.begin(&prefix, now) {
+                StreamChange::Joined(topic) => {
+                    let Some((kind, name)) = StreamKind::of_topic(&topic) else { continue };
+                    if !desk.streams.begin(kind, name, now) {
                         self.counters.streams_refused.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                StreamChange::Left(prefix) => desk.streams.end(&prefix),
+                StreamChange::Left(topic) => {
+                    let Some((kind, name)) = StreamKind::of_topic(&topic) else { continue };
+                    desk.streams.end(kind, name);
+                }
             }
         }
     }
@@ -309,7 +315,7 @@ impl Publisher {
     fn tell(&self, desk: &Desk) {
         let (topics, bytes) = desk.subscriptions.totals();
         self.events.interest().set_all(desk.subscriptions.feed_wanted());
-        self.wanted.store(desk.subscriptions.feed_wanted() || !desk.streams.is_empty(), Ordering::Release);
+        self.wanted.store(desk.subscriptions.feed_wanted() || desk.streams.has_watchers(), Ordering::Release);
         self.counters.streams.store(desk.streams.len() as u64, Ordering::Relaxed);
         self.counters.topics.store(topics, Ordering::Relaxed);
         self.counters.topic_bytes.store(bytes, Ordering::Relaxed);
@@ -349,6 +355,11 @@ impl Desk {
             held_until: None,
             next_cut_off: None,
         }
+    }
+
+    /// Whether anybody wants to hear of changes or messages.
+    fn has_readers(&self) -> bool {
+        self.subscriptions.feed_wanted() || !self.streams.is_empty()
     }
 
     /// Takes messages from the XPUB, uncounted; true if there may be more.

@@ -5,8 +5,8 @@
 //! - A topic counts once for each connection that subscribes to it. What counts for a user is the sum over its connections.
 //! - Only messages with an authenticated sender count, and only for the connection that they came by: nobody can end what another has
 //!   subscribed to. A connection that ends takes its topics along.
-//! - The topics of streams are counted over all connections as well: [`Subscriptions::take_changes`] says for which prefixes somebody
-//!   has joined, and which nobody watches any more.
+//! - The topics of streams are counted over all connections as well: [`Subscriptions::take_changes`] says which of them somebody has
+//!   joined, and which nobody reads any more.
 //! - Beyond its budget a user is named by [`Subscriptions::excess`]; beyond what all may have together, the user with most bytes is.
 //!
 //! Caveat: a connection is known by its descriptor, which the next one may get. Events are therefore read between a
@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kvbroker::transport::{MonitorEvent, MonitorEventKind};
-use kvbroker_protocol::{FEED_CHANGE_TOPIC, limits, prefix_of_stream_topic};
+use kvbroker_protocol::{FEED_CHANGE_TOPIC, StreamKind, limits};
 
 /// A message of the XPUB: the beginning or the end of a subscription.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Notice {
     pub(super) topic: Box<[u8]>,
 }
 
-/// What happened to a prefix's stream.
+/// What happened to the stream with this topic.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StreamChange {
     /// Somebody subscribes to it, be it the first or one more.
@@ -47,7 +47,7 @@ pub(super) struct Subscriptions {
     all: Usage,
     /// Subscriptions that lead to the feed.
     feeds: usize,
-    /// How many connections watch each prefix's stream.
+    /// How many connections read each stream, by topic.
     streams: HashMap<Box<[u8]>, usize>,
     changes: Vec<StreamChange>,
 }
@@ -103,14 +103,14 @@ impl Subscriptions {
         let user = connection.user.get_or_insert(user);
         let is_feed = leads_to_feed(&topic);
         if is_begin {
+            let is_stream = StreamKind::of_topic(&topic).is_some();
+            // Also for one that comes once more, in hope of a bookmark.
+            self.changes.extend(is_stream.then(|| StreamChange::Joined(topic.clone())));
             if connection.topics.contains(&topic) {
-                // Once more, in hope of a bookmark.
-                self.changes.extend(prefix_of_stream_topic(&topic).map(|prefix| StreamChange::Joined(prefix.into())));
                 return;
             }
-            if let Some(prefix) = prefix_of_stream_topic(&topic) {
-                *self.streams.entry(prefix.into()).or_default() += 1;
-                self.changes.push(StreamChange::Joined(prefix.into()));
+            if is_stream {
+                *self.streams.entry(topic.clone()).or_default() += 1;
             }
             self.users.entry(user.clone()).or_default().add(&topic);
             self.all.add(&topic);
@@ -177,14 +177,13 @@ fn leads_to_feed(topic: &[u8]) -> bool {
     topic.first().is_none_or(|kind| *kind == FEED_CHANGE_TOPIC)
 }
 
-/// One connection less watches the stream with this topic, if it is one.
+/// One connection less reads the stream with this topic, if it is one.
 fn leave(streams: &mut HashMap<Box<[u8]>, usize>, changes: &mut Vec<StreamChange>, topic: &[u8]) {
-    let Some(prefix) = prefix_of_stream_topic(topic) else { return };
-    let Some(watching) = streams.get_mut(prefix) else { return };
-    *watching -= 1;
-    if *watching == 0 {
-        streams.remove(prefix);
-        changes.push(StreamChange::Left(prefix.into()));
+    let Some(reading) = streams.get_mut(topic) else { return };
+    *reading -= 1;
+    if *reading == 0 {
+        streams.remove(topic);
+        changes.push(StreamChange::Left(topic.into()));
     }
 }
 
@@ -239,15 +238,17 @@ mod tests {
     #[test]
     fn a_stream_is_watched_until_its_last_connection_leaves_it() {
         use StreamChange::{Joined, Left};
-        let topic = |prefix: &[u8]| kvbroker_protocol::stream_topic(prefix);
-        let (a, b) = (|| Box::from(b"a".as_slice()), || Box::from(b"b".as_slice()));
+        // Changes of a prefix and messages of a pattern that look the same.
+        let topic = |name: &[u8]| if name == b"a" { StreamKind::Changes.topic(b"a") } else { StreamKind::Messages.topic(b"a") };
+        let (a, b) = (|| topic(b"a").into(), || topic(b"b").into());
         let mut all = connected(&[1, 2, 3]);
-        for (connection, prefix) in [(1, b"a"), (2, b"a"), (1, b"b"), (1, b"b")] {
-            note(&mut all, connection, "u", true, &topic(prefix));
+        for (connection, name) in [(1, b"a"), (2, b"a"), (1, b"b"), (1, b"b")] {
+            note(&mut all, connection, "u", true, &topic(name));
         }
-        // Neither is the topic of a stream.
-        note(&mut all, 3, "u", true, b"s");
-        note(&mut all, 3, "u", true, b"s\0\x02a");
+        // None of them is the topic of a stream.
+        for topic in [b"s".as_slice(), b"s\0\x02a", b"m", b"m\0\x02a", b"m\0\x02a*"] {
+            note(&mut all, 3, "u", true, topic);
+        }
         assert_eq!(all.take_changes(), [Joined(a()), Joined(a()), Joined(b()), Joined(b())]);
         assert!(!all.feed_wanted());
         note(&mut all, 1, "u", false, &topic(b"a"));

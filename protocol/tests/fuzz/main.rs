@@ -17,7 +17,8 @@ mod vectors;
 use std::path::Path;
 
 use kvbroker_protocol::{
-    ChangeKind, KeyEvent, RevisionEvents, Stored, StreamMessage, decode_request, encode_request, stream_topic,
+    ChangeKind, KeyEvent, PublishedMessages, RevisionEvents, RevisionMessages, Stored, StreamMessage, SubjectMessage,
+    decode_request, encode_request, message_stream_topic, stream_topic,
 };
 use request::{Became, Shape, request};
 use slice::slice;
@@ -100,6 +101,16 @@ fn stream_seeds() -> Vec<Vec<u8>> {
             seeds.push(seed);
         }
     }
+    let about = |subject: &[u8]| SubjectMessage { subject: subject.to_vec(), value: Stored::from_json(b"[1,\"x\"]").unwrap() };
+    let told = |revision, messages| RevisionMessages { revision, time_ms: 1_795_255_198_000, messages };
+    let revisions = vec![told(4, vec![about(b"a.b"), about(b"a.c")]), told(9, vec![about(b"a.b")])];
+    for (pattern, revisions) in [(&b"a.*"[..], revisions.clone()), (b"#", revisions), (b"a", vec![])] {
+        let topic = message_stream_topic(pattern);
+        let mut seed = vec![u8::try_from(topic.len()).unwrap()];
+        seed.extend_from_slice(&topic);
+        PublishedMessages { epoch: 0xfeed, prev: 3, revision: 300, revisions }.encode(&mut seed);
+        seeds.push(seed);
+    }
     seeds
 }
 
@@ -109,9 +120,12 @@ fn no_message_of_a_stream_breaks_its_reader() {
     let seeds = stream_seeds();
     let became: Vec<Became> = seeds.iter().map(|seed| stream(seed)).collect();
     assert_eq!(became[..2], [Became::NoStream; 2]);
-    assert!(became[2..].iter().all(|became| matches!(became, Became::Bookmark | Became::Changes)), "{became:?}");
+    assert!(
+        became[2..].iter().all(|became| matches!(became, Became::Bookmark | Became::Changes | Became::Messages)),
+        "{became:?}"
+    );
     let counts = slice("stream", 200_000, &seeds, &[], stream);
-    for became in [Became::NoStream, Became::Refused, Became::Bookmark, Became::Changes] {
+    for became in [Became::NoStream, Became::Refused, Became::Bookmark, Became::Changes, Became::Messages] {
         assert!(counts.get(&became).is_some_and(|count| *count > 100), "{became:?}: {counts:?}");
     }
 }

@@ -25,6 +25,8 @@ mod queue_exec;
 mod queue_track;
 mod routing;
 mod routing_args;
+mod subscribe;
+mod subscribe_args;
 mod users;
 mod values;
 mod verb_args;

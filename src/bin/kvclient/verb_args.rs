@@ -10,6 +10,7 @@ use kvbroker_protocol::Predicate;
 use crate::convert_args::{self, AsArgs, ConvertVerb};
 use crate::queue_args::{self, QueueVerb};
 use crate::routing_args::{self, BindArgs, PublishArgs};
+use crate::subscribe_args::{self, SubscribeArgs};
 use crate::verb_parts::{DelConditions, GrantArgs, PageArgs, PutConditions, Ttl};
 use crate::watch_args::{self, MirrorArgs, WaitArgs, WatchArgs};
 
@@ -448,6 +449,9 @@ Examples:
     /// Print every change as it happens, or run a command for each
     #[command(after_help = watch_args::WATCH_HELP)]
     Watch(WatchArgs),
+    /// Print every message as it is published about subjects of a pattern
+    #[command(after_help = subscribe_args::SUBSCRIBE_HELP)]
+    Subscribe(SubscribeArgs),
     /// Keep the keys with a prefix in a file, as JSON
     #[command(after_help = watch_args::MIRROR_HELP)]
     Mirror(MirrorArgs),

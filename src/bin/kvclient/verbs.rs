@@ -19,7 +19,8 @@ use crate::values::{Kind, bytes, read_all, read_file, scalar, stored, transactio
 use crate::verb_args::Verb;
 use crate::verb_parts::{DelConditions, PageArgs, PutConditions};
 use crate::{
-    CLIENT, Trouble, batch, complain, convert, del_prefix, events, fate, history, mirror, queue, routing, users, wait, watch,
+    CLIENT, Trouble, batch, complain, convert, del_prefix, events, fate, history, mirror, queue, routing, subscribe, users, wait,
+    watch,
 };
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
@@ -61,6 +62,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
         }
         Asked::Ping => ping(&client, &mut out)?,
         Asked::Watch(wanted) => watch::run(global, &client, *wanted, &mut out)?,
+        Asked::Subscribe(wanted) => subscribe::run(global, &client, wanted, &mut out)?,
         Asked::Mirror(wanted) => mirror::run(global, &client, *wanted, &mut out)?,
         Asked::Wait(wanted) => wait::run(global, &client, &wanted, &mut out)?,
         Asked::Explain => Exit::Ok,
@@ -103,6 +105,7 @@ enum Asked {
     Hello,
     Ping,
     Watch(Box<watch::Wanted>),
+    Subscribe(subscribe::Wanted),
     Mirror(Box<mirror::Wanted>),
     Wait(wait::Wanted),
     Explain,
@@ -189,6 +192,7 @@ impl Asked {
             Verb::Hello => Asked::Hello,
             Verb::Ping => Asked::Ping,
             Verb::Watch(args) => Asked::Watch(Box::new(watch::Wanted::new(args, target)?)),
+            Verb::Subscribe(args) => Asked::Subscribe(subscribe::Wanted::new(&args)?),
             Verb::Mirror(args) => Asked::Mirror(Box::new(mirror::Wanted::new(args)?)),
             Verb::Wait(args) => Asked::Wait(wait::Wanted::new(&args, global)?),
             Verb::Explain => Asked::Explain,

@@ -1,4 +1,4 @@
-//! A hub's connection to the publisher.
+//! A connection to the publisher: a hub's, or a subscription's.
 //!
 //! - Where the publisher is, the broker is asked each time, over the client's own connection: whatever that survives, this does.
 //! - The publisher sends a heartbeat every second. Without any message for three seconds the connection is given up, after one more look:
@@ -15,7 +15,7 @@ use crate::client::bell::Bell;
 use crate::client::error::ClientError;
 use crate::client::handle::Client;
 use crate::client::slot::{Ended, Slot};
-use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, ReceiveLimits, Reception, TransportError};
+use crate::transport::{CLIENT_FRAME_BYTES, ClientSocket, Message, ReceiveLimits, Reception, TransportError, wait};
 
 /// Topic and body.
 const RECEIVE: ReceiveLimits = ReceiveLimits { max_frames: 2, max_bytes: CLIENT_FRAME_BYTES };
@@ -42,13 +42,13 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What has come.
-pub(super) enum Came {
+pub(in crate::client) enum Came {
     /// A connection is being made; whatever is wanted has to be subscribed to.
     Up,
     /// The connection is gone.
     Lost(String),
-    /// There are no streams for this client.
-    Nothing,
+    /// There are no streams for this client: it may use only some keys, or no way leads to the publisher.
+    Nothing { is_restricted: bool },
     /// The broker does not want this client at all.
     Refused(Failure),
     /// A message that is no heartbeat.
@@ -81,7 +81,7 @@ enum State {
 }
 
 /// The connection, or what is done to get one.
-pub(super) struct Link {
+pub(in crate::client) struct Link {
     client: Client,
     state: State,
     pause: Duration,
@@ -89,25 +89,25 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(client: Client) -> Link {
+    pub(in crate::client) fn new(client: Client) -> Link {
         Link { client, state: State::Off, pause: Duration::ZERO, frames: Vec::new() }
     }
 
     /// A stream is wanted.
-    pub(super) fn turn_on(&mut self, now: Instant) {
+    pub(in crate::client) fn turn_on(&mut self, now: Instant) {
         if matches!(self.state, State::Off) {
             self.state = State::Down { retry_at: now };
         }
     }
 
     /// None is.
-    pub(super) fn turn_off(&mut self) {
+    pub(in crate::client) fn turn_off(&mut self) {
         self.state = State::Off;
         self.pause = Duration::ZERO;
     }
 
     /// The socket, where there is one.
-    pub(super) fn socket(&self) -> Option<&ClientSocket> {
+    pub(in crate::client) fn socket(&self) -> Option<&ClientSocket> {
         match &self.state {
             State::Up { socket, .. } => Some(socket),
             _ => None,
@@ -115,7 +115,7 @@ impl Link {
     }
 
     /// When to look again although nothing has come.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(in crate::client) fn due(&self) -> Option<Instant> {
         match &self.state {
             State::Off | State::Asking(_) => None,
             State::Down { retry_at } | State::Found { retry_at, .. } => Some(*retry_at),
@@ -127,7 +127,7 @@ impl Link {
     ///
     /// # Errors
     /// libzmq's.
-    pub(super) fn has_input(&self) -> Result<bool, TransportError> {
+    fn has_input(&self) -> Result<bool, TransportError> {
         self.socket().map_or(Ok(false), |socket| socket.has_input())
     }
 
@@ -135,20 +135,37 @@ impl Link {
     ///
     /// # Errors
     /// libzmq's.
-    pub(super) fn signals(&self) -> Result<[Option<BorrowedFd<'_>>; 2], TransportError> {
+    fn signals(&self) -> Result<[Option<BorrowedFd<'_>>; 2], TransportError> {
         let Some(socket) = self.socket() else { return Ok([None; 2]) };
         Ok([Some(socket.signal()?), socket.event_signal()?])
     }
 
+    /// Waits for messages, for the bell, and for what becomes of the connection. True if it was the bell.
+    ///
+    /// # Errors
+    /// libzmq's.
+    pub(in crate::client) fn wait(&mut self, bell: &Bell, timeout: Option<Duration>) -> Result<bool, TransportError> {
+        // Since it was read to the end, something may have been subscribed to; and a signal is given once.
+        if self.has_input()? {
+            return Ok(false);
+        }
+        let [messages, events] = self.signals()?;
+        let [rings, _, has_event] = wait([Some(bell.signal()), messages, events], timeout)?;
+        if has_event {
+            self.has_event();
+        }
+        Ok(rings)
+    }
+
     /// Something became of the connection.
-    pub(super) fn has_event(&mut self) {
+    fn has_event(&mut self) {
         if let State::Up { watched_at, .. } = &mut self.state {
             *watched_at = None;
         }
     }
 
     /// The next thing that has come, or that became of an attempt; None: nothing more at the moment.
-    pub(super) fn next(&mut self, now: Instant, bell: &Arc<Bell>) -> Option<Came> {
+    pub(in crate::client) fn next(&mut self, now: Instant, bell: &Arc<Bell>) -> Option<Came> {
         loop {
             match &mut self.state {
                 State::Off => return None,
@@ -195,9 +212,10 @@ impl Link {
                 self.state = State::Found { hello, retry_at: now };
                 None
             }
-            Ok(Ok(_)) => {
+            Ok(Ok(answer)) => {
                 self.state = State::Down { retry_at: now + ASK_AGAIN };
-                Some(Came::Nothing)
+                let is_restricted = matches!(answer, Answer::Hello(hello) if !hello.prefixes.is_empty());
+                Some(Came::Nothing { is_restricted })
             }
             Ok(Err(failure)) if matches!(failure.code, ErrorCode::Refused | ErrorCode::WrongProject) => {
                 self.wait_longer(now);

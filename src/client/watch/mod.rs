@@ -24,6 +24,8 @@ use std::time::Instant;
 pub use changes::{Changes, ChangesIter};
 pub use event::{WatchBroken, WatchEnd, WatchEvent, WatchStats, WhySnapshot};
 pub use hub::{Hub, WatchId};
+pub(super) use hub::{subscribe, unsubscribe};
+pub(super) use link::{Came, Link};
 pub use options::{WatchFrom, WatchOptions};
 
 use super::error::ClientError;

@@ -11,7 +11,7 @@ use kvbroker_log::{
     BatchBuilder, CheckpointError, CheckpointPolicy, CheckpointRecord, Checkpointer, FileLog, GroupRef, Log, LogError,
     LogOptions, MergeState, Merging, Replay, SeededEntropy, SimStorage, Storage, SyncMode, VisitError,
 };
-use kvbroker_protocol::{BrokerId, Form, Header, Operations, Outcome, Request, StreamMessage};
+use kvbroker_protocol::{BrokerId, Form, Header, Operations, Outcome, Request, StreamKind, StreamMessage};
 use kvbroker_table::{
     AccessBook, Account, Behind, Call, Checkpoints, Clock, Course, Envelope, Event, EventBatch, EventQueue, Facts, Followers,
     Historian, Histories, Intake, NoDoorbell, OWNER, Outbox, Parked, ReplyOut, SimClock, Stamper, Stopped, Streams, Worker,
@@ -278,7 +278,7 @@ impl Process {
     /// Somebody subscribes.
     pub fn subscribe(&mut self, link: LinkId, prefix: &[u8], now: Instant) {
         let Publisher { streams, subscribers } = &mut self.publisher;
-        if streams.begin(prefix, now) {
+        if streams.begin(StreamKind::Changes, prefix, now) {
             *subscribers.entry(prefix.to_vec()).or_default().entry(link).or_default() += 1;
         }
         self.events_wanted.store(!streams.is_empty(), Ordering::Release);
@@ -308,7 +308,7 @@ impl Process {
         let Publisher { streams, subscribers } = &mut self.publisher;
         subscribers.retain(|prefix, links| {
             if links.is_empty() {
-                streams.end(prefix);
+                streams.end(StreamKind::Changes, prefix);
             }
             !links.is_empty()
         });
@@ -445,7 +445,7 @@ fn publish_early(queue: &EventQueue, batch: &[Committed]) {
     };
     let events = batch.iter().flat_map(|one| one.changes.iter().map(|change| event(one.revision, change))).collect();
     let (base, revision) = (first.revision - 1, last.revision);
-    queue.push(EventBatch { base, revision, time_ms: last.time_ms, events: Some(events) });
+    queue.push(EventBatch { base, revision, time_ms: last.time_ms, events: Some(events), messages: Some(Vec::new()) });
 }
 
 fn facts(epoch: u64) -> Facts {

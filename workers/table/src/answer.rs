@@ -190,7 +190,7 @@ impl<L: Log> Worker<L> {
         } else {
             self.counters.operations.fetch_add(request.operations.as_slice().len() as u64, Ordering::Relaxed);
             match request.operations {
-                Operations::One(operation) => Outcomes::One(self.operation(operation, &mut asking, batch, &mut saying.events)),
+                Operations::One(operation) => Outcomes::One(self.operation(operation, &mut asking, batch, saying)),
                 Operations::Many(operations) => {
                     let mut outcomes = Vec::with_capacity(operations.len());
                     let mut operations = operations.into_iter();
@@ -199,7 +199,7 @@ impl<L: Log> Worker<L> {
                         let soon = &soon[..soon.len().min(WARMED)];
                         self.state.warm(soon.iter().filter_map(Operation::first_key).map(Vec::as_slice));
                         touch_values(soon);
-                        let run = |operation| self.operation(operation, &mut asking, batch, &mut saying.events);
+                        let run = |operation| self.operation(operation, &mut asking, batch, saying);
                         outcomes.extend(operations.by_ref().take(WARMED).map(run));
                     }
                     Outcomes::Many(outcomes)
@@ -233,13 +233,7 @@ impl<L: Log> Worker<L> {
         }
     }
 
-    fn operation(
-        &mut self,
-        operation: Operation,
-        asking: &mut Asking,
-        batch: &mut BatchBuilder,
-        events: &mut Option<Vec<Event>>,
-    ) -> Outcome {
+    fn operation(&mut self, operation: Operation, asking: &mut Asking, batch: &mut BatchBuilder, saying: &mut Saying) -> Outcome {
         let name = asking.take_number(&operation);
         let trace = tracing::enabled!(tracing::Level::TRACE).then(|| Trace::start(asking.client, name, &operation));
         let stamp = Stamp { revision: self.state.revision() + 1, time_ms: asking.time_ms };
@@ -252,8 +246,11 @@ impl<L: Log> Worker<L> {
         };
         let decision = if adds { self.refused_if_busy(decision, asking) } else { decision };
         let cause = if decision.takes_revision { Cause::Request } else { Cause::Bookkeeping };
-        self.take_in(decision.changes, cause, name, batch, events);
+        self.take_in(decision.changes, cause, name, batch, &mut saying.events);
         self.state.note_ends(decision.ended);
+        if !decision.messages.is_empty() {
+            saying.publish(stamp.revision, decision.messages, self.events.interest().has_listeners());
+        }
         if let Some(trace) = trace {
             trace.finish(&decision.outcome);
         }

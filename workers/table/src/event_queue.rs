@@ -1,11 +1,12 @@
-//! The queue of changes from the worker to the publisher: bounded, and never silent about what it lost.
+//! The queue of changes and published messages from the worker to the publisher: bounded, and never silent about what it lost.
 //!
-//! - A batch whose events do not fit is put in without them: what the publisher takes out always goes on where the batch before it ended,
-//!   and says where it tells nothing.
-//! - Batches without events that follow each other become one. So there is at most one more of them than of those with events, and a
+//! - A batch whose events and messages do not fit is put in without them: what the publisher takes out always goes on where the batch
+//!   before it ended, and says where it tells nothing. Where nothing was published, no message is lost.
+//! - Batches that tell nothing and follow each other become one. So there is at most one more of them than of the others, and a
 //!   queue that nobody empties does not grow.
-//! - The worker never waits here. It wakes the publisher for events that somebody [watches](Interest) only: others can wait until somebody
-//!   looks, which the publisher does every second, or until they have come to [`LOOK_BYTES`].
+//! - The worker never waits here. It wakes the publisher for messages, which are there only while somebody listens, and for events that
+//!   somebody [watches](Interest): others can wait until somebody looks, which the publisher does every second, or until they have come to
+//!   [`LOOK_BYTES`].
 //! - Who is asked whether a key is watched, under the queue's lock, has heard of everybody for whom the publisher has found the queue empty
 //!   since: so nobody who watches waits for the second.
 
@@ -15,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::interest::Interest;
 use crate::outbox::Doorbell;
 use crate::released::EventBatch;
-use crate::sizes::event_bytes;
+use crate::sizes::{event_bytes, publication_bytes};
 
-/// Rough bytes of a batch beside its events, and of one without events that may follow it.
+/// Rough bytes of a batch beside what it tells, and of one that tells nothing and may follow it.
 const BATCH_BYTES: usize = 2 * (size_of::<EventBatch>() + size_of::<usize>());
 
 /// When so much waits the publisher is woken for it, whatever it is.
@@ -58,29 +59,35 @@ impl EventQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a batch in; false if its events were dropped for want of room. A batch that changed nothing is not put in at all.
+    /// Puts a batch in; false if what it tells was dropped for want of room. A batch that changed nothing is not put in at all.
     pub fn push(&self, mut batch: EventBatch) -> bool {
         if batch.base == batch.revision {
             return true;
         }
-        let bytes = batch.events.as_ref().map_or(0, |events| BATCH_BYTES + events.iter().map(event_bytes).sum::<usize>());
+        let tells = !batch.tells_nothing();
+        let (events, messages) = (batch.events.iter().flatten(), batch.messages.iter().flatten());
+        let bytes = events.map(event_bytes).chain(messages.map(publication_bytes)).sum::<usize>();
+        let bytes = if tells { BATCH_BYTES + bytes } else { 0 };
         let mut inner = self.lock();
         let was_empty = inner.batches.is_empty();
-        let fits = was_empty || batch.events.is_none() || inner.bytes + bytes <= self.bytes_max;
+        let fits = was_empty || !tells || inner.bytes + bytes <= self.bytes_max;
         // Also for those that are dropped: somebody has to be told.
         let rings = !inner.is_rung
-            && batch.events.as_ref().is_some_and(|events| {
-                !fits
-                    || inner.bytes + bytes > LOOK_BYTES.min(self.bytes_max / 2)
-                    || events.iter().any(|event| self.interest.may_have(&event.key))
-            });
+            && tells
+            && (!fits
+                || inner.bytes + bytes > LOOK_BYTES.min(self.bytes_max / 2)
+                || batch.messages.as_ref().is_some_and(|messages| !messages.is_empty())
+                || batch.events.iter().flatten().any(|event| self.interest.may_have(&event.key)));
         inner.is_rung |= rings;
         if !fits {
             batch.events = None;
+            batch.messages = batch.messages.filter(Vec::is_empty);
         }
         match inner.batches.back_mut() {
-            Some((last, _)) if last.events.is_none() && batch.events.is_none() && last.revision == batch.base => {
+            Some((last, _)) if last.tells_nothing() && batch.tells_nothing() && last.revision == batch.base => {
                 (last.revision, last.time_ms) = (batch.revision, batch.time_ms);
+                // What is unknown of one of them is unknown of both.
+                last.messages = last.messages.take().and(batch.messages);
             }
             _ => {
                 let bytes = if fits { bytes } else { 0 };
@@ -107,12 +114,14 @@ impl EventQueue {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use kvbroker_protocol::VersionKind;
+    use kvbroker_core::Message;
+    use kvbroker_protocol::{Stored, VersionKind};
 
     use super::*;
-    use crate::released::Event;
+    use crate::released::{Event, Publication};
 
     #[derive(Default)]
     struct Rings(AtomicUsize);
@@ -124,7 +133,12 @@ mod tests {
 
     fn batch(base: u64, revision: u64, key_bytes: Option<usize>) -> EventBatch {
         let event = |bytes| Event { revision, key: vec![b'k'; bytes], kind: VersionKind::Remove };
-        EventBatch { base, revision, time_ms: 7, events: key_bytes.map(|bytes| vec![event(bytes)]) }
+        EventBatch { base, revision, time_ms: 7, events: key_bytes.map(|bytes| vec![event(bytes)]), messages: Some(vec![]) }
+    }
+
+    fn publication(revision: u64, bytes: usize) -> Publication {
+        let message = Message { subject: b"s".to_vec(), value: Stored::text(&"v".repeat(bytes)).unwrap() };
+        Publication { revision, message }
     }
 
     fn told(queue: &EventQueue) -> Vec<(u64, u64, bool)> {
@@ -169,6 +183,29 @@ mod tests {
             revision += 1;
         }
         assert!(told(&queue).windows(2).all(|pair| pair[0].1 == pair[1].0));
+    }
+
+    #[test]
+    fn messages_wake_the_publisher_and_are_lost_only_where_some_were_published() {
+        let rings = Arc::new(Rings::default());
+        let queue = EventQueue::new(1_000, rings.clone());
+        queue.interest().set_all(false);
+        let mut revision = 0;
+        let mut push = |messages: Option<usize>| {
+            revision += 1;
+            let messages = messages.map(|bytes| (bytes > 0).then(|| publication(revision, bytes)).into_iter().collect());
+            queue.push(EventBatch { messages, ..batch(revision - 1, revision, None) })
+        };
+        // Two that tell nothing, and of both it is known that nothing was published; one of which it is not known.
+        assert!(push(Some(0)) && push(Some(0)) && push(Some(5)));
+        assert_eq!(rings.0.load(Ordering::Relaxed), 1);
+        assert!(!push(Some(5_000)), "there is no room");
+        assert!(push(Some(0)) && push(Some(5)) && push(None) && push(Some(0)));
+        let told: Vec<_> = std::iter::from_fn(|| queue.pop())
+            .map(|batch| (batch.base, batch.revision, batch.messages.map(|messages| messages.len())))
+            .collect();
+        assert_eq!(told, [(0, 2, Some(0)), (2, 3, Some(1)), (3, 5, None), (5, 6, Some(1)), (6, 8, None)]);
+        assert_eq!(queue.lock().bytes, 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which keys somebody watches, said so shortly that the worker can ask for each change.
+//! Which keys somebody watches, said so shortly that the worker can ask for each change; and whether anybody listens to messages.
 //!
 //! - It never says no to a key that is watched. It may say yes to one that is not: two prefixes can share a place, and of a long prefix
 //!   only the first [`LENGTH_MAX`] bytes count. A wrong yes wakes the publisher for nothing, which is all that is decided by it.
@@ -20,6 +20,8 @@ pub struct Interest {
     places: Box<[AtomicU32]>,
     /// No prefix is longer.
     longest: AtomicUsize,
+    /// Somebody listens to published messages.
+    messages: AtomicBool,
 }
 
 impl Default for Interest {
@@ -30,6 +32,7 @@ impl Default for Interest {
             lengths: counters(LENGTH_MAX + 1),
             places: counters(PLACES),
             longest: AtomicUsize::new(0),
+            messages: AtomicBool::new(false),
         }
     }
 }
@@ -62,6 +65,16 @@ impl Interest {
         self.all.store(all, Ordering::SeqCst);
     }
 
+    /// Whether somebody listens to published messages, whatever they are about.
+    pub fn set_messages(&self, messages: bool) {
+        self.messages.store(messages, Ordering::SeqCst);
+    }
+
+    /// Whether messages that are published from now on are to be told.
+    pub fn has_listeners(&self) -> bool {
+        self.messages.load(Ordering::SeqCst)
+    }
+
     /// A prefix is watched from now on, by one more.
     pub fn add(&self, prefix: &[u8]) {
         let (length, place) = counted(prefix);
@@ -79,9 +92,10 @@ impl Interest {
         self.longest.store(longest.unwrap_or_default(), Ordering::SeqCst);
     }
 
-    /// Nothing is watched any more.
+    /// Nothing is watched any more, and nobody listens.
     pub fn clear(&self) {
         self.set_all(false);
+        self.set_messages(false);
         self.longest.store(0, Ordering::SeqCst);
         self.lengths.iter().chain(&self.places).for_each(|count| count.store(0, Ordering::SeqCst));
     }

@@ -1,5 +1,6 @@
 //! Replies and events that may leave the broker.
 
+use kvbroker_core::Message;
 use kvbroker_log::Persisted;
 use kvbroker_protocol::{Failure, Key, Outcome, Outcomes, Reply, VersionKind, limits};
 
@@ -85,7 +86,16 @@ pub struct Event {
     pub kind: VersionKind,
 }
 
-/// The changes of one batch, to be published.
+/// A message that somebody published, for those who listen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publication {
+    /// The revision that it was published at.
+    pub revision: u64,
+    /// What it says.
+    pub message: Message,
+}
+
+/// The changes and the messages of one batch, to be published.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventBatch {
     /// The last revision before it.
@@ -97,6 +107,16 @@ pub struct EventBatch {
     /// In the order of their revisions, and of their keys in each; None: not told, since nobody wanted them when the batch began, or
     /// there was no room for them.
     pub events: Option<Vec<Event>>,
+    /// In the order in which they were published; none: nothing was. None: something was, and is not told, since nobody listened, or there
+    /// was no room for it.
+    pub messages: Option<Vec<Publication>>,
+}
+
+impl EventBatch {
+    /// Whether it tells of no change and of no message, be it that there were none.
+    pub(crate) fn tells_nothing(&self) -> bool {
+        self.events.is_none() && self.messages.as_ref().is_none_or(Vec::is_empty)
+    }
 }
 
 /// Replies and events of one batch with the proof that everything they tell is durable as promised.

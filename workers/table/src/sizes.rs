@@ -1,11 +1,12 @@
 //! Rough bytes of what waits in the outboxes, for their bounds.
 
+use kvbroker_core::Message;
 use kvbroker_protocol::{
     Answer, Binding, ConversionAnswer, Delivery, EventBefore, Fate, GrantInfo, HelloAnswer, Key, KeyEvent, Outcome, Peeked,
     QueueAnswer, RevisionEvents, RoutingAnswer, Rule, StatValue, Version, VersionKind,
 };
 
-use crate::released::{Event, ReplyOut};
+use crate::released::{Event, Publication, ReplyOut};
 
 /// Rough bytes of a reply, and of each of its outcomes, beside their values: for the bound of the release queue.
 const REPLY_OVERHEAD_BYTES: usize = 256;
@@ -127,6 +128,11 @@ pub(crate) fn event_bytes(event: &Event) -> usize {
         VersionKind::Remove | VersionKind::Expire => 0,
     };
     event.key.len() + value + 64
+}
+
+pub(crate) fn publication_bytes(publication: &Publication) -> usize {
+    let Message { subject, value } = &publication.message;
+    subject.len() + value.as_bytes().len() + 64
 }
 
 #[cfg(test)]

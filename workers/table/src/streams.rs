@@ -1,28 +1,33 @@
-//! The streams of the publisher: for each prefix that somebody watches, the chain of messages that tell all of its changes.
+//! The streams of the publisher: for each prefix that somebody watches, the chain of messages that tell all of its changes; and for each
+//! pattern that somebody listens to, the chain of those that tell what was published about its subjects.
 //!
 //! - Each message says from which revision (exclusive) to which it is complete. It begins where the one before it on the stream ended;
 //!   what was not told makes it begin later, and that is how whoever reads it sees what is missing.
 //! - Nothing is told that [`Streams::publish`] has not been given, and all of it is told, or a later message begins behind it.
-//! - Changes are gathered until [`Streams::flush`]: one message may tell of many revisions, but never of a part of one.
-//! - Where changes were lost ([`EventBatch::events`] is `None`) every stream is told so within [`SWEEP_PAUSE`], also those on which nothing
-//!   else happens: nobody could know otherwise that there is something to ask for.
+//! - What is to be told is gathered until [`Streams::flush`]: one message may tell of many revisions, but never of a part of one.
+//! - Where changes were lost ([`EventBatch::events`] is `None`), or messages, every stream of that kind is told so within [`SWEEP_PAUSE`],
+//!   also those on which nothing else happens: nobody could know otherwise that something is missing.
 //! - A stream on which nothing happens repeats where it is: after [`BOOKMARK_FIRST`], then with pauses twice as long each time, up to
 //!   [`BOOKMARK_LAST`].
 //! - No socket, no clock, no thread: messages leave through the function that is given, times are given.
 //! - Bounded: [`limits::STREAMS_MAX`] streams, and [`limits::STREAMS_GATHERED_BYTES_MAX`] bytes gathered beside those of one batch.
 //!
-//! A change costs one look into the index of prefixes, is encoded once if any stream has it, and is copied for each of those. What no
-//! stream has costs nothing more.
+//! A change costs one look into the index of prefixes, a published message one into the tree of patterns; it is encoded once if any stream
+//! has it, and is copied for each of those. What no stream has costs nothing more.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvbroker_protocol::{encode_stream_change, encode_stream_message, encode_stream_revision, limits, stream_topic};
+use kvbroker_core::PatternTree;
+use kvbroker_protocol::{
+    StreamKind, encode_stream_change, encode_stream_message, encode_stream_revision, encode_subject_message, limits,
+};
 
 use crate::interest::Interest;
 use crate::prefix_index::PrefixIndex;
-use crate::released::{Event, EventBatch};
+use crate::released::{Event, EventBatch, Publication};
+use crate::stream_parts::{Part, Sides};
 
 /// When a stream says for the first time that nothing has happened since its last message,
 pub const BOOKMARK_FIRST: Duration = Duration::from_secs(1);
@@ -51,11 +56,13 @@ pub struct Streams {
     epoch: u64,
     /// Everything up to here was given.
     revision: u64,
-    /// Not everything up to here was told: no message begins before it.
-    floor: u64,
+    /// What is known of either kind of stream.
+    sides: Sides,
     index: PrefixIndex<StreamId>,
-    /// The prefixes of all streams.
+    patterns: PatternTree<StreamId, ()>,
+    /// The prefixes of all streams, and whether there are streams of messages.
     interest: Arc<Interest>,
+    /// By topic.
     ids: HashMap<Box<[u8]>, StreamId>,
     streams: HashMap<StreamId, Stream>,
     last_id: StreamId,
@@ -66,20 +73,21 @@ pub struct Streams {
     sweep: Sweep,
     /// Nothing that is due is sent before.
     next_round: Option<Instant>,
-    /// The changes of one revision that some stream has, encoded; and those streams.
+    /// The changes and messages of one revision that some stream has, encoded; and those streams.
     changes: Vec<u8>,
     touched: Vec<StreamId>,
 }
 
 #[derive(Debug)]
 struct Stream {
+    kind: StreamKind,
     topic: Box<[u8]>,
     /// The last revision of its last message.
     last: u64,
     /// Revisions that were not sent yet, encoded, and how many.
     revisions: Vec<u8>,
     count: usize,
-    /// Its part of [`Streams::changes`]: its changes follow each other there, as the keys under a prefix do.
+    /// Its part of [`Streams::changes`].
     part: Part,
     /// When its last message was sent.
     sent_at: Instant,
@@ -89,13 +97,6 @@ struct Stream {
     due: Instant,
     /// Somebody has joined since the last message.
     is_awaited: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Part {
-    from: usize,
-    to: usize,
-    count: usize,
 }
 
 /// A tour of the streams to tell all of them how far the floor is.
@@ -117,8 +118,9 @@ impl Streams {
         Streams {
             epoch,
             revision,
-            floor: 0,
+            sides: Sides::default(),
             index: PrefixIndex::default(),
+            patterns: PatternTree::default(),
             interest: Arc::default(),
             ids: HashMap::new(),
             streams: HashMap::new(),
@@ -133,7 +135,7 @@ impl Streams {
         }
     }
 
-    /// Has its prefixes noted there, and nowhere else; to be told before the first stream begins.
+    /// Has its prefixes noted there, and that there are patterns, and nowhere else; to be told before the first stream begins.
     #[must_use]
     pub fn noted_in(self, interest: Arc<Interest>) -> Streams {
         interest.clear();
@@ -155,9 +157,23 @@ impl Streams {
         self.streams.is_empty()
     }
 
+    /// Whether any of them tells of changes.
+    pub fn has_watchers(&self) -> bool {
+        self.sides.changes.streams > 0
+    }
+
+    /// Whether any of them tells of messages.
+    pub fn has_listeners(&self) -> bool {
+        self.sides.messages.streams > 0
+    }
+
     /// Somebody has joined: a bookmark is due for it, at once if the stream is new. False if there are too many streams already.
-    pub fn begin(&mut self, prefix: &[u8], now: Instant) -> bool {
-        if let Some(id) = self.ids.get(prefix).copied() {
+    pub fn begin(&mut self, kind: StreamKind, name: &[u8], now: Instant) -> bool {
+        if name.len() > limits::KEY_BYTES_MAX {
+            return false;
+        }
+        let topic: Box<[u8]> = kind.topic(name).into();
+        if let Some(id) = self.ids.get(&topic).copied() {
             let Some(stream) = self.streams.get_mut(&id) else { return false };
             if std::mem::replace(&mut stream.is_awaited, true) {
                 return true;
@@ -166,13 +182,14 @@ impl Streams {
             reschedule(&mut self.by_time, id, stream, due);
             return true;
         }
-        if self.streams.len() >= limits::STREAMS_MAX || prefix.len() > limits::KEY_BYTES_MAX {
+        if self.streams.len() >= limits::STREAMS_MAX {
             return false;
         }
         self.last_id += 1;
         let id = self.last_id;
         let stream = Stream {
-            topic: stream_topic(prefix).into(),
+            kind,
+            topic: topic.clone(),
             last: self.revision,
             revisions: Vec::new(),
             count: 0,
@@ -182,19 +199,37 @@ impl Streams {
             due: now,
             is_awaited: true,
         };
-        self.index.insert(prefix, id);
-        self.interest.add(prefix);
-        self.ids.insert(prefix.into(), id);
+        match kind {
+            StreamKind::Changes => {
+                self.index.insert(name, id);
+                self.interest.add(name);
+            }
+            StreamKind::Messages => {
+                self.patterns.insert(id, name, ());
+                self.interest.set_messages(true);
+            }
+        }
+        self.sides.of_mut(kind).streams += 1;
+        self.ids.insert(topic, id);
         self.by_time.insert((now, id));
         self.streams.insert(id, stream);
         true
     }
 
-    /// Nobody watches this prefix any more.
-    pub fn end(&mut self, prefix: &[u8]) {
-        let Some(id) = self.ids.remove(prefix) else { return };
-        self.index.remove(prefix, id);
-        self.interest.remove(prefix);
+    /// Nobody watches this prefix any more, or listens to this pattern.
+    pub fn end(&mut self, kind: StreamKind, name: &[u8]) {
+        let Some(id) = self.ids.remove(kind.topic(name).as_slice()) else { return };
+        self.sides.of_mut(kind).streams -= 1;
+        match kind {
+            StreamKind::Changes => {
+                self.index.remove(name, id);
+                self.interest.remove(name);
+            }
+            StreamKind::Messages => {
+                self.patterns.remove(id, name);
+                self.interest.set_messages(self.sides.messages.streams > 0);
+            }
+        }
         if let Some(stream) = self.streams.remove(&id) {
             self.by_time.remove(&(stream.due, id));
             self.gathered_bytes -= stream.revisions.len();
@@ -204,39 +239,61 @@ impl Streams {
     /// Nobody watches anything any more: everybody was cut off.
     pub fn end_all(&mut self) {
         let interest = Arc::clone(&self.interest);
-        *self =
-            Streams { floor: self.floor, last_id: self.last_id, ..Streams::new(self.epoch, self.revision) }.noted_in(interest);
+        let mut sides = self.sides;
+        (sides.changes.streams, sides.messages.streams) = (0, 0);
+        *self = Streams { sides, last_id: self.last_id, ..Streams::new(self.epoch, self.revision) }.noted_in(interest);
     }
 
-    /// Takes in what one batch changed. Messages that are full leave at once, the others with [`Streams::flush`].
+    /// Takes in what one batch changed and published. Messages that are full leave at once, the others with [`Streams::flush`].
     pub fn publish(&mut self, batch: &EventBatch, now: Instant, sink: &mut StreamSink<'_>) {
         if batch.revision <= self.revision {
             return;
         }
-        let Some(events) = batch.events.as_ref().filter(|_| batch.base == self.revision) else {
-            self.skip_to(batch.revision, now, sink);
-            return;
-        };
+        let is_next = batch.base == self.revision;
+        let events = batch.events.as_deref().filter(|_| is_next);
+        let messages = batch.messages.as_deref().filter(|_| is_next);
+        for (kind, is_lost) in [(StreamKind::Changes, events.is_none()), (StreamKind::Messages, messages.is_none())] {
+            if is_lost {
+                self.lose(kind, batch.revision, now, sink);
+            }
+        }
         if !self.streams.is_empty() {
-            for changes in events.chunk_by(|one, other| one.revision == other.revision) {
-                self.gather(changes, batch.time_ms, now, sink);
+            let mut events = events.unwrap_or_default().chunk_by(|one, other| one.revision == other.revision).peekable();
+            let mut messages = messages.unwrap_or_default().chunk_by(|one, other| one.revision == other.revision).peekable();
+            // Revision by revision: what was gathered may leave in between, and is complete up to there on every stream.
+            loop {
+                let changed = events.peek().and_then(|events| events.first()).map(|event| event.revision);
+                let published = messages.peek().and_then(|messages| messages.first()).map(|message| message.revision);
+                let Some(revision) = changed.into_iter().chain(published).min() else { break };
+                let events = events.next_if(|_| changed == Some(revision)).unwrap_or_default();
+                let messages = messages.next_if(|_| published == Some(revision)).unwrap_or_default();
+                self.gather(events, messages, (revision, batch.time_ms), now, sink);
             }
         }
         self.revision = batch.revision;
     }
 
     /// What happened up to this revision is not known here.
-    fn skip_to(&mut self, revision: u64, now: Instant, sink: &mut StreamSink<'_>) {
-        self.flush(now, sink);
-        (self.floor, self.revision) = (revision, revision);
-        if !self.streams.is_empty() && self.sweep.due.is_none() {
-            self.sweep.due = Some(self.sweep.last.map_or(now, |last| now.max(last + SWEEP_PAUSE)));
+    fn lose(&mut self, kind: StreamKind, revision: u64, now: Instant, sink: &mut StreamSink<'_>) {
+        if self.sides.of(kind).streams > 0 {
+            // What was gathered is from before.
+            self.flush(now, sink);
+            if self.sweep.due.is_none() {
+                self.sweep.due = Some(self.sweep.last.map_or(now, |last| now.max(last + SWEEP_PAUSE)));
+            }
         }
+        self.sides.of_mut(kind).floor = revision;
     }
 
-    /// Gathers the changes of one revision, which are in the order of their keys.
-    fn gather(&mut self, events: &[Event], time_ms: u64, now: Instant, sink: &mut StreamSink<'_>) {
-        let Some(revision) = events.first().map(|event| event.revision) else { return };
+    /// Gathers what one revision changed, in the order of keys, and what it published.
+    fn gather(
+        &mut self,
+        events: &[Event],
+        messages: &[Publication],
+        (revision, time_ms): (u64, u64),
+        now: Instant,
+        sink: &mut StreamSink<'_>,
+    ) {
         for event in events {
             let from = self.changes.len();
             for id in self.index.find(&event.key) {
@@ -245,12 +302,13 @@ impl Streams {
                     encode_stream_change(&event.key, &event.kind, &mut self.changes);
                 }
                 if stream.part.count == 0 {
-                    stream.part.from = from;
                     self.touched.push(id);
                 }
-                stream.part.to = self.changes.len();
-                stream.part.count += 1;
+                stream.part.add(from..self.changes.len());
             }
+        }
+        if self.sides.messages.streams > 0 {
+            self.gather_messages(messages, revision, now, sink);
         }
         let mut touched = std::mem::take(&mut self.touched);
         for id in touched.drain(..) {
@@ -266,16 +324,39 @@ impl Streams {
         }
     }
 
+    fn gather_messages(&mut self, messages: &[Publication], revision: u64, now: Instant, sink: &mut StreamSink<'_>) {
+        let find = |publication: &Publication| self.patterns.find(&publication.message.subject, limits::ROUTE_STEPS_MAX);
+        let Some(found) = messages.iter().map(find).collect::<Option<Vec<_>>>() else {
+            // Whose patterns have it can't be found out within bounds: nobody is told, and everybody hears of that.
+            self.revision = revision - 1;
+            return self.lose(StreamKind::Messages, revision, now, sink);
+        };
+        for (Publication { message, .. }, ids) in messages.iter().zip(found) {
+            let from = self.changes.len();
+            for (id, ()) in ids {
+                let Some(stream) = self.streams.get_mut(&id) else { continue };
+                if self.changes.len() == from {
+                    encode_subject_message(&message.subject, message.value.lent(), &mut self.changes);
+                }
+                if stream.part.count == 0 {
+                    self.touched.push(id);
+                }
+                stream.part.add(from..self.changes.len());
+            }
+        }
+    }
+
     /// Gives a stream its part of a revision.
     fn take_part(&mut self, id: StreamId, revision: u64, time_ms: u64, now: Instant, sink: &mut StreamSink<'_>) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let Part { from, to, count } = std::mem::take(&mut stream.part);
-        if stream.count > 0 && stream.revisions.len() + (to - from) > limits::STREAM_MESSAGE_BYTES {
+        let bytes = stream.part.bytes();
+        if stream.count > 0 && stream.revisions.len() + bytes > limits::STREAM_MESSAGE_BYTES {
             self.send(id, revision - 1, now, sink);
         }
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if to - from > limits::STREAM_REVISION_BYTES_MAX {
-            // Behind it: it has to be asked for.
+        if bytes > limits::STREAM_REVISION_BYTES_MAX {
+            // Behind it: changes have to be asked for, messages are gone.
+            stream.part.clear();
             stream.last = revision;
             self.send(id, revision, now, sink);
             return;
@@ -284,7 +365,10 @@ impl Streams {
             self.gathering.push(id);
         }
         let before = stream.revisions.len();
-        encode_stream_revision(revision, time_ms, count, &self.changes[from..to], &mut stream.revisions);
+        let Part { pieces, count } = &stream.part;
+        let pieces = pieces.iter().filter_map(|piece| self.changes.get(piece.clone()));
+        encode_stream_revision(revision, time_ms, *count, pieces, &mut stream.revisions);
+        stream.part.clear();
         stream.count += 1;
         self.gathered_bytes += stream.revisions.len() - before;
         // A key can have prefixes by the thousand, and each of their streams its own copy of this revision.
@@ -306,8 +390,8 @@ impl Streams {
     fn send(&mut self, id: StreamId, revision: u64, now: Instant, sink: &mut StreamSink<'_>) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let mut body = Vec::with_capacity(stream.revisions.len() + MESSAGE_BYTES);
-        let prev = stream.last.max(self.floor);
-        encode_stream_message(self.epoch, prev, revision, stream.count, &stream.revisions, &mut body);
+        let prev = stream.last.max(self.sides.of(stream.kind).floor);
+        encode_stream_message(stream.kind, self.epoch, (prev, revision), stream.count, &stream.revisions, &mut body);
         self.gathered_bytes -= stream.revisions.len();
         // Not kept: thousands of streams have nothing to say most of the time.
         (stream.revisions, stream.count) = (Vec::new(), 0);
@@ -353,7 +437,7 @@ impl Streams {
         }
         for sent in 0..most {
             let Some(id) = self.sweep.left.pop() else { return most - sent };
-            if self.streams.get(&id).is_some_and(|stream| stream.last < self.floor) {
+            if self.streams.get(&id).is_some_and(|stream| stream.last < self.sides.of(stream.kind).floor) {
                 self.send(id, self.revision, now, sink);
             }
         }
@@ -386,3 +470,7 @@ fn reschedule(by_time: &mut BTreeSet<(Instant, StreamId)>, id: StreamId, stream:
 #[cfg(test)]
 #[path = "streams_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "message_streams_tests.rs"]
+mod message_tests;

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use std::collections::BTreeMap;
 
-use kvbroker_protocol::{RevisionEvents, Stored, StreamMessage, VersionKind};
+use kvbroker_protocol::{RevisionEvents, Stored, StreamMessage, VersionKind, stream_topic};
 
 use super::*;
 
@@ -30,7 +30,7 @@ impl Bench {
     }
 
     fn begin(&mut self, prefix: &[u8]) {
-        assert!(self.streams.begin(prefix, self.now));
+        assert!(self.streams.begin(StreamKind::Changes, prefix, self.now));
     }
 
     /// A batch of one revision for each of these lists of keys.
@@ -38,13 +38,19 @@ impl Bench {
         let base = self.streams.revision();
         let events =
             revisions.iter().zip(base + 1..).flat_map(|(keys, revision)| keys.iter().map(move |key| put(revision, key, 1)));
-        let batch = EventBatch { base, revision: base + revisions.len() as u64, time_ms: 7, events: Some(events.collect()) };
+        let batch = EventBatch {
+            base,
+            revision: base + revisions.len() as u64,
+            time_ms: 7,
+            events: Some(events.collect()),
+            messages: Some(vec![]),
+        };
         self.with(|streams, now, sink| streams.publish(&batch, now, sink));
     }
 
     fn lose(&mut self, count: u64) {
         let base = self.streams.revision();
-        let batch = EventBatch { base, revision: base + count, time_ms: 7, events: None };
+        let batch = EventBatch { base, revision: base + count, time_ms: 7, events: None, messages: Some(vec![]) };
         self.with(|streams, now, sink| streams.publish(&batch, now, sink));
     }
 
@@ -114,7 +120,7 @@ fn a_message_has_times_and_changes_as_they_were() {
     bench.begin(b"k");
     let kinds = [VersionKind::Put(Stored::from_json(b"[1]").unwrap()), VersionKind::Remove, VersionKind::Expire];
     let events = kinds.into_iter().zip(b'1'..).map(|(kind, name)| Event { revision: 1, key: vec![b'k', name], kind });
-    let batch = EventBatch { base: 0, revision: 1, time_ms: 1_234, events: Some(events.collect()) };
+    let batch = EventBatch { base: 0, revision: 1, time_ms: 1_234, events: Some(events.collect()), messages: Some(vec![]) };
     bench.with(|streams, now, sink| streams.publish(&batch, now, sink));
     bench.flush();
     let (_, message) = bench.sent.pop().unwrap();
@@ -146,7 +152,13 @@ fn what_was_lost_breaks_every_chain_and_every_stream_is_told() {
     bench.after(MS);
     assert_eq!(bench.said(), ["a", "b", "c"].map(|prefix| bookmark(prefix, 15, 15)));
     // A batch that does not go on where the one before ended is a hole, and one that was known is none.
-    let batch = |base, revision| EventBatch { base, revision, time_ms: 0, events: Some(vec![put(revision, b"a", 1)]) };
+    let batch = |base, revision| EventBatch {
+        base,
+        revision,
+        time_ms: 0,
+        events: Some(vec![put(revision, b"a", 1)]),
+        messages: Some(vec![]),
+    };
     bench.with(|streams, now, sink| streams.publish(&batch(16, 17), now, sink));
     bench.with(|streams, now, sink| streams.publish(&batch(14, 15), now, sink));
     bench.publish(&[&[b"a"]]);
@@ -195,6 +207,7 @@ fn a_large_revision_is_a_hole_and_a_long_message_is_cut_between_revisions() {
         revision: base + sizes.len() as u64,
         time_ms: 7,
         events: Some(sizes.iter().zip(base + 1..).map(|(bytes, revision)| put(revision, b"a/big", *bytes)).collect()),
+        messages: Some(vec![]),
     };
     // The second and third together are too long, the fourth by itself as well, and the sixth is not sent at all.
     let sizes = [10, 40_000, 40_000, whole / 2, 10, whole, 10];
@@ -227,7 +240,7 @@ fn what_is_gathered_is_bounded() {
     for _ in 0..20 {
         let base = bench.streams.revision();
         let events = Some(vec![put(base + 1, &long, 10_000)]);
-        let batch = EventBatch { base, revision: base + 1, time_ms: 7, events };
+        let batch = EventBatch { base, revision: base + 1, time_ms: 7, events, messages: Some(vec![]) };
         bench.with(|streams, now, sink| streams.publish(&batch, now, sink));
         let most = limits::STREAMS_GATHERED_BYTES_MAX;
         assert!(bench.streams.gathered_bytes <= most, "{} bytes", bench.streams.gathered_bytes);
@@ -243,7 +256,7 @@ fn a_large_revision_of_many_streams_is_not_gathered_for_all_of_them() {
     let mut bench = Bench::at(0);
     (0..100_usize).for_each(|depth| bench.begin(&vec![b'x'; depth]));
     let events = Some(vec![put(1, &[b'x'; 100], VALUE_BYTES)]);
-    let batch = EventBatch { base: 0, revision: 1, time_ms: 7, events };
+    let batch = EventBatch { base: 0, revision: 1, time_ms: 7, events, messages: Some(vec![]) };
     let mut depths = Vec::new();
     let mut sink = |topic: &[u8], body: Vec<u8>| {
         assert!(body.len() > VALUE_BYTES);
@@ -339,8 +352,8 @@ fn what_nobody_watches_any_more_costs_nothing_and_begins_anew() {
     bench.begin(b"b");
     bench.after(Duration::ZERO);
     bench.publish(&[&[b"a"]]);
-    bench.streams.end(b"a");
-    bench.streams.end(b"never");
+    bench.streams.end(StreamKind::Changes, b"a");
+    bench.streams.end(StreamKind::Changes, b"never");
     bench.said();
     bench.flush();
     assert_eq!(bench.said(), []);
@@ -364,10 +377,10 @@ fn what_nobody_watches_any_more_costs_nothing_and_begins_anew() {
 fn there_are_only_so_many_streams() {
     let mut bench = Bench::at(0);
     (0..limits::STREAMS_MAX).for_each(|number| bench.begin(&number.to_be_bytes()));
-    assert!(!bench.streams.begin(b"one more", bench.now));
-    assert!(bench.streams.begin(&0_usize.to_be_bytes(), bench.now), "whoever joins one of them is welcome");
-    bench.streams.end(&0_usize.to_be_bytes());
-    assert!(bench.streams.begin(b"one more", bench.now));
+    assert!(!bench.streams.begin(StreamKind::Changes, b"one more", bench.now));
+    assert!(bench.streams.begin(StreamKind::Changes, &0_usize.to_be_bytes(), bench.now), "whoever joins one of them is welcome");
+    bench.streams.end(StreamKind::Changes, &0_usize.to_be_bytes());
+    assert!(bench.streams.begin(StreamKind::Changes, b"one more", bench.now));
 }
 
 /// A reader with the one rule of the protocol, and a refill that always knows everything.
@@ -435,13 +448,19 @@ fn whoever_follows_the_rule_misses_nothing() {
                 let bytes = if roll(30) == 0 { 70_000 } else { 1 };
                 events.extend(keys.iter().map(|key| put(revision, key, bytes)));
             }
-            let batch = EventBatch { base, revision: base + revisions, time_ms: 7, events: (!lost).then_some(events) };
+            let batch = EventBatch {
+                base,
+                revision: base + revisions,
+                time_ms: 7,
+                events: (!lost).then_some(events),
+                messages: Some(vec![]),
+            };
             bench.with(|streams, now, sink| streams.publish(&batch, now, sink));
             match roll(6) {
                 0 => bench.after(Duration::from_millis(roll(1_500))),
                 1 if is_lossy => {
                     let prefix = prefixes[roll(6) as usize];
-                    bench.streams.end(prefix);
+                    bench.streams.end(StreamKind::Changes, prefix);
                     bench.begin(prefix);
                 }
                 _ => bench.flush(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kvbroker_core::{History, SessionBounds, Snapshots, State, Turn};
+use kvbroker_core::{History, Message, SessionBounds, Snapshots, State, Turn};
 use kvbroker_log::{BatchBuilder, Log, LogError, Persisted};
 use kvbroker_protocol::{ErrorCode, Failure, Operations, limits};
 
@@ -23,7 +23,7 @@ use crate::histories::{EventsCall, Histories, HistoryCall};
 use crate::intake::{Collected, Intake};
 use crate::outbox::Outbox;
 use crate::parked::{self, Parked};
-use crate::released::{Event, EventBatch, Released, ReplyOut};
+use crate::released::{Event, EventBatch, Publication, Released, ReplyOut};
 use crate::seat::Seat;
 use crate::stamper::Stamper;
 use crate::{events, versions, work};
@@ -85,7 +85,7 @@ pub struct Worker<L> {
     pub replies: Arc<Outbox<Vec<ReplyOut>>>,
     /// Where events go.
     pub events: Arc<EventQueue>,
-    /// False while nobody subscribes: events are then not built.
+    /// False while nobody watches keys: events are then not built.
     pub events_wanted: Arc<AtomicBool>,
     /// Batches of events dropped because the publisher was behind.
     pub events_dropped: Arc<AtomicU64>,
@@ -166,6 +166,8 @@ pub(crate) struct Saying {
     base: u64,
     /// None: nobody wants them.
     pub(crate) events: Option<Vec<Event>>,
+    /// None: some were published while nobody listened.
+    messages: Option<Vec<Publication>>,
     /// For the log's reader.
     histories: Vec<HistoryCall>,
     pub(crate) far_behind: Vec<EventsCall>,
@@ -185,6 +187,16 @@ impl Saying {
     /// What a call has spent of the turn that it was given.
     pub(crate) fn count(&mut self, given: &Turn, spent: &Turn) {
         self.spent = work::count(given, spent);
+    }
+
+    /// Takes in what a revision published.
+    pub(crate) fn publish(&mut self, revision: u64, messages: Vec<Message>, has_listeners: bool) {
+        if !has_listeners && !messages.is_empty() {
+            self.messages = None;
+        }
+        if let Some(all) = &mut self.messages {
+            all.extend(messages.into_iter().map(|message| Publication { revision, message }));
+        }
     }
 }
 
@@ -415,7 +427,8 @@ impl<L: Log> Worker<L> {
     /// What begins with the next change. Whether its events are wanted is asked once: a batch tells all of them, or says that it tells none.
     fn begin_saying(&self) -> Saying {
         let events = self.events_wanted.load(Ordering::Acquire).then(Vec::new);
-        Saying { base: self.state.revision(), events, replies: self.replies.spare(), ..Saying::default() }
+        let messages = Some(Vec::new());
+        Saying { base: self.state.revision(), events, messages, replies: self.replies.spare(), ..Saying::default() }
     }
 
     /// What mutations are refused with now: the log may be only so far ahead of its checkpoint.
@@ -439,8 +452,8 @@ impl<L: Log> Worker<L> {
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         saying.replies.extend(self.histories.take_in(saying.histories, saying.far_behind, proof));
         saying.replies.extend(self.access_calls.take_in(saying.access_calls, proof));
-        let Saying { base, events, may_wait, .. } = saying;
-        let events = EventBatch { base, revision: self.state.revision(), time_ms, events };
+        let Saying { base, events, messages, may_wait, .. } = saying;
+        let events = EventBatch { base, revision: self.state.revision(), time_ms, events, messages };
         self.release(Released::of_batch(&proof, saying.replies, events), saying.reply_bytes, may_wait);
         Ok(appends)
     }

@@ -45,7 +45,7 @@ impl Hub {
                     });
                 }
                 Came::Lost(why) => self.update_hearers(now, |merge| merge.unlinked(now, &why)),
-                Came::Nothing => {
+                Came::Nothing { .. } => {
                     self.is_unheard = true;
                     self.update_hearers(now, Merge::never_linked);
                 }
@@ -83,14 +83,14 @@ impl Hub {
     }
 }
 
-pub(super) fn subscribe(socket: &ClientSocket, topic: &[u8]) {
+pub(in crate::client) fn subscribe(socket: &ClientSocket, topic: &[u8]) {
     if let Err(error) = socket.subscribe(topic) {
         // The watch goes on without its stream.
         tracing::warn!(target: "kvbroker::watch", %error, "a stream can't be subscribed to");
     }
 }
 
-pub(super) fn unsubscribe(socket: &ClientSocket, topic: &[u8]) {
+pub(in crate::client) fn unsubscribe(socket: &ClientSocket, topic: &[u8]) {
     if let Err(error) = socket.unsubscribe(topic) {
         tracing::warn!(target: "kvbroker::watch", %error, "a subscription can't be taken back");
     }

@@ -30,9 +30,8 @@ use super::options::{WatchFrom, WatchOptions};
 use crate::client::bell::Bell;
 use crate::client::error::ClientError;
 use crate::client::handle::Client;
-use crate::transport::{TransportError, wait};
 use asking::Flight;
-use hearing::{subscribe, unsubscribe};
+pub(in crate::client) use hearing::{subscribe, unsubscribe};
 use word::Word;
 
 /// Pause where the client has no room for a question.
@@ -381,30 +380,14 @@ impl Hub {
     fn sleep(&mut self, now: Instant, until: Option<Instant>) {
         let due = self.due.first().map(|(due, _)| *due);
         let wake = [due, self.link.due(), until].into_iter().flatten().min();
-        match self.wait(wake.map(|wake| wake.saturating_duration_since(now))) {
-            Ok([rings, _, has_event]) => {
-                if rings {
-                    self.bell.hush();
-                }
-                if has_event {
-                    self.link.has_event();
-                }
-            }
+        match self.link.wait(&self.bell, wake.map(|wake| wake.saturating_duration_since(now))) {
+            Ok(true) => self.bell.hush(),
+            Ok(false) => {}
             Err(error) => {
                 // The context can't have ended while it is shared; don't spin on what is left.
                 tracing::warn!(target: "kvbroker::watch", %error, "can't wait for messages");
                 std::thread::sleep(CROWDED);
             }
         }
-    }
-
-    /// For the bell, the connection, and what becomes of that; says which of them it was.
-    fn wait(&self, timeout: Option<Duration>) -> Result<[bool; 3], TransportError> {
-        // Since it was read to the end, something may have been subscribed to; and a signal is given once.
-        if self.link.has_input()? {
-            return Ok([false; 3]);
-        }
-        let [messages, events] = self.link.signals()?;
-        wait([Some(self.bell.signal()), messages, events], timeout)
     }
 }

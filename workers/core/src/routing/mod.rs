@@ -20,11 +20,11 @@ use kvbroker_protocol::{Key, Predicate, PredicateMatcher, Stored};
 
 use crate::change::Change;
 use crate::queues::QueueId;
-use trie::Trie;
 
 pub(crate) use operate::operate;
 pub(crate) use overlay::RoutingOverlay;
 pub(crate) use record::{is_record, put_binding, put_counts, read_binding, read_counts, split_binding_key};
+pub use trie::PatternTree;
 
 /// A message for those who listen.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +86,7 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Routing {
     bindings: BTreeMap<BindingKey, Arc<Bound>>,
-    trie: Trie,
+    trie: PatternTree<QueueId, Arc<Bound>>,
     /// In the predicates of all of them.
     regexes: usize,
     counts: Counts,
@@ -131,7 +131,7 @@ impl Routing {
         let Some(bound) = value.and_then(read_binding).and_then(|filter| Bound::new(pattern, filter)) else { return };
         let bound = Arc::new(bound);
         self.regexes += bound.regexes();
-        self.trie.insert(queue, Arc::clone(&bound));
+        self.trie.insert(queue, &bound.pattern, Arc::clone(&bound));
         self.bindings.insert((queue, bound.pattern.clone()), bound);
     }
 

@@ -24,10 +24,10 @@ use bench::{Bench, WALL_MS, del, get, is_value, key, put};
 use kvbroker_core::{ChangeError, History, Stamp, State, Turn, decide};
 use kvbroker_log::{BatchBuilder, Cause, Log, LogError, MemoryLog};
 use kvbroker_protocol::{
-    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Role, Scalar, Scan, Scope,
-    SessionId, StatValue, Stored, VersionKind, limits,
+    Answer, BrokerId, Condition, ErrorCode, Fate, Header, Operation, Operations, Outcome, Outcomes, Publish, Role,
+    RoutingOperation, Scalar, Scan, Scope, SessionId, StatValue, Stored, Txn, VersionKind, limits,
 };
-use kvbroker_table::{EventBatch, Stopped, replay_into};
+use kvbroker_table::{EventBatch, Publication, Stopped, replay_into};
 
 fn code(outcome: &Outcome) -> Option<ErrorCode> {
     outcome.result.as_ref().err().map(|failure| failure.code)
@@ -405,6 +405,33 @@ fn stats_count_what_happened() {
 }
 
 #[test]
+fn messages_are_told_with_their_revisions_and_only_when_somebody_listens() {
+    let publish = |subject: &str| {
+        let value = Stored::integer(7);
+        let subject = key(subject);
+        let (priority, ttl_ms, content_type, retain, must_route) = (0, None, None, false, false);
+        let publish = Publish { subject, value, priority, ttl_ms, content_type, retain, must_route };
+        Operation::Routing(Box::new(RoutingOperation::Publish(publish)))
+    };
+    let run = |has_listeners: bool| {
+        let mut bench = Bench::new();
+        bench.events_wanted.store(false, Ordering::Relaxed);
+        bench.events.interest().set_messages(has_listeners);
+        bench.one(put("a", "1"));
+        bench.one(Operation::Txn(Box::new(Txn { compares: vec![], then: vec![publish("x"), publish("y")], otherwise: vec![] })));
+        bench.one(publish("z"));
+        bench.run_to_end().unwrap();
+        let batch = bench.shared.seen().events.pop().unwrap();
+        assert_eq!(batch.events, None, "nobody watches keys");
+        let told = |told: &Publication| (told.revision, String::from_utf8(told.message.subject.clone()).unwrap());
+        batch.messages.map(|messages| messages.iter().map(told).collect::<Vec<_>>())
+    };
+    let told = [(2, "x"), (2, "y"), (3, "z")].map(|(revision, subject)| (revision, subject.to_owned()));
+    assert_eq!(run(true), Some(told.to_vec()));
+    assert_eq!(run(false), None, "that something was published is told all the same");
+}
+
+#[test]
 fn events_tell_every_change_in_order_and_only_when_somebody_listens() {
     let mut bench = Bench::new();
     bench.one(put("a", "1"));
@@ -412,10 +439,11 @@ fn events_tell_every_change_in_order_and_only_when_somebody_listens() {
     bench.one(del("none"));
     bench.ask(Header::default(), Operations::Many(vec![put("b", "2"), del("a")]));
     bench.run_to_end().unwrap();
-    let EventBatch { base, revision, time_ms, events } = bench.shared.seen().events[0].clone();
+    let EventBatch { base, revision, time_ms, events, messages } = bench.shared.seen().events[0].clone();
     let told: Vec<_> = events.iter().flatten().map(|event| (event.revision, event.key.clone(), event.kind.clone())).collect();
     let value = |text| VersionKind::Put(Stored::text(text).unwrap());
     assert_eq!(told, [(1, key("a"), value("1")), (2, key("b"), value("2")), (3, key("a"), VersionKind::Remove)]);
+    assert_eq!(messages, Some(vec![]), "nothing was published");
     assert_eq!((base, revision, time_ms), (0, 3, bench.shared.seen().appends[0].0));
 
     let mut alone = Bench::new();
