@@ -98,7 +98,7 @@ fn a_publish_waits_for_every_copy() {
     assert!(lines.iter().all(|line| line.ends_with("\tdone")), "{lines:?}");
 
     // One is taken, and the other one is not: that is said of it alone.
-    let late = cli.spawn(&words("publish orders.new c --wait delivered --within 2s --json"));
+    let late = cli.spawn(&words("publish orders.new \"c\" --wait delivered --within 2s --json"));
     let taken = client.queue("mail").pull::<String>(PATIENCE).unwrap().unwrap();
     let said = finish(late);
     assert_eq!(said.code, Some(1), "{said:?}");
