@@ -185,7 +185,8 @@ mod tests {
     #[test]
     fn it_finds_what_each_pattern_says_of_itself() {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-        let (mut trie, mut bindings): (Trie<u64, Vec<u8>>, Vec<(u64, Vec<u8>)>) = (Trie::default(), Vec::new());
+        let mut trie: Trie<u64, Vec<u8>> = Trie::default();
+        let mut bindings: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut found_some = 0;
         for step in 0..20_000_u64 {
             let queue = dice.below(6) as u64;
