@@ -15,7 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::conversion::ConversionOperation;
+use crate::conversion::{ConversionOperation, Rule, Source};
 use crate::error::{ErrorCode, Failure};
 use crate::limits::{GRANT_COMMENT_BYTES_MAX, GRANT_PREFIXES_MAX, KEY_BYTES_MAX};
 use crate::operation::Operation;
@@ -149,8 +149,8 @@ enum Reach<'a> {
     Bound(&'a Key, &'a Key),
     /// Each of these.
     Keys(&'a [Key]),
-    /// Each of these, too.
-    Each(Vec<&'a [u8]>),
+    /// A rule: its name, its source, and the queue of its program.
+    Rule(&'a Rule),
     /// Those of a range that the user has.
     Own,
     /// What its parts reach.
@@ -210,7 +210,14 @@ impl Access {
                 self.check_key(pattern_prefix(pattern)).map_err(|_| self.not_all_subjects(pattern))
             }
             Reach::Keys(keys) => keys.iter().try_for_each(|key| self.check_key(key)),
-            Reach::Each(keys) => keys.iter().try_for_each(|key| self.check_key(key)),
+            Reach::Rule(rule) => {
+                self.check_key(&rule.name)?;
+                self.check_key(rule.source.reach()).map_err(|failure| match &rule.source {
+                    Source::Subject(pattern) => self.not_all_subjects(pattern.as_bytes()),
+                    Source::Prefix(_) | Source::Queue(_) => failure,
+                })?;
+                rule.program.iter().try_for_each(|program| self.check_key(&program.into))
+            }
             Reach::Txn(txn) => {
                 txn.compares.iter().try_for_each(|compare| self.check_key(&compare.key))?;
                 txn.operations().try_for_each(|part| self.check(part))
@@ -287,11 +294,7 @@ fn needs(operation: &Operation) -> (Role, Reach<'_>) {
             RoutingOperation::Publish(publish) => (Role::Write, Reach::Subject(&publish.subject, publish.retain)),
         },
         Operation::Conversion(conversion) => match conversion.as_ref() {
-            // What it names, what it holds for, and where what it makes goes.
-            ConversionOperation::Declare(rule) => {
-                let into = rule.program.iter().map(|program| program.into.as_slice());
-                (Role::Write, Reach::Each([rule.name.as_slice(), rule.source.reach()].into_iter().chain(into).collect()))
-            }
+            ConversionOperation::Declare(rule) => (Role::Write, Reach::Rule(rule)),
             ConversionOperation::Drop { rule } => (Role::Write, Reach::Key(rule)),
             ConversionOperation::Rules { rule, .. } => (Role::Read, rule.as_ref().map_or(Reach::Own, Reach::Key)),
             ConversionOperation::Convert { rule, .. } => (Role::Read, rule.as_ref().map_or(Reach::Nothing, Reach::Key)),
@@ -433,7 +436,7 @@ impl fmt::Debug for UserKey {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::conversion::{Converted, Program, Rule, Source, Steps, Wanted};
+    use crate::conversion::{ContentType, Converted, Program, Steps, Wanted};
     use crate::header::SessionId;
     use crate::operation::{Condition, Events, List, Scan};
     use crate::predicate::Scalar;
@@ -525,6 +528,12 @@ mod tests {
             steps: Steps::new(),
             program: Some(Program { into: into.to_vec(), time_limit_ms: 1_000 }),
         };
+        let about = |pattern: &[u8]| Rule {
+            source: Source::Subject(String::from_utf8(pattern.to_vec()).unwrap()),
+            to: Some(ContentType::Csv),
+            program: None,
+            ..declared(b"own/r", b"own/", b"own/q")
+        };
         let convert = |rule| ConversionOperation::Convert { value: Stored::integer(1), rule, from: None, to: None };
         let query = Operation::Query { subkey: "s".into(), subvalue: Scalar::Int(1), scan: scan.clone() };
         vec![
@@ -571,6 +580,7 @@ mod tests {
             (Role::Write, true, rule(ConversionOperation::Declare(declared(b"own/r", &key, b"own/q")))),
             (Role::Write, true, rule(ConversionOperation::Declare(declared(&key, b"own/", b"own/q")))),
             (Role::Write, true, rule(ConversionOperation::Declare(declared(b"own/r", b"own/", &key)))),
+            (Role::Write, true, rule(ConversionOperation::Declare(about(&key)))),
             (Role::Read, false, rule(ConversionOperation::Rules { rule: None, prefix: key.clone(), cursor: None, limit: None })),
             (Role::Read, false, rule(convert(None))),
             (Role::Read, true, rule(convert(Some(key.clone())))),

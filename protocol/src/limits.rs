@@ -279,6 +279,8 @@ pub const RULE_NAME_BYTES_MAX: usize = 255;
 pub const RULE_CONSUMER_BYTES_MAX: usize = 128;
 /// Longest pattern of subjects in a rule, bytes.
 pub const RULE_SUBJECT_BYTES_MAX: usize = 255;
+/// Most tokens of the patterns of all rules for one consumer or type, which are looked through for each item.
+pub const RULE_SUBJECT_TOKENS_MAX: usize = 3_000;
 /// Most steps of a rule.
 pub const RULE_STEPS_MAX: usize = 64;
 /// Longest path in a rule, bytes.
@@ -430,6 +432,11 @@ const _: () = {
         RULES_MAX * (RULE_NAME_BYTES_MAX + KEY_BYTES_MAX + QUEUE_NAME_BYTES_MAX + RULE_DEFAULT_BYTES_MAX) < SNAPSHOT_BYTES_MAX
             && RULE_STEPS_MAX * 2 * RULE_PATH_BYTES_MAX + KEY_BYTES_MAX < TURN_LOG_BYTES_MAX,
         "all rules together take little memory"
+    );
+    assert!(RULE_SUBJECT_BYTES_MAX == SUBJECT_BYTES_MAX, "what a queue is bound to, a rule can be for");
+    assert!(
+        RULE_SUBJECT_TOKENS_MAX * SUBJECT_TOKENS_MAX <= ROUTE_STEPS_MAX,
+        "an item's rule is found as soon as a message's queues"
     );
     assert!(PROGRAM_TIME_LIMIT_MS_MAX < QUEUE_LEASE_MS_MAX, "a lease outlives the program that it was taken for");
     assert!(

@@ -97,6 +97,7 @@ fn every_error_is_explained() {
         ConversionError::Taken { from: text(), to: text() },
         ConversionError::TooLarge,
         ConversionError::TooDeep,
+        ConversionError::NoRule(text()),
         ConversionError::TooMuchWork,
     ];
     let names: BTreeSet<&str> = all.iter().map(ConversionError::name).collect();

@@ -135,7 +135,7 @@ impl<'c> Reading<'c> {
     /// comes back later with the reason.
     ///
     /// # Errors
-    /// See [`ClientError`]; `not_convertible` for a consumer for whom no rule holds there.
+    /// See [`ClientError`]; `not_convertible` for a consumer that has a rule neither for the queue nor for any subject.
     pub fn pull(&self, pull: Pull) -> Result<(Vec<Delivery>, Duration), ClientError> {
         self.client.queue(pull.queue.clone()).pull_wanted(pull, &self.wanted)
     }

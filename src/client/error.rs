@@ -110,6 +110,9 @@ impl ClientError {
             ClientError::Lookup(error) => error.hint(),
             ClientError::Failed(failure) => match failure.code {
                 ErrorCode::Busy => Some("nothing was done; try again in a moment, or with a longer --timeout".into()),
+                ErrorCode::NotConvertible => Some(
+                    "which rules there are: kvclient PROJECT convert list; a new one: kvclient PROJECT convert declare".into(),
+                ),
                 ErrorCode::ShuttingDown => Some("nothing was done; try again when it runs again".into()),
                 _ => None,
             },

@@ -78,6 +78,40 @@ fn the_command_line_converts() {
 }
 
 #[test]
+fn rules_for_subjects_hold_for_copies_of_messages_wherever_they_are() {
+    let mut broker = Broker::plain();
+    let cli = Cli::new(broker.home());
+    ok(&cli, &["bind", "mail", "orders.*"]);
+    ok(&cli, &["bind", "audit", "#"]);
+    ok(&cli, &["queue", "declare", "audit", "--max-deliveries", "1", "--dead-queue", "dead"]);
+    let totals = ["convert", "declare", "totals", "--subject", "orders.#", "--consumer", "billing", "--as", "csv"];
+    ok(&cli, &[&totals[..], &["--pick", "total"]].concat());
+    ok(&cli, &["convert", "declare", "eu", "--subject", "orders.eu", "--consumer", "billing", "--pick", "total"]);
+    assert!(fails(&cli, &["convert", "declare", "no", "--subject", "orders*", "--as", "csv"], 2).stderr.contains("tokens"));
+    let publish = |subject: &str| ok(&cli, &["publish", subject, r#"{"total":120,"note":"x"}"#, "--json"]);
+    publish("orders.new");
+    publish("orders.eu");
+    publish("jobs");
+    broker.kill9();
+    broker.restart();
+    let pull = |queue: &str, consumer: &str| ok(&cli, &["queue", "poll", queue, "-n", "9", "--no-ack", "--consumer", consumer]);
+    let values = |text: String| -> Vec<String> { text.lines().map(|line| line.split('\t').nth(1).unwrap().to_owned()).collect() };
+    assert_eq!(values(pull("mail", "billing")), [r#""total\n120\n""#, r#"{"total":120}"#]);
+    // In another queue as well; what no rule is for fails there, and is dead with the reason.
+    assert_eq!(values(pull("audit", "billing")), [r#""total\n120\n""#, r#"{"total":120}"#]);
+    let dead = ok(&cli, &["queue", "peek", "dead"]);
+    assert!(dead.lines().count() == 1 && dead.contains("no_rule"), "{dead}");
+    // Whom no rule is for is told what there is to do.
+    let nobody = fails(&cli, &["queue", "poll", "mail", "--consumer", "nobody"], 2).stderr;
+    assert!(nobody.contains("no rule says") && nobody.contains("convert list"), "{nobody}");
+    for words in [["drop", "gone"], ["show", "gone"]] {
+        let said = fails(&cli, &["convert", words[0], words[1]], 1).stderr;
+        assert!(said.contains("there is no such rule") && said.contains("convert list") && !said.contains("`rules`"), "{said}");
+    }
+    assert!(fails(&cli, &["convert", "test", "gone", "x"], 1).stderr.contains("convert list"));
+}
+
+#[test]
 fn the_library_converts_and_an_item_that_can_not_be_is_not_lost() {
     let broker = Broker::plain();
     let client = connect(&broker);

@@ -13,9 +13,9 @@ fn words(command: &str) -> Vec<String> {
     std::iter::once("test".to_owned()).chain(plain).collect()
 }
 
-/// The command in each cell: rows persistent and transient, columns asynchronous and synchronous.
-fn table() -> [[Vec<String>; 2]; 2] {
-    ["| persistent", "| transient"].map(|start| {
+/// The command in each cell: rows persistent and transient, columns asynchronous and synchronous; of items, or of messages.
+fn table(starts: [&str; 2]) -> [[Vec<String>; 2]; 2] {
+    starts.map(|start| {
         let row = DOCUMENT.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no row {start}"));
         let mut cells = row.split(" | ").skip(1).map(|cell| words(cell.trim_matches([' ', '|', '`'])));
         [cells.next().unwrap(), cells.next().unwrap()]
@@ -24,11 +24,18 @@ fn table() -> [[Vec<String>; 2]; 2] {
 
 #[test]
 fn every_cell_of_the_table_does_what_it_says() {
-    let [persistent, transient] = table();
-    let declare = DOCUMENT.lines().find(|line| line.contains("--transient")).unwrap();
     let mut broker = Broker::plain();
     let cli = Cli::new(broker.home());
-    cli.ok(&words(declare.trim_start_matches("$ ")));
+    for setting in ["queue declare live --transient", "bind jobs 'pictures.*'", "bind live 'frames.*'"] {
+        let command = DOCUMENT.lines().find(|line| line.ends_with(setting)).unwrap();
+        cli.ok(&words(command.trim_start_matches("$ ")));
+    }
+    for starts in [["| persistent", "| transient"], ["| a [message](#messages), persistent", "| a message, transient"]] {
+        each_does_what_it_says(&mut broker, &cli, table(starts));
+    }
+}
+
+fn each_does_what_it_says(broker: &mut Broker, cli: &Cli, [persistent, transient]: [[Vec<String>; 2]; 2]) {
     let items = |queue: &str| {
         let said = cli.ok(&["test", "queue", "stats", queue, "--json"]).json();
         (said["items"].as_u64().unwrap(), said["transient"].as_u64().unwrap())
@@ -45,8 +52,7 @@ fn every_cell_of_the_table_does_what_it_says() {
     cli.ok(&["test", "queue", "purge", "jobs"]);
 
     // The producer waits, until there is a consumer.
-    for [_, command] in [&persistent, &transient] {
-        let queue = command[3].as_str();
+    for ([_, command], queue) in [(&persistent, "jobs"), (&transient, "live")] {
         let producer = cli.spawn(command);
         wait_until(PATIENCE, "the producer waits", || (broker.stat("events_waiting") == 1).then_some(()));
         assert_eq!(cli.run(&["test", "queue", "pull", queue, "--wait", "0s", "--exec", "true"]).code, Some(0));
@@ -60,4 +66,5 @@ fn every_cell_of_the_table_does_what_it_says() {
     broker.restart();
     assert_eq!(items("live"), (0, 1));
     assert_eq!(cli.ok(&["test", "get", "k"]).text(), "1\n");
+    cli.ok(&["test", "del", "k"]);
 }

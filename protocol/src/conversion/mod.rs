@@ -171,6 +171,9 @@ pub enum ConversionError {
     /// The steps put something deeper than values are nested.
     #[error("the result would be nested deeper than {} levels", limits::DEPTH_MAX)]
     TooDeep,
+    /// There are rules for this consumer, and none of them is for this item.
+    #[error("no rule for the consumer {0:?} holds for its queue or its subject; declare one, or ask without a consumer")]
+    NoRule(String),
     /// The steps have too much to do.
     #[error("the rule's steps have too much to do on a value of this size; use a program for it")]
     TooMuchWork,
@@ -195,6 +198,7 @@ impl ConversionError {
             ConversionError::Taken { .. } => "taken",
             ConversionError::TooLarge => "too_large",
             ConversionError::TooDeep => "too_deep",
+            ConversionError::NoRule(_) => "no_rule",
             ConversionError::TooMuchWork => "too_much_work",
         }
     }

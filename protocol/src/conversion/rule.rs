@@ -2,7 +2,7 @@
 //!
 //! - A rule has one form, a map of named fields: in a request, in an answer, and as the record that keeps it.
 //! - Which rule holds is decided by the rules alone: of those whose source and target fit the one with the longest source, and of several
-//!   such the first by name ([`Rule::rank`]).
+//!   such the first by name ([`Rule::rank`]). One for the place where a value lies, keys or a queue, goes before one for its subject.
 
 use super::ContentType;
 use super::steps::{Path, Steps};
@@ -13,6 +13,7 @@ use crate::json::{Token as Json, Walker};
 use crate::limits;
 use crate::msgpack::{Cursor, Token as Pack};
 use crate::queue::queue_name;
+use crate::routing::{pattern_prefix, subject_pattern};
 use crate::sink::Sink;
 use crate::value::Key;
 
@@ -41,8 +42,8 @@ impl Source {
     pub fn reach(&self) -> &[u8] {
         match self {
             Source::Prefix(bytes) | Source::Queue(bytes) => bytes,
-            // What stands in front of the first place that matches more than itself.
-            Source::Subject(pattern) => pattern.split(['*', '#']).next().unwrap_or_default().as_bytes(),
+            // What every subject of the pattern begins with.
+            Source::Subject(pattern) => pattern_prefix(pattern.as_bytes()),
         }
     }
 }
@@ -130,7 +131,7 @@ impl Rule {
             steps: given(7).map(steps_of).transpose()?.unwrap_or_default(),
             program,
         }
-        .check()
+        .bounded()
     }
 
     /// Takes a rule that makes sense and stays within its bounds.
@@ -138,6 +139,14 @@ impl Rule {
     /// # Errors
     /// `invalid` or `limit`.
     pub fn check(self) -> Result<Rule, Failure> {
+        if let Source::Subject(pattern) = &self.source {
+            subject_pattern(pattern.clone().into_bytes())?;
+        }
+        self.bounded()
+    }
+
+    /// All of it but the pattern: one that was kept before patterns were looked at has no subject, and is no damage.
+    fn bounded(self) -> Result<Rule, Failure> {
         let wrong = |message: &str| Err(Failure::invalid(message));
         if let Some(Program { time_limit_ms, into }) = &self.program {
             let (least, most) = (limits::PROGRAM_TIME_LIMIT_MS_MIN, limits::PROGRAM_TIME_LIMIT_MS_MAX);
@@ -230,9 +239,11 @@ impl Rule {
             }
     }
 
-    /// Orders rules that fit: the first one holds.
+    /// Orders rules that fit: the first one holds. A subject itself goes before a pattern that begins with all of it.
     pub fn rank(&self) -> impl Ord + '_ {
-        (std::cmp::Reverse(self.source.reach().len()), &self.name)
+        let reach = self.source.reach();
+        let varies = matches!(&self.source, Source::Subject(pattern) if pattern.len() > reach.len());
+        (std::cmp::Reverse(reach.len()), varies, &self.name)
     }
 }
 
@@ -360,6 +371,40 @@ mod tests {
         }
         for wrong in [&[0xc0][..], &[0x80], &[0x81, 0xa1, b'x', 0xc0], &[0xff, 0xff]] {
             assert!(Rule::from_record(wrong).is_err());
+        }
+    }
+
+    fn about(name: &str, pattern: &str) -> Rule {
+        let plain = samples().swap_remove(2);
+        Rule { name: name.into(), source: Source::Subject(pattern.into()), ..plain }
+    }
+
+    #[test]
+    fn a_subject_is_a_pattern_that_could_be_bound() {
+        for bad in ["", "team/#", "a*", "a..b", ".a"] {
+            let rule = about("r", bad);
+            assert!(rule.clone().check().is_err(), "{bad}");
+            // What was kept before is no damage.
+            assert_eq!(Rule::from_record(&rule.to_record()).as_ref(), Ok(&rule), "{bad}");
+        }
+        assert!(about("r", "a.*.#").check().is_ok());
+    }
+
+    #[test]
+    fn the_most_particular_pattern_goes_first() {
+        let in_order = [("z", "a.b"), ("a", "a.b.#"), ("x", "a.*"), ("y", "a.*.#"), ("b", "a.#"), ("c", "#")];
+        let mut rules: Vec<Rule> = in_order.iter().rev().map(|(name, pattern)| about(name, pattern)).collect();
+        rules.sort_by(|one, other| one.rank().cmp(&other.rank()));
+        let found: Vec<(&[u8], &Source)> = rules.iter().map(|rule| (rule.name.as_slice(), &rule.source)).collect();
+        let expected = in_order.map(|(name, pattern)| (name.as_bytes(), Source::Subject(pattern.into())));
+        assert!(found.iter().zip(&expected).all(|(found, (name, source))| *found == (*name, source)), "{found:?}");
+    }
+
+    #[test]
+    fn a_user_needs_all_that_subjects_of_the_pattern_begin_with() {
+        for (pattern, reach) in [("team.#", "team"), ("team.*", "team."), ("team.*.#", "team."), ("#", ""), ("team.a", "team.a")]
+        {
+            assert_eq!(about("r", pattern).source.reach(), reach.as_bytes(), "{pattern}");
         }
     }
 }

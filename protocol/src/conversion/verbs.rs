@@ -17,7 +17,7 @@ pub(crate) static CONVERSION_VERBS: &[Verb] = &[
         names: &["declare_rule"],
         positional: &[RULE_FIELDS[0]],
         options: RULE_FIELDS.split_at(1).1,
-        build: |fields| Ok(one(ConversionOperation::Declare(Rule::of(|at| fields.given(at))?))),
+        build: |fields| Ok(one(ConversionOperation::Declare(Rule::of(|at| fields.given(at))?.check()?))),
     },
     Verb {
         names: &["drop_rule"],

@@ -6,14 +6,14 @@ use kvbroker::client::{Client, exit_of};
 use kvbroker::exit::Exit;
 use kvbroker_protocol::limits::PROGRAM_TIME_LIMIT_MS_DEFAULT;
 use kvbroker_protocol::{
-    Answer, ContentType, ConversionOperation, Converted, Failure, Key, Operation, Outcome, Program, Rule, Source, Steps, Stored,
-    Wanted as As, key_to_line_text, msgpack_to_json,
+    Answer, ContentType, ConversionOperation, Converted, ErrorCode, Failure, Key, Operation, Outcome, Program, Rule, Source,
+    Steps, Stored, Wanted as As, key_to_line_text, msgpack_to_json,
 };
 
 use crate::args::Global;
 use crate::convert_args::{ConvertVerb, RuleArgs};
 use crate::convert_run::Converter;
-use crate::output::{Output, Print, columns, value_as_printed};
+use crate::output::{Output, Print, columns, error_json, value_as_printed};
 use crate::values::{Kind, bytes, read_all, read_file, stored};
 use crate::{Trouble, complain, verbs};
 
@@ -93,6 +93,11 @@ fn rule(args: RuleArgs) -> Result<Rule, Trouble> {
     .map_err(wrong)
 }
 
+/// A rule was named that is not there.
+pub(crate) fn no_rule() {
+    complain("there is no such rule", Some("`kvclient PROJECT convert list` tells which there are"));
+}
+
 pub(crate) fn run(client: &Client, wanted: Wanted, out: &mut Output) -> Result<Exit, Trouble> {
     match wanted {
         Wanted::One(operation) => verbs::one(client, Operation::Conversion(Box::new(operation)), out),
@@ -103,15 +108,24 @@ pub(crate) fn run(client: &Client, wanted: Wanted, out: &mut Output) -> Result<E
                 Ok(Exit::Ok)
             }
             None => {
-                complain("there is no such rule", None);
+                no_rule();
                 Ok(Exit::NotFound)
             }
         },
-        Wanted::Test { rule, value } => {
-            let made = client.convert().test(rule, value)?;
-            out.bytes(&printed(&made))?;
-            Ok(Exit::Ok)
-        }
+        Wanted::Test { rule, value } => match client.convert().test(rule, value) {
+            Ok(made) => {
+                out.bytes(&printed(&made))?;
+                Ok(Exit::Ok)
+            }
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => {
+                if out.is_json() {
+                    out.line(&error_json(&error))?;
+                }
+                no_rule();
+                Ok(Exit::NotFound)
+            }
+            Err(error) => Err(error.into()),
+        },
         Wanted::Run(converter) => converter.run(client),
     }
 }

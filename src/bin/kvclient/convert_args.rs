@@ -11,7 +11,8 @@ use crate::verb_parts::Ttl;
 
 pub(crate) const CONVERT_HELP: &str =
     "What is stored stays as it was written. Whoever reads with `--as TYPE` or `--consumer NAME` gets a copy, as the rules say that hold for
-the key or the queue: the longest prefix first, then the first name. Types: msgpack, json, text, csv, bytes.
+the key or the queue (the longest prefix first), else for the subject (the most particular pattern first), then the first name.
+Types: msgpack, json, text, csv, bytes.
 
 Examples:
   kvclient NETID-a5 get cars/1 --as csv                      no rule is needed for that
@@ -53,6 +54,7 @@ Examples:
   kvclient NETID-a5 convert declare bill --prefix cars/ --consumer billing --as csv --pick name,price.net --rename price.net=amount
   kvclient NETID-a5 convert declare plain --prefix '' --as json --drop password
   kvclient NETID-a5 convert declare eur --queue orders --consumer shop --default currency='\"EUR\"'
+  kvclient NETID-a5 convert declare totals --subject 'orders.#' --consumer billing --as csv --pick total
   kvclient NETID-a5 convert declare thumbs --queue photos --into thumbnails --as bytes --time-limit 30s"
     )]
     Declare(Box<RuleArgs>),
@@ -130,7 +132,7 @@ pub(crate) struct RuleArgs {
     /// It holds for items of this queue
     #[arg(long, value_name = "QUEUE", group = "source")]
     pub(crate) queue: Option<OsString>,
-    /// It holds for what is published to subjects that match (kept, not applied yet)
+    /// It holds for copies of messages about these subjects, such as orders.* or orders.#, and for retained values
     #[arg(long, value_name = "PATTERN", group = "source")]
     pub(crate) subject: Option<String>,
     /// What texts and bytes hold: msgpack, json, text, csv or bytes

@@ -32,7 +32,7 @@ use crate::interrupt::{self, Held, InHand};
 use crate::output::printable;
 use crate::queue_exec::stdin;
 use crate::watch::find_program;
-use crate::{Trouble, complain};
+use crate::{Trouble, complain, convert};
 
 /// How much longer than its program may take an item is leased.
 const LEASE_MARGIN_MS: u64 = 5_000;
@@ -105,7 +105,7 @@ impl Converter {
 
     fn task(&self, client: &Client) -> Result<Option<Task>, Trouble> {
         let Some(rule) = client.convert().show(&self.rule)? else {
-            complain("there is no such rule", None);
+            convert::no_rule();
             return Ok(None);
         };
         match (rule.source, rule.program) {

@@ -25,7 +25,7 @@ fn state(text: &str) -> Result<ItemState, String> {
     ItemState::from_name(text).ok_or_else(|| "ready, delayed, leased or dead".to_owned())
 }
 
-fn far(text: &str) -> Result<Far, String> {
+pub(crate) fn far(text: &str) -> Result<Far, String> {
     Far::from_name(text).ok_or_else(|| "submitted, delivered or done".to_owned())
 }
 

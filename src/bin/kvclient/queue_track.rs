@@ -1,13 +1,16 @@
-//! `queue track` and `queue push --wait`: how far an item has come.
+//! `queue track`, `queue push --wait` and `publish --wait`: how far an item, or each copy of a message, has come.
 
 use std::time::Duration;
 
-use kvbroker::client::Client;
+use kvbroker::client::{Client, Published, TrackedCopy};
 use kvbroker::exit::Exit;
-use kvbroker_protocol::{Answer, ItemId, Key, Operation, Progress, Push, QueueAnswer, QueueOperation, Tracked, Until};
+use kvbroker_protocol::{
+    Answer, ItemId, Key, Operation, Progress, Push, QueueAnswer, QueueOperation, RoutingAnswer, Tracked, Until, key_to_json_text,
+    key_to_line_text,
+};
 use serde_json::json;
 
-use crate::output::Output;
+use crate::output::{Output, Print};
 use crate::{Trouble, complain, verbs};
 
 /// How far a push waits for its item.
@@ -34,7 +37,7 @@ pub(crate) fn push(client: &Client, push: Push, far: Far, within: Duration, out:
             if out.is_json() {
                 out.line(&line(item, tracked))?;
             }
-            Ok(judged(item, tracked, until, within))
+            Ok(judged(&format!("item {item}"), tracked, until, within))
         }
         _ => Ok(exit),
     }
@@ -55,7 +58,67 @@ pub(crate) fn track(
     } else {
         out.line(tracked.progress.name())?;
     }
-    Ok(judged(item, tracked, until, wait))
+    Ok(judged(&format!("item {item}"), tracked, until, wait))
+}
+
+/// Publishes a message, prints how many queues have it, and waits until each copy is so far: then each is printed.
+pub(crate) fn publish(
+    client: &Client,
+    message: Operation,
+    far: Far,
+    within: Duration,
+    out: &mut Output,
+) -> Result<Exit, Trouble> {
+    let (outcome, exit) = verbs::told(client, message, out)?;
+    let (Far::Until(until), Ok(Answer::Routing(RoutingAnswer::Published { routed, copies }))) = (far, outcome.result) else {
+        return Ok(exit);
+    };
+    if routed == 0 {
+        complain(&format!("no queue wanted this message: nobody has it, and it is never {}", until.name()), None);
+        return Ok(Exit::NotFound);
+    }
+    let published = Published { revision: outcome.revision.unwrap_or_default(), routed, copies };
+    let copies = client.track_copies(&published, until, within)?;
+    for copy in &copies {
+        out.item(copy)?;
+    }
+    out.flush()?;
+    let mut worst = Exit::Ok;
+    for TrackedCopy { queue, item, tracked } in &copies {
+        let mut what = format!("item {item} of ").into_bytes();
+        key_to_line_text(&mut what, queue);
+        match judged(&String::from_utf8_lossy(&what), *tracked, until, within) {
+            Exit::Ok => {}
+            Exit::NotFound => worst = Exit::NotFound,
+            other if worst == Exit::Ok => worst = other,
+            _ => {}
+        }
+    }
+    let untold = published.untold();
+    if untold > 0 {
+        let them = if untold == 1 { "1 more copy".to_owned() } else { format!("{untold} more copies") };
+        let why = "the broker tells the first hundred, in queues that this client may use";
+        complain(&format!("how far {them} of this message came is not known: {why}"), None);
+        if worst == Exit::Ok {
+            worst = Exit::UnknownOutcome;
+        }
+    }
+    Ok(worst)
+}
+
+impl Print for TrackedCopy {
+    fn print(&self, json: bool, line: &mut Vec<u8>) {
+        let TrackedCopy { queue, item, tracked: Tracked { progress, deliveries } } = self;
+        if json {
+            line.extend_from_slice(b"{\"queue\":");
+            key_to_json_text(line, queue);
+            let rest = json!({"item": item.to_string(), "progress": progress.name(), "deliveries": deliveries}).to_string();
+            line.extend_from_slice(rest.replacen('{', ",", 1).as_bytes());
+        } else {
+            key_to_line_text(line, queue);
+            line.extend_from_slice(format!("\t{item}\t{}", progress.name()).as_bytes());
+        }
+    }
 }
 
 fn line(item: ItemId, tracked: Tracked) -> String {
@@ -63,22 +126,23 @@ fn line(item: ItemId, tracked: Tracked) -> String {
     json!({"status": "ok", "item": item.to_string(), "progress": progress.name(), "deliveries": deliveries}).to_string()
 }
 
-fn judged(item: ItemId, tracked: Tracked, until: Until, waited: Duration) -> Exit {
+/// The exit code for an item, and what there is to say of one that is not so far.
+fn judged(item: &str, tracked: Tracked, until: Until, waited: Duration) -> Exit {
     let progress = tracked.progress;
     match progress {
         Progress::Done => Exit::Ok,
         Progress::Gone => {
-            complain(&format!("item {item} is not in the queue any more, and nobody knows how it ended"), None);
+            complain(&format!("{item} is not in its queue any more, and nobody knows how it ended"), None);
             Exit::UnknownOutcome
         }
         Progress::Dead | Progress::Expired | Progress::Removed => {
-            complain(&format!("item {item} is {}", progress.name()), None);
+            complain(&format!("{item} is {}", progress.name()), None);
             Exit::NotFound
         }
         Progress::Ready | Progress::Delayed | Progress::Leased if until.is_reached(tracked) => Exit::Ok,
         Progress::Ready | Progress::Delayed | Progress::Leased => {
             let waited = humantime::format_duration(Duration::from_millis(super::queue::millis(waited)));
-            complain(&format!("item {item} is {} after {waited}, and not {}", progress.name(), until.name()), None);
+            complain(&format!("{item} is {} after {waited}, and not {}", progress.name(), until.name()), None);
             Exit::NotFound
         }
     }

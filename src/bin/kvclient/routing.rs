@@ -31,7 +31,7 @@ pub(crate) fn unbind(queue: &std::ffi::OsStr, pattern: &std::ffi::OsStr) -> Resu
 }
 
 pub(crate) fn publish(args: PublishArgs, global: &Global) -> Result<Operation, Trouble> {
-    let PublishArgs { subject, value, file, priority, ttl, content_type, retain, must_route } = args;
+    let PublishArgs { subject, value, file, priority, ttl, content_type, retain, must_route, .. } = args;
     let value = match (value, file) {
         (_, Some(path)) => stored(read_file(&path)?, Kind::of_file(global.json))?,
         (Some(text), None) if text == "-" => stored(read_all(io::stdin().lock(), "stdin")?, Kind::of_text(global.json))?,

@@ -2,10 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use kvbroker_protocol::Predicate;
 
+use crate::queue_args::far;
+use crate::queue_track::Far;
 use crate::verb_parts::Ttl;
 
 pub(crate) const BIND_HELP: &str =
@@ -35,11 +38,16 @@ pub(crate) const PUBLISH_HELP: &str =
 parsed. A message that no queue wants is counted, and kept nowhere unless it is retained; with --must-route it is refused
 instead, with exit code 1. Exit code 7: a queue that wants it is full, and so no queue has got it.
 
+With --wait delivered or done it waits until each copy is so far, and prints a line for each: the queue, the item and how far it is, with
+tabs between. Exit code 0: all are so far. 1: one is not, or has ended otherwise; or no queue wants the message. 4: all that can be followed
+are, and there are others: beyond the first hundred, in queues that one may not use, or of which nobody knows any more how they ended.
+
 Examples:
   kvclient NETID-a5 publish orders.new 'number 7'
   kvclient NETID-a5 publish orders.new '{\"total\":120}' --json --must-route
                                                            {\"status\":\"ok\",\"rev\":…,\"routed\":1,\"copies\":[[\"mail\",\"9\"]]}
-  kvclient NETID-a5 publish weather.berlin 21 --retain     the last value is kept: get retained/weather.berlin";
+  kvclient NETID-a5 publish weather.berlin 21 --retain     the last value is kept: get retained/weather.berlin
+  kvclient NETID-a5 publish orders.new 'number 7' --wait done --within 10m";
 
 /// Which queue, and what it is bound to.
 #[derive(Clone, Debug, Args)]
@@ -79,4 +87,10 @@ pub(crate) struct PublishArgs {
     /// Refuse it if no queue wants it
     #[arg(long)]
     pub(crate) must_route: bool,
+    /// How far to wait: submitted (it is in the log), delivered (a consumer has each copy) or done
+    #[arg(long, value_name = "STEP", default_value = "submitted", value_parser = far)]
+    pub(crate) wait: Far,
+    /// With --wait delivered or done: how long, for all copies together
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
+    pub(crate) within: Duration,
 }

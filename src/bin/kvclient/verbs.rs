@@ -15,12 +15,13 @@ use kvbroker_protocol::{
 
 use crate::args::Global;
 use crate::output::{Name, Output, Print, printable};
+use crate::queue_track::Far;
 use crate::values::{Kind, bytes, read_all, read_file, scalar, stored, transaction};
 use crate::verb_args::Verb;
 use crate::verb_parts::{DelConditions, PageArgs, PutConditions};
 use crate::{
-    CLIENT, Trouble, batch, complain, convert, del_prefix, events, fate, history, mirror, queue, routing, subscribe, users, wait,
-    watch,
+    CLIENT, Trouble, batch, complain, convert, del_prefix, events, fate, history, mirror, queue, queue_track, routing, subscribe,
+    users, wait, watch,
 };
 
 pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Trouble> {
@@ -54,6 +55,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
         Asked::Users(operation) => users::change(&client, operation, &mut out, global)?,
         Asked::Queue(wanted) => queue::run(&client, wanted, &mut out)?,
         Asked::Bindings(queue) => routing::bindings(&client, queue, &mut out)?,
+        Asked::Publish(message, far, within) => queue_track::publish(&client, message, far, within, &mut out)?,
         Asked::Convert(wanted) => convert::run(&client, wanted, &mut out)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {
@@ -100,6 +102,7 @@ enum Asked {
     Users(Operation),
     Queue(queue::Wanted),
     Bindings(Option<Key>),
+    Publish(Operation, Far, Duration),
     Convert(convert::Wanted),
     Batch,
     Hello,
@@ -186,7 +189,10 @@ impl Asked {
             Verb::Bind { bind } => Asked::One(routing::bind(bind)?),
             Verb::Unbind { queue, pattern } => Asked::One(routing::unbind(&queue, &pattern)?),
             Verb::Bindings { queue } => Asked::Bindings(queue.map(|queue| bytes(&queue))),
-            Verb::Publish { publish } => Asked::One(routing::publish(publish, global)?),
+            Verb::Publish { publish } => {
+                let (far, within) = (publish.wait, publish.within);
+                Asked::Publish(routing::publish(publish, global)?, far, within)
+            }
             Verb::Convert { verb } => Asked::Convert(convert::Wanted::new(verb, global)?),
             Verb::Batch => Asked::Batch,
             Verb::Hello => Asked::Hello,
@@ -370,6 +376,7 @@ impl Subject {
             ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::WrongType | ErrorCode::OutOfRange if *verb == "txn" => {
                 complain(&said, None);
             }
+            ErrorCode::NotFound if matches!(*verb, "drop_rule" | "convert") => convert::no_rule(),
             ErrorCode::NotFound if *verb == "revoke" => {
                 complain("this key could not use the table anyway; `who` lists those that can", None)
             }

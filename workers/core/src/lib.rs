@@ -41,7 +41,7 @@ pub use history::{
 pub use loader::{LoadError, Loader};
 pub use queues::{DueItem, Ended};
 pub use record::{TableRecord, split_table_record};
-pub use routing::{Message, PatternTree};
+pub use routing::{Found as PatternsFound, Message, PatternTree};
 pub use salvage::Salvage;
 pub use sessions::{Numbered, SessionBounds};
 pub use slice::{Slice, StateRecord};

@@ -205,7 +205,7 @@ impl Streams {
                 self.interest.add(name);
             }
             StreamKind::Messages => {
-                self.patterns.insert(id, name, ());
+                self.patterns.insert(name, id, ());
                 self.interest.set_messages(true);
             }
         }
@@ -226,7 +226,7 @@ impl Streams {
                 self.interest.remove(name);
             }
             StreamKind::Messages => {
-                self.patterns.remove(id, name);
+                self.patterns.remove(name, &id);
                 self.interest.set_messages(self.sides.messages.streams > 0);
             }
         }
@@ -333,13 +333,13 @@ impl Streams {
         };
         for (Publication { message, .. }, ids) in messages.iter().zip(found) {
             let from = self.changes.len();
-            for (id, ()) in ids {
-                let Some(stream) = self.streams.get_mut(&id) else { continue };
+            for (id, ()) in ids.entries {
+                let Some(stream) = self.streams.get_mut(id) else { continue };
                 if self.changes.len() == from {
                     encode_subject_message(&message.subject, message.value.lent(), &mut self.changes);
                 }
                 if stream.part.count == 0 {
-                    self.touched.push(id);
+                    self.touched.push(*id);
                 }
                 stream.part.add(from..self.changes.len());
             }

@@ -1,31 +1,39 @@
 //! Handing out values as their reader wants them.
 //!
-//! - The rule is chosen for each key, or once for a queue, among those for the reader's consumer or type. Without a rule a type is made by
-//!   itself; a consumer without a rule is refused, as nobody has said what it gets.
+//! - The rule is chosen for each key and each item, among those for the reader's consumer or type: first one of the place where it lies, a
+//!   prefix of keys or a queue, then one of its subject. Without a rule a type is made by itself; a consumer without a rule is refused, as
+//!   nobody has said what it gets.
 //! - A page ends where its values, as they are handed out, are too many bytes, or the turn's work is used up. What comes next is had by its
 //!   cursor; one value always fits.
 //! - A read is refused at the first value that can't become what was asked for, with its key. Items of a pull are `queues/convert.rs`'s matter.
 
 use kvbroker_protocol::{
     Answer, ContentType, Conversion, ConversionError, Converted, ErrorCode, Failure, Found, Key, Operation, QueueAnswer,
-    QueueOperation, Row, Rule, Source, Stored, Wanted, key_to_line_text, limits,
+    QueueOperation, RETAINED_PREFIX, Row, Rule, Source, Stored, Wanted, key_to_line_text, limits,
 };
 
 use super::Rules;
+use super::subjects::Patterns;
 use crate::decide::{Turn, operate};
 use crate::overlay::Overlay;
 
 /// What there is to choose from for one reader.
 pub(crate) struct Chooser<'a> {
     wanted: &'a Wanted,
-    /// In the order in which they hold.
+    /// Those of keys and queues, in the order in which they hold.
     rules: Vec<&'a Rule>,
+    /// Those of subjects.
+    subjects: Option<&'a Patterns>,
 }
 
 /// What becomes of the items of one queue.
 #[derive(Clone, Copy)]
 pub(crate) struct ItemConversion<'a> {
-    conversion: Conversion<'a>,
+    wanted: &'a Wanted,
+    /// The queue's rule.
+    rule: Option<&'a Rule>,
+    /// Where it has none.
+    subjects: Option<&'a Patterns>,
 }
 
 /// Rules that are looked at for one unit of the turn's work.
@@ -33,44 +41,58 @@ const RULES_PER_UNIT: usize = 8;
 
 impl<'a> Chooser<'a> {
     pub(crate) fn new(rules: &'a Rules, wanted: &'a Wanted) -> Chooser<'a> {
-        let mut rules: Vec<&Rule> = rules.0.values().filter(|rule| rule.is_for(wanted.to, wanted.consumer.as_deref())).collect();
+        let subjects = rules.subjects.for_wanted(wanted);
+        let of_places = rules.by_name.values().map(|rule| &**rule).filter(|rule| !matches!(rule.source, Source::Subject(_)));
+        let mut rules: Vec<&Rule> = of_places.filter(|rule| rule.is_for(wanted.to, wanted.consumer.as_deref())).collect();
         rules.sort_by(|one, other| one.rank().cmp(&other.rank()));
-        Chooser { wanted, rules }
+        Chooser { wanted, rules, subjects }
     }
 
-    fn conversion(&self, fits: impl Fn(&Source) -> bool, what: impl Fn() -> String) -> Result<Conversion<'a>, Failure> {
-        let rule = self.rules.iter().find(|rule| fits(&rule.source));
-        if let (None, Some(consumer)) = (rule, &self.wanted.consumer) {
-            let message = format!("no rule says what the consumer {consumer:?} gets of {}; declare one, or leave it out", what());
-            return Err(Failure::new(ErrorCode::NotConvertible, message));
-        }
-        Ok(Conversion {
-            from: rule.and_then(|rule| rule.from),
-            steps: rule.map(|rule| &rule.steps),
-            to: self.wanted.to.or(rule.and_then(|rule| rule.to)),
-        })
+    fn refused(consumer: &str, what: &str) -> Failure {
+        let message = format!("no rule says what the consumer {consumer:?} gets of {what}; declare one, or leave it out");
+        Failure::new(ErrorCode::NotConvertible, message)
     }
 
     /// What becomes of the items of a queue.
     ///
     /// # Errors
-    /// `not_convertible` if the consumer has no rule there.
+    /// `not_convertible` if the consumer has a rule neither for the queue nor for any subject.
     pub(crate) fn for_queue(&self, queue: &[u8]) -> Result<ItemConversion<'a>, Failure> {
-        let fits = |source: &Source| matches!(source, Source::Queue(own) if own == queue);
-        Ok(ItemConversion { conversion: self.conversion(fits, || format!("the queue {}", shown(queue)))? })
+        let rule = self.rules.iter().copied().find(|rule| matches!(&rule.source, Source::Queue(own) if own == queue));
+        match (rule, self.subjects, &self.wanted.consumer) {
+            (None, None, Some(consumer)) => Err(Chooser::refused(consumer, &format!("the queue {}", shown(queue)))),
+            _ => Ok(ItemConversion { wanted: self.wanted, rule, subjects: self.subjects }),
+        }
     }
 
     /// The value as it is handed out.
     fn of_key(&self, key: &[u8], value: &Stored, turn: &mut Turn) -> Result<Stored, Failure> {
         turn.work_left = turn.work_left.saturating_sub(self.rules.len() / RULES_PER_UNIT);
-        let fits = |source: &Source| matches!(source, Source::Prefix(prefix) if key.starts_with(prefix));
-        let conversion = self.conversion(fits, || format!("the key {}", shown(key)))?;
+        let of_prefix = |rule: &&Rule| matches!(&rule.source, Source::Prefix(prefix) if key.starts_with(prefix));
+        let rule = self.rules.iter().copied().find(of_prefix).or_else(|| {
+            // A value that is retained is about its subject.
+            let subject = key.strip_prefix(RETAINED_PREFIX)?;
+            self.subjects?.of(subject, turn)
+        });
+        if let (None, Some(consumer)) = (rule, &self.wanted.consumer) {
+            return Err(Chooser::refused(consumer, &format!("the key {}", shown(key))));
+        }
+        let conversion = conversion_by(rule, self.wanted.to);
         convert(&conversion, value, turn).map_err(|error| error.of(&format!("the value of {}", shown(key))))
     }
 }
 
+/// What a rule does for whoever asks for this type; without a rule the type is all.
+fn conversion_by(rule: Option<&Rule>, to: Option<ContentType>) -> Conversion<'_> {
+    Conversion {
+        from: rule.and_then(|rule| rule.from),
+        steps: rule.map(|rule| &rule.steps),
+        to: to.or(rule.and_then(|rule| rule.to)),
+    }
+}
+
 impl ItemConversion<'_> {
-    /// An item's value as it is handed out, and what it is then.
+    /// An item's value as it is handed out, and what it is then. A copy of a message has a subject.
     ///
     /// # Errors
     /// [`ConversionError`]: it can't become that.
@@ -78,9 +100,14 @@ impl ItemConversion<'_> {
         &self,
         value: &Stored,
         declared: Option<&str>,
+        subject: Option<&[u8]>,
         turn: &mut Turn,
     ) -> Result<(Stored, Option<String>), ConversionError> {
-        let Conversion { from, steps, to } = self.conversion;
+        let rule = self.rule.or_else(|| self.subjects?.of(subject?, turn));
+        if let (None, Some(consumer)) = (rule, &self.wanted.consumer) {
+            return Err(ConversionError::NoRule(consumer.clone()));
+        }
+        let Conversion { from, steps, to } = conversion_by(rule, self.wanted.to);
         let from = declared.and_then(ContentType::from_declared).or(from);
         let made = convert(&Conversion { from, steps, to }, value, turn)?;
         Ok((made, to.map(|to| to.media_type().to_owned())))
@@ -211,7 +238,7 @@ fn convert_items(mut answer: Answer, conversion: ItemConversion<'_>, turn: &mut 
         if kept > 0 && turn.is_used_up() {
             break;
         }
-        let made = conversion.of(&item.value, item.content_type.as_deref(), turn);
+        let made = conversion.of(&item.value, item.content_type.as_deref(), item.subject.as_deref(), turn);
         let (made, content_type) = made.map_err(|error| error.of(&format!("the item {}", item.item)))?;
         let bytes = made.document().len();
         if kept > 0 && (bytes > bytes_left || take_more(&item.value, &made, turn).is_err()) {

@@ -7,9 +7,11 @@
 
 mod deliver;
 mod operate;
+mod subjects;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use kvbroker_protocol::{Rule, Scope};
 
@@ -17,10 +19,24 @@ use crate::change::{Change, Space};
 
 pub(crate) use deliver::{ItemConversion, convert_page, converted};
 pub(crate) use operate::operate;
+use subjects::SubjectRules;
 
-/// All rules, in the order of their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rules(BTreeMap<Box<[u8]>, Rule>);
+/// All rules.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rules {
+    /// In the order of their names.
+    by_name: BTreeMap<Box<[u8]>, Arc<Rule>>,
+    /// Those of them that are for subjects, made of the others.
+    subjects: SubjectRules,
+}
+
+impl PartialEq for Rules {
+    fn eq(&self, other: &Rules) -> bool {
+        self.by_name == other.by_name
+    }
+}
+
+impl Eq for Rules {}
 
 /// True for the value of a rule's record.
 pub(crate) fn is_record(key: &[u8], value: &[u8]) -> bool {
@@ -34,26 +50,29 @@ fn put_rule(rule: &Rule) -> Change {
 impl Rules {
     /// Number of rules.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.by_name.len()
     }
 
     /// A rule's record was put or deleted.
     pub(crate) fn apply(&mut self, name: &[u8], value: Option<&[u8]>) {
-        match value.map(Rule::from_record) {
-            Some(Ok(rule)) => drop(self.0.insert(name.into(), rule)),
-            Some(Err(_)) | None => drop(self.0.remove(name)),
+        if let Some(before) = self.by_name.remove(name) {
+            self.subjects.remove(&before);
         }
+        let Some(Ok(rule)) = value.map(Rule::from_record) else { return };
+        let rule = Arc::new(rule);
+        self.subjects.insert(&rule);
+        self.by_name.insert(name.into(), rule);
     }
 
     /// Records behind `behind` (None: all), in key order.
     pub(crate) fn behind<'s>(&'s self, behind: Option<&[u8]>) -> impl Iterator<Item = Change> + use<'s> {
         let from = behind.map_or(Bound::Unbounded, |name| Bound::Excluded(name.to_vec().into_boxed_slice()));
-        self.0.range::<Box<[u8]>, _>((from, Bound::Unbounded)).map(|(_, rule)| put_rule(rule))
+        self.by_name.range::<Box<[u8]>, _>((from, Bound::Unbounded)).map(|(_, rule)| put_rule(rule))
     }
 
     /// A rule that the user may see.
     fn seen(&self, name: &[u8], scope: &Scope) -> Option<&Rule> {
-        self.0.get(name).filter(|rule| is_seen(rule, scope))
+        self.by_name.get(name).map(|rule| &**rule).filter(|rule| is_seen(rule, scope))
     }
 }
 

@@ -53,7 +53,7 @@ fn no_rule() -> Failure {
 }
 
 fn declare(rules: &Rules, scope: &Scope, rule: &Rule, changes: &mut Vec<Change>) -> Result<Answer, Failure> {
-    let before = rules.0.get(rule.name.as_slice());
+    let before = rules.by_name.get(rule.name.as_slice()).map(|before| &**before);
     match before {
         Some(before) if before == rule => return Ok(Answer::Done),
         Some(before) if !is_seen(before, scope) => {
@@ -66,6 +66,7 @@ fn declare(rules: &Rules, scope: &Scope, rule: &Rule, changes: &mut Vec<Change>)
         }
         Some(_) | None => {}
     }
+    rules.subjects.check_room(rule, before)?;
     changes.push(put_rule(rule));
     Ok(Answer::Done)
 }
@@ -86,7 +87,7 @@ fn list(
     let mut told: Vec<Rule> = Vec::new();
     let mut last = None;
     let mut bytes_left = limits::PAGE_BYTES_MAX;
-    let found = rules.0.range::<[u8], _>((from, Bound::Unbounded)).take_while(|(name, _)| name.starts_with(prefix));
+    let found = rules.by_name.range::<[u8], _>((from, Bound::Unbounded)).take_while(|(name, _)| name.starts_with(prefix));
     for (_, rule) in found.filter(|(_, rule)| is_seen(rule, scope)) {
         let bytes = rule.to_record().len();
         if told.len() == limit || bytes > bytes_left || turn.is_used_up() || !turn.take_reply_bytes(bytes) {
@@ -95,7 +96,7 @@ fn list(
         }
         turn.examine(0);
         bytes_left -= bytes;
-        told.push(rule.clone());
+        told.push(Rule::clone(rule));
     }
     Ok(Answer::Conversion(ConversionAnswer::Rules { rules: told, cursor: last }))
 }

@@ -50,7 +50,7 @@ pub(crate) fn pull_converted(
                 deliveries,
                 reason: "".into(),
             };
-            match conversion.of(&record.value(), record.content_type, turn) {
+            match conversion.of(&record.value(), record.content_type, record.subject, turn) {
                 Ok((value, content_type)) => {
                     let bytes = value.document().len();
                     if !items.is_empty() && bytes > bytes_left {

@@ -24,7 +24,7 @@ use crate::queues::QueueId;
 pub(crate) use operate::operate;
 pub(crate) use overlay::RoutingOverlay;
 pub(crate) use record::{is_record, put_binding, put_counts, read_binding, read_counts, split_binding_key};
-pub use trie::PatternTree;
+pub use trie::{Found, PatternTree};
 
 /// A message for those who listen.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,13 +125,13 @@ impl Routing {
     pub(crate) fn apply_binding(&mut self, key: &[u8], value: Option<&[u8]>) {
         let Some((queue, pattern)) = split_binding_key(key) else { return };
         if let Some(before) = self.bindings.remove(&(queue, Box::from(pattern))) {
-            self.trie.remove(queue, pattern);
+            self.trie.remove(pattern, &queue);
             self.regexes -= before.regexes();
         }
         let Some(bound) = value.and_then(read_binding).and_then(|filter| Bound::new(pattern, filter)) else { return };
         let bound = Arc::new(bound);
         self.regexes += bound.regexes();
-        self.trie.insert(queue, &bound.pattern, Arc::clone(&bound));
+        self.trie.insert(pattern, queue, Arc::clone(&bound));
         self.bindings.insert((queue, bound.pattern.clone()), bound);
     }
 

@@ -144,7 +144,8 @@ fn wanted_by(
         ));
     };
     let own = &overlay.routing_mut().own;
-    let found = found.into_iter().filter(|(queue, bound)| !own.contains_key(&(*queue, bound.pattern.clone())));
+    let found = found.entries.into_iter().map(|(queue, bound)| (*queue, bound));
+    let found = found.filter(|(queue, bound)| !own.contains_key(&(*queue, bound.pattern.clone())));
     let added = own.iter().filter_map(|((queue, _), bound)| Some((*queue, bound.as_ref()?)));
     let all: Vec<(QueueId, Arc<Bound>)> = found
         .chain(added.filter(|(_, bound)| subject_matches(&bound.pattern, subject)))

@@ -1,6 +1,6 @@
-//! Which of many patterns have a subject, without asking each of them: the patterns as a tree of tokens.
+//! Which patterns a subject has, without asking each of them: all of them as a tree of tokens. Bindings are found so, rules for subjects, and
+//! streams of messages.
 //!
-//! - It is for whoever has patterns: bindings of queues, and streams of messages. Each pattern has values, one for each of its owners.
 //! - A subject is followed through the tree token by token, in all places at once where a pattern may still fit. No place is counted
 //!   twice, so the work is at most the subject's tokens times the tree's nodes, whatever the patterns are; and it is bounded.
 //! - It finds what [`subject_matches`](kvbroker_protocol::subject_matches) says of each pattern; a test holds the two side by side.
@@ -19,26 +19,35 @@ struct Node<K, V> {
     any: Option<Box<Node<K, V>>>,
     /// A `#` led here: any further token leads here again.
     is_any: bool,
-    /// Whose patterns end here.
-    owners: BTreeMap<K, V>,
+    /// Patterns that end here, each once for each key.
+    ends: BTreeMap<K, V>,
 }
 
 impl<K, V> Default for Node<K, V> {
-    fn default() -> Node<K, V> {
-        Node { tokens: BTreeMap::new(), one: None, any: None, is_any: false, owners: BTreeMap::new() }
+    fn default() -> Self {
+        Node { tokens: BTreeMap::new(), one: None, any: None, is_any: false, ends: BTreeMap::new() }
     }
 }
 
-/// Patterns with their owners, found by subject.
+/// The tree: patterns, each with keys and a value for each of them.
 #[derive(Clone, Debug)]
 pub struct PatternTree<K, V> {
     root: Node<K, V>,
 }
 
 impl<K, V> Default for PatternTree<K, V> {
-    fn default() -> PatternTree<K, V> {
+    fn default() -> Self {
         PatternTree { root: Node::default() }
     }
+}
+
+/// What a subject has.
+#[derive(Debug)]
+pub struct Found<'t, K, V> {
+    /// The keys and values of its patterns.
+    pub entries: Vec<(&'t K, &'t V)>,
+    /// So many places of the tree were looked at.
+    pub steps: usize,
 }
 
 /// Places of a subject, each once, in the order in which they were found.
@@ -48,7 +57,7 @@ struct Places<'t, K, V> {
 }
 
 impl<'t, K, V> Places<'t, K, V> {
-    fn none() -> Places<'t, K, V> {
+    fn new() -> Self {
         Places { nodes: Vec::new(), known: BTreeSet::new() }
     }
 
@@ -79,21 +88,21 @@ impl<K: Ord, V> Node<K, V> {
     }
 
     fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.one.is_none() && self.any.is_none() && self.owners.is_empty()
+        self.tokens.is_empty() && self.one.is_none() && self.any.is_none() && self.ends.is_empty()
     }
 
-    fn remove<'p>(&mut self, mut tokens: impl Iterator<Item = &'p [u8]>, owner: &K) {
+    fn remove<'p>(&mut self, mut tokens: impl Iterator<Item = &'p [u8]>, key: &K) {
         match tokens.next() {
             None => {
-                self.owners.remove(owner);
+                self.ends.remove(key);
             }
-            Some(b"*") => prune(&mut self.one, tokens, owner),
-            Some(b"#") => prune(&mut self.any, tokens, owner),
+            Some(b"*") => prune(&mut self.one, tokens, key),
+            Some(b"#") => prune(&mut self.any, tokens, key),
             Some(token) => {
                 let Some(node) = self.tokens.get_mut(token) else { return };
                 // A tree of iterators of iterators would have a type for each depth.
                 let tokens: &mut dyn Iterator<Item = &'p [u8]> = &mut tokens;
-                node.remove(tokens, owner);
+                node.remove(tokens, key);
                 if node.is_empty() {
                     self.tokens.remove(token);
                 }
@@ -102,30 +111,30 @@ impl<K: Ord, V> Node<K, V> {
     }
 }
 
-fn prune<'p, K: Ord, V>(node: &mut Option<Box<Node<K, V>>>, mut tokens: impl Iterator<Item = &'p [u8]>, owner: &K) {
+fn prune<'p, K: Ord, V>(node: &mut Option<Box<Node<K, V>>>, mut tokens: impl Iterator<Item = &'p [u8]>, key: &K) {
     let Some(found) = node else { return };
     let tokens: &mut dyn Iterator<Item = &'p [u8]> = &mut tokens;
-    found.remove(tokens, owner);
+    found.remove(tokens, key);
     if found.is_empty() {
         *node = None;
     }
 }
 
-impl<K: Ord + Copy, V> PatternTree<K, V> {
-    /// Gives an owner a pattern and a value for it; in place of the value that it had there.
-    pub fn insert(&mut self, owner: K, pattern: &[u8], value: V) {
+impl<K: Ord, V> PatternTree<K, V> {
+    /// Adds a pattern's key and value, in place of what it had for this key.
+    pub fn insert(&mut self, pattern: &[u8], key: K, value: V) {
         let node = subject_tokens(pattern).fold(&mut self.root, |node, token| node.child(token));
-        node.owners.insert(owner, value);
+        node.ends.insert(key, value);
     }
 
-    /// Takes a pattern from its owner.
-    pub fn remove(&mut self, owner: K, pattern: &[u8]) {
-        self.root.remove(subject_tokens(pattern), &owner);
+    /// Takes a pattern from a key.
+    pub fn remove(&mut self, pattern: &[u8], key: &K) {
+        self.root.remove(subject_tokens(pattern), key);
     }
 
-    /// Whose patterns have this subject, an owner once for each of its patterns; None if that takes more than so many steps.
-    pub fn find(&self, subject: &[u8], steps_max: usize) -> Option<Vec<(K, &V)>> {
-        let mut places = Places::none();
+    /// What the patterns that have this subject hold; None if that takes more than so many steps.
+    pub fn find(&self, subject: &[u8], steps_max: usize) -> Option<Found<'_, K, V>> {
+        let mut places = Places::new();
         places.enter(&self.root);
         let mut steps = 0;
         for token in subject_tokens(subject) {
@@ -133,7 +142,7 @@ impl<K: Ord + Copy, V> PatternTree<K, V> {
             if steps > steps_max {
                 return None;
             }
-            let mut next = Places::none();
+            let mut next = Places::new();
             for node in places.nodes {
                 if node.is_any {
                     next.enter(node);
@@ -143,11 +152,11 @@ impl<K: Ord + Copy, V> PatternTree<K, V> {
             }
             places = next;
         }
-        Some(places.nodes.into_iter().flat_map(|node| &node.owners).map(|(owner, value)| (*owner, value)).collect())
+        Some(Found { entries: places.nodes.into_iter().flat_map(|node| &node.ends).collect(), steps })
     }
 
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.root.is_empty()
     }
 }
@@ -158,8 +167,6 @@ mod tests {
     use kvbroker_protocol::subject_matches;
 
     use super::*;
-
-    type Tree = PatternTree<u64, Vec<u8>>;
 
     /// Numbers without a pattern, the same each time.
     struct Dice(u64);
@@ -181,24 +188,26 @@ mod tests {
     #[test]
     fn it_finds_what_each_pattern_says_of_itself() {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-        let (mut trie, mut bindings): (Tree, Vec<(u64, Vec<u8>)>) = (Tree::default(), Vec::new());
+        let mut trie: PatternTree<u64, Vec<u8>> = PatternTree::default();
+        let mut bindings: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut found_some = 0;
         for step in 0..20_000_u64 {
             let queue = dice.below(6) as u64;
             let pattern = dice.text(&["a", "b", "c", "*", "*", "#"]);
             if dice.below(3) > 0 && bindings.len() < 60 {
-                trie.insert(queue, &pattern, pattern.clone());
+                trie.insert(&pattern, queue, pattern.clone());
                 bindings.retain(|known| *known != (queue, pattern.clone()));
                 bindings.push((queue, pattern));
             } else if !bindings.is_empty() {
                 let (queue, pattern) = bindings.swap_remove(dice.below(bindings.len()));
-                trie.remove(queue, &pattern);
+                trie.remove(&pattern, &queue);
             }
             let subject = dice.text(&["a", "b", "c"]);
             let mut expected: Vec<(u64, Vec<u8>)> =
                 bindings.iter().filter(|(_, pattern)| subject_matches(pattern, &subject)).cloned().collect();
             let found = trie.find(&subject, usize::MAX).unwrap();
-            let mut found: Vec<(u64, Vec<u8>)> = found.into_iter().map(|(queue, bound)| (queue, bound.clone())).collect();
+            let mut found: Vec<(u64, Vec<u8>)> =
+                found.entries.into_iter().map(|(queue, pattern)| (*queue, pattern.clone())).collect();
             found_some += usize::from(!found.is_empty());
             expected.sort();
             found.sort();
@@ -206,19 +215,18 @@ mod tests {
         }
         assert!(found_some > 10_000, "{found_some}");
         for (queue, pattern) in bindings {
-            trie.remove(queue, &pattern);
+            trie.remove(&pattern, &queue);
         }
         assert!(trie.is_empty(), "nothing is left of what was removed");
     }
 
     #[test]
     fn steps_are_bounded_whatever_the_patterns_are() {
-        let mut trie: PatternTree<u64, ()> = PatternTree::default();
-        let pattern = ["#"; 32].join(".");
-        trie.insert(1, pattern.as_bytes(), ());
+        let mut trie = PatternTree::default();
+        trie.insert(["#"; 32].join(".").as_bytes(), 1, ());
         let subject = ["a"; 32].join(".");
         // Each place once for each token, where trying one way after the other would never end; the root for the first token alone.
-        assert_eq!(trie.find(subject.as_bytes(), 1 + 32 * 32).map(|found| found.len()), Some(1));
+        assert_eq!(trie.find(subject.as_bytes(), 1 + 32 * 32).map(|found| found.entries.len()), Some(1));
         assert!(trie.find(subject.as_bytes(), 32 * 32).is_none());
     }
 }
