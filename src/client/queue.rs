@@ -117,7 +117,7 @@ impl<'c, N: AsRef<[u8]>> Queue<'c, N> {
     /// As [`Queue::push`].
     pub fn push_as(&self, push: Push) -> Result<ItemId, ClientError> {
         match self.client.ask_queue(QueueOperation::Push(push))? {
-            QueueAnswer::Pushed(item) => Ok(item),
+            QueueAnswer::Pushed { item, .. } => Ok(item),
             _ => Err(unexpected()),
         }
     }

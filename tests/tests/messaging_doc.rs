@@ -35,8 +35,8 @@ fn every_cell_of_the_table_does_what_it_says() {
     };
 
     // Nobody consumes, and the producer goes on. After a crash one item is there, and the other one is not.
-    cli.ok(&persistent[0]);
-    cli.ok(&transient[0]);
+    assert!(!cli.ok(&persistent[0]).stderr.contains("transient"));
+    assert!(cli.ok(&transient[0]).stderr.contains("transient"), "who pushes is told");
     assert_eq!((items("jobs"), items("live")), ((1, 0), (1, 1)));
     broker.kill9();
     broker.restart();

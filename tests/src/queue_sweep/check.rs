@@ -95,7 +95,7 @@ impl Broker {
         let value = Stored::integer(1);
         let push = Push { queue: QUEUES[0].into(), value, priority: 0, delay_ms: 0, ttl_ms: None, content_type: None };
         match self.ask(QueueOperation::Push(push))? {
-            Answer::Queue(QueueAnswer::Pushed(item)) if is_same_epoch && life.told.pushed.contains(&item) => {
+            Answer::Queue(QueueAnswer::Pushed { item, .. }) if is_same_epoch && life.told.pushed.contains(&item) => {
                 return Err(format!("the id {item} is given out a second time"));
             }
             _ => {}

@@ -213,8 +213,8 @@ impl Life {
 
     fn hear(&mut self, from: usize, answer: Answer) {
         match answer {
-            Answer::Queue(QueueAnswer::Pushed(item)) if self.told.pushed.insert(item) => {}
-            Answer::Queue(QueueAnswer::Pushed(item)) => {
+            Answer::Queue(QueueAnswer::Pushed { item, .. }) if self.told.pushed.insert(item) => {}
+            Answer::Queue(QueueAnswer::Pushed { item, .. }) => {
                 self.trouble = Some(format!("the id {item} was given out twice in an epoch"));
             }
             Answer::Queue(QueueAnswer::Pulled { items, .. }) => {
