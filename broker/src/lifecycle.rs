@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kvbroker::access_file::store::AccessStore;
@@ -36,7 +36,7 @@ use crate::open::{Opened, open};
 use crate::ports::Ports;
 use crate::publisher::ShutOut;
 use crate::ready::{Ready, kvclient_command};
-use crate::running::{Running, Sockets};
+use crate::running::{Notice, Running, Sockets};
 use crate::sockets::{self, Listener, PortWish, Protection};
 
 /// How long the ready block waits for the catalogs' word.
@@ -55,44 +55,91 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
         // Better said now than by a broker that has clients already.
         ready_file_beside(path).map_err(|error| no_ready_file(path, &error))?;
     }
-    let home = Home::enter(config)?;
-    let instance = uuid::Uuid::new_v4();
-    let directory = config.data.clone().unwrap_or_else(|| home.dirs.data_dir(&config.project));
-    let Some(opened) = open(config, directory, instance, &asked)? else {
-        tracing::info!("stopped while reading the log, as asked");
-        return Ok(());
-    };
-    let keeper = home.gatekeeper(config);
-    let bound = bind(config, &home, keeper.book(), &opened.directory)?;
-    let reachable = Reachable::of(&config.network, &bound.router.listener, &bound.publisher.listener);
-    let endpoint = endpoint(config, &home, &opened.report, reachable.as_ref(), instance);
-    let announcer = Announcer::start(AnnouncerConfig {
-        // Without TCP there is nothing to tell.
-        catalogs: if reachable.is_some() { config.catalogs.clone() } else { CatalogList::none() },
-        reach: reachable.as_ref().map_or(Reach::LoopbackOnly, Reachable::reach),
-        record: record(config, &endpoint, reachable.as_ref()),
-    });
-    let announcer = Arc::new(announcer);
-    let directory = opened.directory.clone();
-    let tellers = PubPortTellers {
-        hello: Arc::new(endpoint.tcp.as_ref().map_or(0, |tcp| tcp.pub_port).into()),
-        endpoint: endpoint.clone(),
-        runtime: home.runtime.clone(),
-        record: record(config, &endpoint, reachable.as_ref()),
-        announcer: Arc::downgrade(&announcer),
-    };
-    let ready = ReadyParts::of(&opened, reachable, &keeper.status());
-    let broker = Running::start(config, opened, keeper, bound, tellers, Arc::clone(&announcer), sender)?;
-    let result = match tell_ready(config, &home, &endpoint, &announcer, &ready, &directory) {
-        Ok(()) => broker.wait(config.grace, &notices),
-        // It serves already: whoever was answered must find the log closed cleanly.
-        Err(failure) => broker.stop(config.grace, &notices).and(Err(failure)),
-    };
+    let dirs = Dirs::from_environment().map_err(Failure::with(Exit::Refused))?;
+    match Broker::start(config, dirs, sender, notices, &asked)? {
+        Some(broker) => broker.wait(),
+        None => {
+            tracing::info!("stopped while reading the log, as asked");
+            Ok(())
+        }
+    }
+}
+
+/// A broker that serves, and what has to be taken back when it ends.
+pub(crate) struct Broker {
+    running: Running,
+    notices: Receiver<Notice>,
+    grace: Duration,
+    home: Home,
+    announcer: Arc<Announcer>,
+}
+
+impl Broker {
+    /// Starts one with these directories and returns when it serves; None if a stop was asked for while it read its log.
+    ///
+    /// # Errors
+    /// [`Failure`] with the exit code.
+    pub(crate) fn start(
+        config: &Config,
+        dirs: Dirs,
+        sender: Sender<Notice>,
+        notices: Receiver<Notice>,
+        asked: &AtomicBool,
+    ) -> Result<Option<Broker>, Failure> {
+        let home = Home::enter(config, dirs)?;
+        let instance = uuid::Uuid::new_v4();
+        let directory = config.data.clone().unwrap_or_else(|| home.dirs.data_dir(&config.project));
+        let Some(opened) = open(config, directory, instance, asked)? else { return Ok(None) };
+        let keeper = home.gatekeeper(config);
+        let bound = bind(config, &home, keeper.book(), &opened.directory)?;
+        let reachable = Reachable::of(&config.network, &bound.router.listener, &bound.publisher.listener);
+        let endpoint = endpoint(config, &home, &opened.report, reachable.as_ref(), instance);
+        let announcer = Announcer::start(AnnouncerConfig {
+            // Without TCP there is nothing to tell.
+            catalogs: if reachable.is_some() { config.catalogs.clone() } else { CatalogList::none() },
+            reach: reachable.as_ref().map_or(Reach::LoopbackOnly, Reachable::reach),
+            record: record(config, &endpoint, reachable.as_ref()),
+        });
+        let announcer = Arc::new(announcer);
+        let directory = opened.directory.clone();
+        let tellers = PubPortTellers {
+            hello: Arc::new(endpoint.tcp.as_ref().map_or(0, |tcp| tcp.pub_port).into()),
+            endpoint: endpoint.clone(),
+            runtime: home.runtime.clone(),
+            record: record(config, &endpoint, reachable.as_ref()),
+            announcer: Arc::downgrade(&announcer),
+        };
+        let ready = ReadyParts::of(&opened, reachable, &keeper.status());
+        let running = Running::start(config, opened, keeper, bound, tellers, Arc::clone(&announcer), sender)?;
+        let broker = Broker { running, notices, grace: config.grace, home, announcer };
+        match tell_ready(config, &broker.home, &endpoint, &broker.announcer, &ready, &directory) {
+            Ok(()) => Ok(Some(broker)),
+            // It serves already: whoever was answered must find the log closed cleanly.
+            Err(failure) => broker.stop().and(Err(failure)),
+        }
+    }
+
+    /// Serves until its end.
+    pub(crate) fn wait(self) -> Result<(), Failure> {
+        let result = self.running.wait(self.grace, &self.notices);
+        take_back(self.home, self.announcer);
+        result
+    }
+
+    /// Stops cleanly.
+    pub(crate) fn stop(self) -> Result<(), Failure> {
+        let result = self.running.stop(self.grace, &self.notices);
+        take_back(self.home, self.announcer);
+        result
+    }
+}
+
+/// Takes back what told others of a broker that has ended.
+fn take_back(home: Home, announcer: Arc<Announcer>) {
     home.leave();
     if let Some(announcer) = Arc::into_inner(announcer) {
         announcer.stop();
     }
-    result
 }
 
 /// The directories of this broker, held.
@@ -105,11 +152,10 @@ struct Home {
 }
 
 impl Home {
-    fn enter(config: &Config) -> Result<Home, Failure> {
+    fn enter(config: &Config, dirs: Dirs) -> Result<Home, Failure> {
         fn refused(error: impl std::fmt::Display) -> Failure {
             Failure::new(Exit::Refused, error)
         }
-        let dirs = Dirs::from_environment().map_err(refused)?;
         let runtime = dirs.create_runtime(&config.project).map_err(refused)?;
         let runtime_lock = runtime.lock().map_err(|error| {
             let exit = if matches!(error, PathError::AlreadyRunning { .. }) { Exit::DataLocked } else { Exit::Refused };

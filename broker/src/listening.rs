@@ -27,7 +27,7 @@ const HOST_BYTES_MAX: usize = 253;
 /// The flags about the network, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Network {
-    /// On which addresses TCP listens; never empty, and none is part of another.
+    /// On which addresses TCP listens; none is part of another. Empty, which no flag makes it: there is no TCP.
     pub(crate) listen: Vec<IpAddr>,
     /// Whether the user chose them.
     pub(crate) is_chosen: bool,

@@ -378,8 +378,10 @@ fn outcome_of(cursor: &mut Cursor<'_>, length: usize, expect: &Expect) -> Result
             Answer::Txn { succeeded, results: outcomes_of(cursor, length, if succeeded { then } else { otherwise }.iter())? }
         }
         Expect::Queue(expect) => {
-            end_of(if *expect == QueueExpect::Pushed { 3 } else { 4 })?;
-            Answer::Queue(queue::read_compact(cursor, *expect)?)
+            if !queue::is_compact_length(*expect, length - 2) {
+                end_of(4)?;
+            }
+            Answer::Queue(queue::read_compact(cursor, *expect, length - 2)?)
         }
         Expect::Routing(expect) => {
             end_of(4)?;

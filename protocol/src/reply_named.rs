@@ -35,6 +35,7 @@ struct Fields {
     through: Option<u64>,
     epoch: Option<u64>,
     lease_ms: Option<u64>,
+    transient: Option<bool>,
 }
 
 /// Reads one outcome from a MessagePack map of names.
@@ -107,7 +108,8 @@ impl Fields {
                 self.answer = Some(Answer::Conversion(ConversionAnswer::Rules { rules: read_rules(cursor)?, cursor: None }));
             }
             "converted" => self.answer = Some(Answer::Conversion(ConversionAnswer::Converted(stored(cursor)?))),
-            "item" => self.answer = Some(Answer::Queue(QueueAnswer::Pushed(queue::item(cursor)?))),
+            "item" => self.answer = Some(Answer::Queue(QueueAnswer::Pushed { item: queue::item(cursor)?, transient: false })),
+            "transient" => self.transient = Some(boolean(cursor)?),
             "items" => {
                 let items = queue::read_deliveries(cursor)?;
                 self.answer = Some(Answer::Queue(QueueAnswer::Pulled { items, lease_ms: 0 }));
@@ -163,6 +165,9 @@ impl Fields {
             (Some(Answer::Events { events, .. }), ..) => {
                 let epoch = self.epoch.ok_or_else(|| ReplyError("events without an epoch".into()))?;
                 Answer::Events { events, through: self.through.unwrap_or_default(), more, epoch }
+            }
+            (Some(Answer::Queue(QueueAnswer::Pushed { item, .. })), ..) => {
+                Answer::Queue(QueueAnswer::Pushed { item, transient: self.transient.unwrap_or_default() })
             }
             (Some(Answer::Queue(QueueAnswer::Pulled { items, .. })), ..) => {
                 Answer::Queue(QueueAnswer::Pulled { items, lease_ms: self.lease_ms.unwrap_or_default() })
@@ -235,6 +240,7 @@ mod tests {
             ok(Answer::Events { events: crate::events::samples(), through: 9, more: false, epoch: u64::MAX }),
             ok(Answer::Granted { replaced: false }),
             ok(queue(0)),
+            ok(queue(1)),
             ok(queue(2)),
             ok(queue(3)),
             ok(queue(4)),

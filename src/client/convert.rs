@@ -18,15 +18,15 @@ use super::table::{Entry, unexpected};
 
 /// Reads whose values are converted.
 ///
-/// ```no_run
-/// use kvbroker::client::Client;
+/// ```
+/// # let broker = kvbroker_practice::Broker::start()?;
+/// # let lab = broker.client()?;
 /// use kvbroker_protocol::ContentType;
 ///
-/// let lab = Client::connect("NETID-a5")?;
 /// lab.put_json("cars/1", r#"{"name":"Ford","weight":900}"#)?;
 /// let lines = lab.reading_as(ContentType::Csv).get("cars/1")?;
 /// assert_eq!(lines.and_then(|entry| entry.value.as_text()).as_deref(), Some("name,weight\nFord,900\n"));
-/// # Ok::<(), kvbroker::client::ClientError>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 #[derive(Clone)]
 pub struct Reading<'c> {
@@ -36,23 +36,26 @@ pub struct Reading<'c> {
 
 /// The broker's rules for conversions.
 ///
-/// ```no_run
-/// use kvbroker::client::Client;
-/// use kvbroker_protocol::{Rule, Source, Steps};
+/// ```
+/// # let broker = kvbroker_practice::Broker::start()?;
+/// # let lab = broker.client()?;
+/// use kvbroker_protocol::{ContentType, Rule, Source, Steps};
 ///
-/// let lab = Client::connect("NETID-a5")?;
+/// lab.put_json("cars/1", r#"{"name":"Ford","weight":900,"price":20000}"#)?;
 /// let rule = Rule {
 ///     name: b"cars-for-billing".to_vec(),
 ///     source: Source::Prefix(b"cars/".to_vec()),
 ///     from: None,
-///     to: None,
+///     to: Some(ContentType::Json),
 ///     consumer: Some("billing".into()),
 ///     steps: Steps::new().pick("name")?.pick("price")?.rename("price", "amount")?,
 ///     program: None,
 /// };
 /// lab.convert().declare(rule)?;
 /// let entry = lab.reading_for("billing").get("cars/1")?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// let bill = entry.and_then(|entry| entry.value.as_text());
+/// assert_eq!(bill.as_deref(), Some(r#"{"name":"Ford","amount":20000}"#));
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct Conversions<'c> {

@@ -24,7 +24,7 @@ impl Client {
     /// Stores a value that is removed so much later. Gives the revision.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// use std::time::Duration;
     /// use kvbroker_protocol::Stored;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use kvbroker_practice::{Broker, PROJECT};
 use kvbroker_protocol::Answer;
 
 use super::super::fake::{Act, FakeBroker, Place, ok};
 use super::super::session::EAGER_MESSAGES;
-use super::super::{Client, ClientError, ConnectOptions, practice};
+use super::super::{Client, ClientError, ConnectOptions};
 use crate::catalog::CatalogList;
+use crate::paths::Dirs;
 
 const THREADS: usize = 6;
 const CALLS: usize = 1_500;
@@ -18,11 +20,17 @@ fn options(place: &Place) -> ConnectOptions {
     ConnectOptions::new().dirs(place.dirs.clone()).catalogs(CatalogList::none()).timeout(Duration::from_secs(20))
 }
 
+/// `Broker::client` gives one of the library that is compiled without tests.
+fn client_of(broker: &Broker) -> Client {
+    let options = ConnectOptions::new().dirs(Dirs::under(broker.home()).unwrap()).catalogs(CatalogList::none());
+    Client::connect_with(PROJECT, options).unwrap()
+}
+
 /// Blocking calls lead and hand over; tickets that nobody waits for yet need the client's thread; all at once.
 #[test]
 fn callers_and_the_clients_thread_drive_in_turn() {
-    let broker = practice::Broker::start().unwrap();
-    let client = broker.client().unwrap();
+    let broker = Broker::start().unwrap();
+    let client = client_of(&broker);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let client = client.clone();
@@ -50,8 +58,8 @@ fn callers_and_the_clients_thread_drive_in_turn() {
 /// With nobody driving, a ticket alone is enough for its operation to be done.
 #[test]
 fn a_ticket_needs_nobody_who_waits() {
-    let broker = practice::Broker::start().unwrap();
-    let client = broker.client().unwrap();
+    let broker = Broker::start().unwrap();
+    let client = client_of(&broker);
     for round in 1..200 {
         let ticket = client.pipeline().incr("sum", 1);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
@@ -67,8 +75,8 @@ fn a_ticket_needs_nobody_who_waits() {
 #[test]
 fn a_close_ends_every_call_whoever_drives() {
     for round in 0..40_u64 {
-        let broker = practice::Broker::start().unwrap();
-        let client = broker.client().unwrap();
+        let broker = Broker::start().unwrap();
+        let client = client_of(&broker);
         let done = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..3 {

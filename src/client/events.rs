@@ -89,22 +89,22 @@ impl Client {
     ///
     /// Keys that this client may not read are passed over, as if they were not there.
     ///
-    /// ```no_run
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use std::time::Duration;
     ///
-    /// use kvbroker::client::Client;
-    ///
-    /// let lab = Client::connect("NETID-a5")?;
     /// let mut after = lab.ping()?;
+    /// # lab.put_text("lamp/1", "on")?;
     /// loop {
     ///     let page = lab.events("lamp/", Some(after), None, Duration::from_secs(30))?;
     ///     for change in page.events.iter().flat_map(|revision| &revision.changes) {
     ///         println!("{}: {:?}", String::from_utf8_lossy(&change.key), change.kind);
     ///     }
     ///     after = page.through;
+    /// #   if after == 1 { break; }
     /// }
-    /// # #[allow(unreachable_code)]
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors
@@ -124,19 +124,25 @@ impl Client {
 
     /// As [`Client::events`], with all that can be asked for.
     ///
-    /// ```no_run
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use std::time::Duration;
     ///
-    /// use kvbroker::client::{Client, EventsOptions};
+    /// use kvbroker::client::EventsOptions;
     /// use kvbroker_protocol::Predicate;
     ///
-    /// let lab = Client::connect("NETID-a5")?;
     /// let bright = Predicate::new("watts > 40")?;
-    /// let options = EventsOptions::new().after(41).wait(Duration::from_secs(30)).detail(true).filter(bright);
-    /// for change in lab.events_with("lamp/", options)?.events.iter().flat_map(|revision| &revision.changes) {
+    /// let before = lab.ping()?;
+    /// # lab.put_json("lamp/1", r#"{"watts":25}"#)?;
+    /// # lab.put_json("lamp/1", r#"{"watts":60}"#)?;
+    /// let options = EventsOptions::new().after(before).wait(Duration::from_secs(30)).detail(true).filter(bright);
+    /// let page = lab.events_with("lamp/", options)?;
+    /// for change in page.events.iter().flat_map(|revision| &revision.changes) {
     ///     println!("{}: {:?}, before: {:?}", String::from_utf8_lossy(&change.key), change.kind, change.before);
     /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # assert_eq!(page.events.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors

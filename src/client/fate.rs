@@ -12,14 +12,15 @@ impl Client {
     /// the one that began it has begun half a window more, or the broker is short of room for its replies:
     /// after that it may be [`Fate::Acknowledged`].
     ///
-    /// ```no_run
-    /// use kvbroker::client::{Client, ClientError};
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
+    /// use kvbroker::client::ClientError;
     ///
-    /// let lab = Client::connect("NETID-a5")?;
     /// if let Err(ClientError::Unknown { request, .. }) = lab.put_text("greeting", "hello") {
     ///     println!("{:?}", lab.result(request)?);
     /// }
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors

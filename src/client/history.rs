@@ -26,14 +26,17 @@ impl Client {
     /// The broker has the latest ones in memory and reads others from its log, beside its other work: that may take long where the
     /// log is large and the key changes rarely.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
-    ///
-    /// let lab = Client::connect("NETID-a5")?;
-    /// for version in lab.history("setpoint", Some(10), None)?.versions {
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
+    /// lab.put_json("setpoint", "19.5")?;
+    /// lab.put_json("setpoint", "21")?;
+    /// let history = lab.history("setpoint", Some(10), None)?;
+    /// for version in &history.versions {
     ///     println!("revision {}: {:?}", version.revision, version.kind);
     /// }
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// assert_eq!(history.versions.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors

@@ -1,12 +1,18 @@
 //! The client library: a table on a broker, found by name.
 //!
-//! ```no_run
+//! ```
 //! use kvbroker::client::Client;
 //!
+//! # // Compiled, and not called: there is no broker of that name.
+//! # fn connect() -> Result<Client, kvbroker::client::ClientError> {
 //! let lab = Client::connect("NETID-a5")?;
+//! # Ok(lab)
+//! # }
+//! # let broker = kvbroker_practice::Broker::start()?;
+//! # let lab = broker.client()?;
 //! lab.put_text("greeting", "hello")?;
 //! assert_eq!(lab.get("greeting")?.and_then(|entry| entry.value.as_text()).as_deref(), Some("hello"));
-//! # Ok::<(), kvbroker::client::ClientError>(())
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
 //!
 //! - Every call has a deadline ([`ConnectOptions::timeout`]; 60 s unless told otherwise).
@@ -50,8 +56,6 @@ mod names;
 mod options;
 mod pages;
 mod pipeline;
-#[doc(hidden)]
-pub mod practice;
 mod progress;
 mod queue;
 mod routing;

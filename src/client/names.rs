@@ -13,14 +13,18 @@ impl Client {
     /// The names below a prefix, fetched page by page while they are read: keys up to the next `/` behind the prefix. A name
     /// that ends with `/` stands for all keys that begin with it.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
-    ///
-    /// let lab = Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
+    /// # lab.put_text("user/ann/mail", "ann@example.org")?;
+    /// # lab.put_text("user/bob", "left")?;
+    /// # let mut names = Vec::new();
     /// for name in lab.list("user/") {
+    /// #   let name = name.inspect(|name| names.push(name.clone()));
     ///     println!("{}", String::from_utf8_lossy(&name?));
     /// }
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # assert_eq!(names, [&b"user/ann/"[..], b"user/bob"]);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     pub fn list(&self, prefix: impl AsRef<[u8]>) -> Names<'_> {
         let (prefix, delimiter) = (prefix.as_ref().to_vec(), LIST_DELIMITER.to_vec());

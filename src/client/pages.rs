@@ -91,11 +91,14 @@ impl Client {
     /// revision; all pages together are not. `scan.limit` is the size of a page here, and
     /// `scan.keys_only` is not looked at: [`Client::scan_keys`] leaves the values out.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use kvbroker_protocol::Scan;
     ///
-    /// let lab = Client::connect("NETID-a5")?;
+    /// # for day in ["2026-04-30", "2026-05-01", "2026-05-31", "2026-06-01"] {
+    /// #     lab.put_json(day, "7")?;
+    /// # }
     /// // Measurements of May, the newest first: `from` belongs to the range, `to` does not.
     /// let may = Scan { from: Some(b"2026-05".into()), to: Some(b"2026-06".into()), reverse: true, ..Scan::default() };
     /// for row in lab.scan(may).take(10) {
@@ -104,7 +107,8 @@ impl Client {
     /// // The whole table as it is at one moment, however long the reading takes.
     /// let copy: Vec<_> = lab.scan(Scan { snapshot: Some(0), ..Scan::default() }).collect::<Result<_, _>>()?;
     /// println!("{} keys", copy.len());
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # assert_eq!(copy.len(), 4);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     pub fn scan(&self, scan: Scan) -> Pages<'_> {
         Pages::new(self, None, scan)
@@ -112,14 +116,14 @@ impl Client {
 
     /// All keys of a scan without their values; as [`Client::scan`].
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use kvbroker_protocol::Scan;
     ///
-    /// let lab = Client::connect("NETID-a5")?;
     /// let users: Result<Vec<_>, _> = lab.scan_keys(Scan { prefix: b"user/".into(), ..Scan::default() }).collect();
     /// println!("{} users", users?.len());
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     pub fn scan_keys(&self, scan: Scan) -> Pages<'_, Key> {
         Pages::new(self, None, scan)
@@ -148,15 +152,19 @@ impl Client {
 
     /// The keys of all dictionaries whose field `subkey` equals `subvalue`; as [`Client::scan_keys`].
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let zoo = broker.client()?;
     /// use kvbroker_protocol::{Scalar, Scan};
     ///
-    /// let zoo = Client::connect("zoo")?;
+    /// zoo.put_json("zebra", r#"{"weight":100}"#)?;
+    /// # let mut found = 0;
     /// for key in zoo.query_keys("weight", Scalar::Int(100), Scan::default()) {
     ///     println!("{} weighs 100", String::from_utf8_lossy(&key?));
+    /// #   found += 1;
     /// }
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # assert_eq!(found, 1);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     pub fn query_keys(&self, subkey: &str, subvalue: Scalar, scan: Scan) -> Pages<'_, Key> {
         Pages::new(self, Some((subkey.to_owned(), subvalue)), scan)

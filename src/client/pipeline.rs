@@ -52,7 +52,7 @@ impl Client {
     /// A way to have many operations outstanding at once, with the client's timeout for each.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// let mut pipeline = lab.pipeline();
     /// let tickets: Vec<_> = (0..1_000).map(|_| pipeline.incr("visits", 1)).collect();

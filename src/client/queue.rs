@@ -29,8 +29,9 @@ pub(super) fn millis(time: Duration) -> u64 {
 
 /// One queue of a broker.
 ///
-/// ```no_run
-/// # let lab = kvbroker::client::Client::connect("NETID-a5")?;
+/// ```
+/// # let broker = kvbroker_practice::Broker::start()?;
+/// # let lab = broker.client()?;
 /// use std::time::Duration;
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
@@ -116,7 +117,7 @@ impl<'c, N: AsRef<[u8]>> Queue<'c, N> {
     /// As [`Queue::push`].
     pub fn push_as(&self, push: Push) -> Result<ItemId, ClientError> {
         match self.client.ask_queue(QueueOperation::Push(push))? {
-            QueueAnswer::Pushed(item) => Ok(item),
+            QueueAnswer::Pushed { item, .. } => Ok(item),
             _ => Err(unexpected()),
         }
     }
@@ -223,8 +224,9 @@ impl<'c, N: AsRef<[u8]>> Queue<'c, N> {
 
     /// Tells how far an item has come, and waits until it is so far: for so long at most. [`Until::is_reached`] says whether it is.
     ///
-    /// ```no_run
-    /// # let lab = kvbroker::client::Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use std::time::Duration;
     ///
     /// use kvbroker_protocol::{Progress, Until};

@@ -34,7 +34,7 @@ impl Client {
     /// Stores a value only if a condition holds of what is there. Gives the revision.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// use kvbroker_protocol::{Condition, ErrorCode, Stored};
     ///
@@ -98,7 +98,7 @@ impl Client {
     /// Reads the values of several keys at one revision, in their order; None: there is no such key.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let zoo = broker.client()?;
     /// let keys = ["lion", "zebra"];
     /// for (key, entry) in keys.iter().zip(zoo.mget(keys)?) {
@@ -127,7 +127,7 @@ impl Client {
     /// Tells whether a key is there, without reading its value.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// println!("{}", if lab.exists("leader")? { "there is a leader" } else { "nobody leads" });
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
@@ -145,7 +145,7 @@ impl Client {
     /// Adds to an integer and gives what is there then. A key that is not there counts as 0; `by` may be negative.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// println!("visitor number {}", lab.incr("visits", 1)?);
     /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
@@ -172,7 +172,7 @@ impl Client {
     /// Removes a key only if a condition holds of it. False: there was none, whatever the condition.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// use kvbroker_protocol::{Condition, Stored};
     ///

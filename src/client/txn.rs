@@ -20,11 +20,13 @@ pub struct TxnDone {
 impl Client {
     /// Does a transaction: all or nothing, at one revision.
     ///
-    /// ```no_run
-    /// # use kvbroker::client::Client;
-    /// use kvbroker_protocol::{Compare, Condition, Operation, Stored, Txn};
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
+    /// use kvbroker_protocol::{Compare, Condition, Operation, Txn};
     ///
-    /// # let lab = Client::connect("NETID-a5")?;
+    /// # lab.incr("basket", 0)?;
+    /// # lab.incr("stock", 12)?;
     /// // Move one from the stock to the basket, if there is a basket.
     /// let done = lab.txn(Txn {
     ///     compares: vec![Compare { key: b"basket".to_vec(), condition: Condition::Exists }],
@@ -35,7 +37,8 @@ impl Client {
     ///     otherwise: vec![],
     /// })?;
     /// println!("{}", if done.succeeded { "moved" } else { "there is no basket" });
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// assert!(done.succeeded && lab.incr("basket", 0)? == 1);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors

@@ -15,7 +15,7 @@ impl Client {
     /// Stores a value of any serializable type. Gives the revision.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let zoo = broker.client()?;
     /// #[derive(serde::Serialize, serde::Deserialize)]
     /// struct Animal { weight: u32 }

@@ -32,15 +32,16 @@ impl Client {
     ///
     /// Where the connection was lost meanwhile this may have been asked twice, and then it is true in any case.
     ///
-    /// ```no_run
-    /// use kvbroker::client::Client;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use kvbroker_protocol::{Access, Role, UserKey};
     ///
-    /// let lab = Client::connect("NETID-a5")?;
     /// // What `kvclient id` prints for the colleague.
     /// let ada: UserKey = "kvpub1a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5".parse()?;
     /// lab.authorize(ada, &Access::new(Role::Write, vec![b"ada/".to_vec()])?, "Ada's laptop")?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # assert!(lab.revoke(ada)?);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors

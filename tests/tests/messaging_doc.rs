@@ -42,8 +42,8 @@ fn each_does_what_it_says(broker: &mut Broker, cli: &Cli, [persistent, transient
     };
 
     // Nobody consumes, and the producer goes on. After a crash one item is there, and the other one is not.
-    cli.ok(&persistent[0]);
-    cli.ok(&transient[0]);
+    assert!(!cli.ok(&persistent[0]).stderr.contains("transient"));
+    assert!(cli.ok(&transient[0]).stderr.contains("transient"), "who pushes is told");
     assert_eq!((items("jobs"), items("live")), ((1, 0), (1, 1)));
     broker.kill9();
     broker.restart();

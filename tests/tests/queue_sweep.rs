@@ -14,6 +14,7 @@ fn whatever_crashes_queues_are_as_they_were_committed() {
     assert_eq!(report.violations, 0, "{:#?}", report.examples);
     assert!(report.states > 1_000 && report.ahead > 50, "hardly anything is stopped: {report:?}");
     assert!(report.with_leases > 300 && report.with_dead > 50 && report.with_checkpoint > 100, "{report:?}");
+    assert!(report.with_transient > 300 && report.mixed > 5, "hardly anything in memory alone is lost: {report:?}");
     let (pushes, deliveries, transactions) = report.told;
     assert!(pushes > 50 && deliveries > 50 && transactions > 5 && report.expired > 10, "{report:?}");
 }

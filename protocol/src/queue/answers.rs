@@ -3,6 +3,7 @@
 //! - A delivery is `[item, token, value, deliveries, priority, pushed, type]`, an item that is shown
 //!   `[item, value, state, deliveries, priority, pushed, type, due, reason]`; both are the same in every shape. A copy of a message has its
 //!   subject behind that.
+//! - A push into a transient queue is answered with `true` behind the item's id; without it the queue is a persistent one.
 //! - A queue is a map of its name and its figures.
 
 use super::{Delivery, ItemId, ItemState, Peeked, Progress, QueueAnswer, QueueInfo, QueueOperation, Receipt, Tracked};
@@ -57,7 +58,7 @@ impl QueueOperation {
 /// Elements of the compact form behind status and revision.
 pub(crate) fn compact_length(answer: &QueueAnswer) -> usize {
     match answer {
-        QueueAnswer::Pushed(_) => 1,
+        QueueAnswer::Pushed { transient, .. } => 1 + usize::from(*transient),
         QueueAnswer::Pulled { .. }
         | QueueAnswer::Kicked { .. }
         | QueueAnswer::Peeked { .. }
@@ -69,7 +70,12 @@ pub(crate) fn compact_length(answer: &QueueAnswer) -> usize {
 pub(crate) fn write_compact(answer: &QueueAnswer, out: &mut Vec<u8>) {
     let sink = &mut Sink { json: false, comma: false, out };
     match answer {
-        QueueAnswer::Pushed(item) => item_text(*item, sink),
+        QueueAnswer::Pushed { item, transient } => {
+            item_text(*item, sink);
+            if *transient {
+                sink.boolean(true);
+            }
+        }
         QueueAnswer::Pulled { items, lease_ms } => {
             deliveries(items, sink);
             sink.uint(*lease_ms);
@@ -96,7 +102,7 @@ pub(crate) fn write_compact(answer: &QueueAnswer, out: &mut Vec<u8>) {
 /// Fields of the named forms.
 pub(crate) fn field_count(answer: &QueueAnswer) -> usize {
     match answer {
-        QueueAnswer::Pushed(_) => 1,
+        QueueAnswer::Pushed { transient, .. } => 1 + usize::from(*transient),
         QueueAnswer::Pulled { .. } | QueueAnswer::Kicked { .. } | QueueAnswer::Tracked(_) => 2,
         QueueAnswer::Peeked { cursor, .. } => 1 + usize::from(cursor.is_some()),
         QueueAnswer::Queues { cursor, .. } => 1 + usize::from(cursor.is_some()),
@@ -105,9 +111,13 @@ pub(crate) fn field_count(answer: &QueueAnswer) -> usize {
 
 pub(crate) fn write_fields(answer: &QueueAnswer, sink: &mut Sink<'_>) {
     match answer {
-        QueueAnswer::Pushed(item) => {
+        QueueAnswer::Pushed { item, transient } => {
             sink.name("item");
             item_text(*item, sink);
+            if *transient {
+                sink.name("transient");
+                sink.boolean(true);
+            }
         }
         QueueAnswer::Pulled { items, lease_ms } => {
             sink.name("items");
@@ -208,10 +218,15 @@ fn infos(queues: &[QueueInfo], sink: &mut Sink<'_>) {
     sink.end_array();
 }
 
-/// Reads what [`write_compact`] wrote.
-pub(crate) fn read_compact(cursor: &mut Cursor<'_>, expect: QueueExpect) -> Result<QueueAnswer, ReplyError> {
+/// Whether an answer of so many elements behind status and revision can be this one.
+pub(crate) fn is_compact_length(expect: QueueExpect, length: usize) -> bool {
+    if expect == QueueExpect::Pushed { (1..=2).contains(&length) } else { length == 2 }
+}
+
+/// Reads what [`write_compact`] wrote: so many elements, which [`is_compact_length`] has allowed.
+pub(crate) fn read_compact(cursor: &mut Cursor<'_>, expect: QueueExpect, length: usize) -> Result<QueueAnswer, ReplyError> {
     Ok(match expect {
-        QueueExpect::Pushed => QueueAnswer::Pushed(item(cursor)?),
+        QueueExpect::Pushed => QueueAnswer::Pushed { item: item(cursor)?, transient: length > 1 && boolean(cursor)? },
         QueueExpect::Pulled(_) => QueueAnswer::Pulled { items: read_deliveries(cursor)?, lease_ms: uint(cursor)? },
         QueueExpect::Kicked => QueueAnswer::Kicked { kicked: uint(cursor)?, more: boolean(cursor)? },
         QueueExpect::Peeked => QueueAnswer::Peeked { items: read_peeked(cursor)?, cursor: optional_item(cursor)? },
@@ -334,7 +349,7 @@ pub(crate) fn each_value<E>(answer: &mut QueueAnswer, mut change: impl FnMut(&mu
     match answer {
         QueueAnswer::Pulled { items, .. } => items.iter_mut().try_for_each(|item| change(&mut item.value)),
         QueueAnswer::Peeked { items, .. } => items.iter_mut().try_for_each(|item| change(&mut item.value)),
-        QueueAnswer::Pushed(_) | QueueAnswer::Kicked { .. } | QueueAnswer::Tracked(_) | QueueAnswer::Queues { .. } => Ok(()),
+        QueueAnswer::Pushed { .. } | QueueAnswer::Kicked { .. } | QueueAnswer::Tracked(_) | QueueAnswer::Queues { .. } => Ok(()),
     }
 }
 
@@ -382,8 +397,8 @@ pub(crate) fn samples() -> Vec<(QueueExpect, QueueAnswer)> {
     let facts = vec![("ready".to_owned(), StatValue::Number(3)), ("overflow".to_owned(), StatValue::Text("reject".into()))];
     let queues = vec![QueueInfo { queue: vec![0xff], facts }, QueueInfo { queue: b"q".to_vec(), facts: vec![] }];
     vec![
-        (QueueExpect::Pushed, QueueAnswer::Pushed(item(300, 0))),
-        (QueueExpect::Pushed, QueueAnswer::Pushed(item(300, 4))),
+        (QueueExpect::Pushed, QueueAnswer::Pushed { item: item(300, 0), transient: false }),
+        (QueueExpect::Pushed, QueueAnswer::Pushed { item: item(300, 4), transient: true }),
         (QueueExpect::Pulled(5), QueueAnswer::Pulled { items: vec![delivery, plain], lease_ms: 30_000 }),
         (QueueExpect::Pulled(0), QueueAnswer::Pulled { items: vec![], lease_ms: 0 }),
         (QueueExpect::Kicked, QueueAnswer::Kicked { kicked: 4, more: true }),

@@ -20,7 +20,7 @@ pub use answers::QueueExpect;
 #[cfg(test)]
 pub(crate) use answers::samples;
 pub(crate) use answers::{
-    compact_length, each_value, field_count, item, read_compact, read_deliveries, write_compact, write_fields,
+    compact_length, each_value, field_count, is_compact_length, item, read_compact, read_deliveries, write_compact, write_fields,
 };
 pub(crate) use request::{Options, Part, write_queue_operation};
 pub use track::{Progress, Tracked, Until};
@@ -518,8 +518,13 @@ impl QueueInfo {
 /// What queues answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueAnswer {
-    /// The item that was pushed.
-    Pushed(ItemId),
+    /// An item was pushed.
+    Pushed {
+        /// Its id.
+        item: ItemId,
+        /// Its queue is transient: the item is gone after a restart of the broker.
+        transient: bool,
+    },
     /// What was handed out.
     Pulled {
         /// The deliveries, in the order of the queue; none: nothing is ready.

@@ -157,10 +157,10 @@ fn declaration(args: DeclareArgs) -> Declaration {
     }
 }
 
-pub(crate) fn run(client: &Client, wanted: Wanted, out: &mut Output) -> Result<Exit, Trouble> {
+pub(crate) fn run(global: &Global, client: &Client, wanted: Wanted, out: &mut Output) -> Result<Exit, Trouble> {
     match wanted {
         Wanted::One(operation) => verbs::one(client, Operation::Queue(Box::new(operation)), out),
-        Wanted::Push(push, far, within) => queue_track::push(client, push, far, within, out),
+        Wanted::Push(push, far, within) => queue_track::push(global, client, push, far, within, out),
         Wanted::Track { queue, item, until, wait } => queue_track::track(client, queue, item, until, wait, out),
         Wanted::Take(pull, wanted) => take(client, pull, wanted, out),
         Wanted::Exec(pull, exec) => exec.run(client, &pull),

@@ -10,8 +10,9 @@ use kvbroker_protocol::{
 };
 use serde_json::json;
 
+use crate::args::Global;
 use crate::output::{Output, Print};
-use crate::{Trouble, complain, verbs};
+use crate::{Trouble, complain, remark, verbs};
 
 /// How far a push waits for its item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +28,22 @@ impl Far {
     }
 }
 
-/// Pushes an item, prints its id, and waits until it is so far.
-pub(crate) fn push(client: &Client, push: Push, far: Far, within: Duration, out: &mut Output) -> Result<Exit, Trouble> {
+/// Pushes an item, prints its id, and waits until it is so far. That its queue is transient is remarked, since no id shows it.
+pub(crate) fn push(
+    global: &Global,
+    client: &Client,
+    push: Push,
+    far: Far,
+    within: Duration,
+    out: &mut Output,
+) -> Result<Exit, Trouble> {
     let queue = push.queue.clone();
     let (outcome, exit) = verbs::told(client, Operation::Queue(Box::new(QueueOperation::Push(push))), out)?;
+    if matches!(outcome.result, Ok(Answer::Queue(QueueAnswer::Pushed { transient: true, .. }))) && !out.is_json() {
+        remark(global, "the queue is transient: this item lives in memory, and is gone after a restart of the broker");
+    }
     match (far, outcome.result) {
-        (Far::Until(until), Ok(Answer::Queue(QueueAnswer::Pushed(item)))) => {
+        (Far::Until(until), Ok(Answer::Queue(QueueAnswer::Pushed { item, .. }))) => {
             let tracked = client.queue(queue).track(item, until, within)?;
             if out.is_json() {
                 out.line(&line(item, tracked))?;

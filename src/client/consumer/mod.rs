@@ -121,8 +121,9 @@ pub struct Consumer<'c> {
 impl<'c, N: AsRef<[u8]>> Queue<'c, N> {
     /// A consumer of this queue: one item at a time, without end, unless it is told otherwise.
     ///
-    /// ```no_run
-    /// # let lab = kvbroker::client::Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use std::time::Duration;
     ///
     /// let jobs = lab.queue("jobs");
@@ -158,8 +159,9 @@ impl<'c, N: AsRef<[u8]>> Queue<'c, N> {
     /// Calls `handler` for each item as it comes, for `credit` of them at a time, on threads of its own, until the [`Notifier`] is drained or
     /// dropped.
     ///
-    /// ```no_run
-    /// # let lab = kvbroker::client::Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use kvbroker::client::Delivery;
     ///
     /// let (tell, told) = std::sync::mpsc::channel();

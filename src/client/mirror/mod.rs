@@ -117,15 +117,16 @@ impl Shared {
 
 /// A local copy of all keys with a prefix.
 ///
-/// ```no_run
-/// use kvbroker::client::{Client, Mirror, MirrorOptions};
+/// ```
+/// # let broker = kvbroker_practice::Broker::start()?;
+/// # let lab = broker.client()?;
+/// use kvbroker::client::{Mirror, MirrorOptions};
 ///
-/// let lab = Client::connect("NETID-a5")?;
 /// let lamps = Mirror::start(&lab, "lamp/", MirrorOptions::new().on_change(|change| println!("{change:?}")))?;
 /// let revision = lab.put_text("lamp/1", "on")?;
 /// lamps.wait_for(revision, None).expect("the broker answers");
 /// assert_eq!(lamps.get("lamp/1").and_then(|row| row.value.as_text()).as_deref(), Some("on"));
-/// # Ok::<(), kvbroker::client::ClientError>(())
+/// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 /// ```
 pub struct Mirror {
     shared: Arc<Shared>,

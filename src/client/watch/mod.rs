@@ -58,7 +58,7 @@ impl Client {
     /// Watches all keys with a prefix.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// use kvbroker::client::{WatchEvent, WatchFrom};
     ///
@@ -82,7 +82,7 @@ impl Client {
     /// begin with [`WatchFrom::Snapshot`]:
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// use kvbroker::client::{WatchEvent, WatchFrom};
     ///

@@ -11,7 +11,7 @@ use kvbroker_protocol::{
 use kvbroker_table::{Clock, SimClock};
 
 use super::PlantedBug;
-use super::life::{LEASE_MS, Life, QUEUES, queue, settings};
+use super::life::{LEASE_MS, Life, QUEUES, TRANSIENT, queue, settings};
 use crate::watch_sim::process::Process;
 
 /// What was found.
@@ -42,6 +42,7 @@ pub(super) fn check(disk: &SimStorage, life: &Life, allowed: &[&State]) -> Resul
         ));
     };
     let mut broker = Broker { process, clock, next_token: 0 };
+    broker.nothing_is_left_in_memory()?;
     let now_ms = broker.now_ms();
     let leased = broker.peek(ItemState::Leased)?;
     let dead = broker.peek(ItemState::Dead)?.len();
@@ -74,7 +75,24 @@ impl Broker {
         outcome.result.map_err(|failure| format!("{asked}: {failure}"))
     }
 
-    /// Items of both queues in a state.
+    /// The transient queue is as it was declared, and has no items: whatever it had is gone.
+    fn nothing_is_left_in_memory(&mut self) -> Result<(), String> {
+        let asked = QueueOperation::Queues { queue: Some(TRANSIENT.into()), prefix: vec![], cursor: None, limit: None };
+        let queues = match self.ask(asked) {
+            Ok(Answer::Queue(QueueAnswer::Queues { queues, .. })) => queues,
+            // Before it was declared.
+            Err(error) if error.contains("no such queue") => return Ok(()),
+            other => return Err(format!("queues: {other:?}")),
+        };
+        let Some(info) = queues.first() else { return Ok(()) };
+        match (info.number("transient"), info.number("items")) {
+            (1, 0) => Ok(()),
+            (0, _) => Err("the transient queue is not transient any more".to_owned()),
+            (_, items) => Err(format!("{items} items of the transient queue are there again")),
+        }
+    }
+
+    /// Items of all queues in a state.
     fn peek(&mut self, state: ItemState) -> Result<Vec<(&'static str, Peeked)>, String> {
         let mut all = Vec::new();
         for name in QUEUES {
@@ -92,13 +110,15 @@ impl Broker {
     /// Pushes, waits for leases to end, takes and acknowledges every item: ids and tokens are new ones, and then nothing is left.
     fn use_everything(&mut self, life: &Life, leased: usize) -> Result<(), String> {
         let is_same_epoch = self.process.epoch == life.epoch;
-        let value = Stored::integer(1);
-        let push = Push { queue: QUEUES[0].into(), value, priority: 0, delay_ms: 0, ttl_ms: None, content_type: None };
-        match self.ask(QueueOperation::Push(push))? {
-            Answer::Queue(QueueAnswer::Pushed(item)) if is_same_epoch && life.told.pushed.contains(&item) => {
-                return Err(format!("the id {item} is given out a second time"));
+        for name in [QUEUES[0], TRANSIENT] {
+            let value = Stored::integer(1);
+            let push = Push { queue: name.into(), value, priority: 0, delay_ms: 0, ttl_ms: None, content_type: None };
+            match self.ask(QueueOperation::Push(push))? {
+                Answer::Queue(QueueAnswer::Pushed { item, .. }) if is_same_epoch && life.told.pushed.contains(&item) => {
+                    return Err(format!("the id {item} is given out a second time"));
+                }
+                _ => {}
             }
-            _ => {}
         }
         // Not a moment before.
         self.clock.advance((LEASE_MS - 1) * 1_000);

@@ -20,8 +20,10 @@ use crate::{Dice, operation};
 const WALL_US: u64 = 1_700_000_000_000_000;
 /// How long a lease runs.
 pub(super) const LEASE_MS: u64 = 1_000;
-/// Queues: one whose items die into the other.
-pub(super) const QUEUES: [&str; 2] = ["jobs", "jobs.dead"];
+/// Queues: two whose items die into the second one. The last one is transient.
+pub(super) const QUEUES: [&str; 3] = ["jobs", "jobs.dead", TRANSIENT];
+/// The transient one.
+pub(super) const TRANSIENT: &str = "live";
 /// Deliveries that are not over are remembered up to so many.
 const KNOWN_MAX: usize = 12;
 
@@ -50,6 +52,8 @@ pub(super) struct Life {
     pub(super) trouble: Option<String>,
     /// Items that time has removed or taken back.
     pub(super) expired: u64,
+    /// Transactions over the transient queue and what is kept.
+    pub(super) mixed: u64,
     bug: Option<PlantedBug>,
     seed: u64,
     dice: Dice,
@@ -81,6 +85,7 @@ impl Life {
             told: Told::default(),
             trouble: None,
             expired: 0,
+            mixed: 0,
             bug: config.bug,
             seed,
             dice: Dice::new(seed),
@@ -107,6 +112,11 @@ impl Life {
             }
         }
         life
+    }
+
+    /// Items that the transient queue would have handed out at the end: a crash loses them.
+    pub(super) fn transient_items(&self) -> usize {
+        self.states.last().map_or(0, |state| state.ready_items(TRANSIENT.as_bytes()))
     }
 
     /// Operations on all disks of this life.
@@ -213,8 +223,8 @@ impl Life {
 
     fn hear(&mut self, from: usize, answer: Answer) {
         match answer {
-            Answer::Queue(QueueAnswer::Pushed(item)) if self.told.pushed.insert(item) => {}
-            Answer::Queue(QueueAnswer::Pushed(item)) => {
+            Answer::Queue(QueueAnswer::Pushed { item, .. }) if self.told.pushed.insert(item) => {}
+            Answer::Queue(QueueAnswer::Pushed { item, .. }) => {
                 self.trouble = Some(format!("the id {item} was given out twice in an epoch"));
             }
             Answer::Queue(QueueAnswer::Pulled { items, .. }) => {
@@ -228,6 +238,13 @@ impl Life {
                 self.known.drain(..excess);
             }
             Answer::Txn { results, .. } => {
+                let pushed = |wanted| {
+                    results.iter().any(|outcome| {
+                        matches!(&outcome.result,
+                        Ok(Answer::Queue(QueueAnswer::Pushed { transient, .. })) if *transient == wanted)
+                    })
+                };
+                self.mixed += u64::from(pushed(true) && pushed(false));
                 for answer in results.into_iter().filter_map(|outcome| outcome.result.ok()) {
                     self.hear(from, answer);
                 }
@@ -242,7 +259,7 @@ impl Life {
         let dice = &mut self.dice;
         let name = || QUEUES[0].as_bytes().to_vec();
         let mut push = || Push {
-            queue: QUEUES[dice.below(8) / 7].into(),
+            queue: QUEUES[[0, 0, 0, 0, 0, 1, 2, 2][dice.below(8)]].into(),
             value: {
                 let length = 4 + 300 * (dice.below(6) / 5);
                 Stored::bytes(&dice.bytes(length)).expect("it is small")
@@ -255,13 +272,13 @@ impl Life {
         let pushed = push();
         let another = push();
         let pull = |dice: &mut Dice| Pull {
-            queue: QUEUES[dice.below(6) / 5].into(),
+            queue: QUEUES[[0, 0, 0, 0, 1, 2, 2][dice.below(7)]].into(),
             limit: 1 + dice.below(3),
             lease_ms: None,
             wait_ms: 0,
             no_ack: dice.below(10) == 0,
         };
-        let kind = dice.below(24);
+        let kind = dice.below(26);
         let latest = self.known.len().checked_sub(1 + dice.below(4)).and_then(|at| self.known.get(at).copied());
         match (kind, latest) {
             (0..=3, _) => queue(QueueOperation::Push(pushed)),
@@ -271,10 +288,16 @@ impl Life {
                 let take = Pull { queue: name(), limit: 1, lease_ms: None, wait_ms: 0, no_ack: false };
                 txn(vec![queue(QueueOperation::Push(direct)), queue(QueueOperation::Pull(take)), put(dice.number())])
             }
+            // What is kept and what is not, at one revision.
+            (24.., _) => {
+                let live = Push { queue: TRANSIENT.into(), ..pushed };
+                let kept = Push { queue: name(), ..another };
+                txn(vec![queue(QueueOperation::Push(live)), queue(QueueOperation::Push(kept)), put(dice.number())])
+            }
             (8, _) => txn(vec![queue(QueueOperation::Push(pushed)), queue(QueueOperation::Push(another)), put(dice.number())]),
             (9, _) => match dice.below(4) {
                 0 => queue(QueueOperation::Kick { queue: QUEUES[1].into(), item: None, limit: Some(2) }),
-                1 => queue(QueueOperation::Purge { queue: QUEUES[dice.below(2)].into(), state: None, limit: Some(1) }),
+                1 => queue(QueueOperation::Purge { queue: QUEUES[dice.below(QUEUES.len())].into(), state: None, limit: Some(1) }),
                 _ => {
                     let retry_ms = Some(dice.below(3) as u64 * 100);
                     queue(QueueOperation::Declare { queue: name(), options: Declaration { retry_ms, ..Declaration::default() } })
@@ -314,14 +337,17 @@ fn txn(then: Vec<Operation>) -> Operation {
 }
 
 fn declarations() -> Vec<Operation> {
-    let options = |dead: Option<&str>, deliveries: u32| Declaration {
-        lease_ms: Some(LEASE_MS),
-        max_deliveries: Some(deliveries),
-        dead: dead.map(Into::into),
-        ..Declaration::default()
+    let declare = |queue: &str, dead: Option<&str>, deliveries: u32| {
+        let options = Declaration {
+            lease_ms: Some(LEASE_MS),
+            max_deliveries: Some(deliveries),
+            dead: dead.map(Into::into),
+            transient: (queue == TRANSIENT).then_some(true),
+            ..Declaration::default()
+        };
+        self::queue(QueueOperation::Declare { queue: queue.into(), options })
     };
-    let declare = |queue: &str, options| self::queue(QueueOperation::Declare { queue: queue.into(), options });
-    vec![declare(QUEUES[0], options(Some(QUEUES[1]), 2)), declare(QUEUES[1], options(None, 1))]
+    vec![declare(QUEUES[0], Some(QUEUES[1]), 2), declare(QUEUES[1], None, 1), declare(TRANSIENT, Some(QUEUES[1]), 2)]
 }
 
 /// How the broker of a life is started.

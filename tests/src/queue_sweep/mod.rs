@@ -6,6 +6,7 @@
 //! - It must be of use: each lease runs a whole period again, no token and no id is given out twice in an epoch, and every item can be taken and
 //!   acknowledged.
 //! - Checkpoints are made, segments sealed and removed between the turns; restarts and power failures are part of the lives, too.
+//! - The transient queue is there again as it was declared, and none of its items is; what was done to others in the same transactions is whole.
 //! - [`PlantedBug`] has errors in what is logged. Each must be noticed.
 //!
 //! Everything is drawn from seeds, and a life that is stopped is the same life up to there: that is how the states are known that it may leave.
@@ -52,12 +53,16 @@ pub struct Report {
     pub with_leases: u64,
     /// Of these, with dead items.
     pub with_dead: u64,
+    /// Of these, such that items of the transient queue were lost.
+    pub with_transient: u64,
     /// Of these, with a checkpoint.
     pub with_checkpoint: u64,
     /// Operations on disks of whole lives.
     pub operations: u64,
     /// Pushes, deliveries and transactions that whole lives were told of.
     pub told: (u64, u64, u64),
+    /// Transactions of whole lives that pushed into the transient queue and another one.
+    pub mixed: u64,
     /// Leases and deadlines that ended in whole lives.
     pub expired: u64,
     /// Broken rules.
@@ -96,6 +101,7 @@ pub fn sweep(config: &Config) -> Report {
         report.told.1 += told.receipts.len() as u64;
         report.told.2 += told.transactions;
         report.expired += whole.expired;
+        report.mixed += whole.mixed;
         for operation in 0..=whole.operations() {
             for stop in STOPS {
                 if config.violations_max > 0 && report.violations >= config.violations_max {
@@ -137,6 +143,7 @@ fn stopped(report: &mut Report, whole: &Life, life: Life, dice: &mut Dice, confi
                 report.ahead += u64::from(found.state > 0 && life.mode == SyncMode::Always);
                 report.with_leases += u64::from(found.leased > 0);
                 report.with_dead += u64::from(found.dead > 0);
+                report.with_transient += u64::from(life.transient_items() > 0);
                 report.with_checkpoint += u64::from(found.checkpoint);
             }
             Err(what) => report.violation(format!("{}, {choice:?}: {what}", place())),

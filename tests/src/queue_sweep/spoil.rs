@@ -17,6 +17,10 @@ pub enum PlantedBug {
     MoveLosesItem,
     /// A queue's settings are logged for its first declaration alone.
     SettingsNotLogged,
+    /// Items of a transient queue are logged as those of others are.
+    TransientLogged,
+    /// Of a transaction that pushes into a transient queue, too, what it pushes elsewhere is not logged.
+    MixedPushNotLogged,
     /// The epoch is kept although a start has lost what was told: tokens come a second time.
     EpochKept,
 }
@@ -28,18 +32,25 @@ const STATE: u8 = b'y';
 /// The first byte of a state's value.
 const WAITING: u8 = 1;
 const LEASED: u8 = 2;
+/// Of an item's key: the space and the queue's id. The item's id comes behind it, a revision and a place of so many bits.
+const QUEUE_KEY_BYTES: usize = 9;
+const PLACE_BITS: u32 = 10;
+/// An item's value that can be read: the JSON text "b", pushed at no time, without any flag.
+const SOME_ITEM: [u8; 13] = [2, b'"', b'b', b'"', 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// In the last byte of an item's value: it was dead elsewhere before.
 const HAS_ORIGIN: u8 = 16;
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [PlantedBug; 7] = [
+    pub const ALL: [PlantedBug; 9] = [
         PlantedBug::AckLeavesItem,
         PlantedBug::GrantNotLogged,
         PlantedBug::ReturnNotLogged,
         PlantedBug::StateBeforeItem,
         PlantedBug::MoveLosesItem,
         PlantedBug::SettingsNotLogged,
+        PlantedBug::TransientLogged,
+        PlantedBug::MixedPushNotLogged,
         PlantedBug::EpochKept,
     ];
 
@@ -56,8 +67,24 @@ impl PlantedBug {
                     leave_out(batch, |key, _| key == QUEUE);
                 }
             },
+            PlantedBug::TransientLogged => |batch| {
+                rewrite(batch, |revision, records| {
+                    for record in records {
+                        if let Some(key) = pushed_in_memory(revision, record) {
+                            *record = RecordRef::Put { key, value: &SOME_ITEM };
+                        }
+                    }
+                });
+            },
+            PlantedBug::MixedPushNotLogged => |batch| {
+                rewrite(batch, |revision, records| {
+                    if records.iter().any(|record| pushed_in_memory(revision, record).is_some()) {
+                        records.retain(|record| !matches!(split(record), (ITEM, Some(_))));
+                    }
+                });
+            },
             PlantedBug::StateBeforeItem => |batch| {
-                rewrite(batch, |records| records.sort_by_key(|record| std::cmp::Reverse(split(record).0)));
+                rewrite(batch, |_, records| records.sort_by_key(|record| std::cmp::Reverse(split(record).0)));
             },
             PlantedBug::EpochKept => return None,
         })
@@ -72,6 +99,14 @@ fn was_elsewhere(value: Option<&[u8]>) -> bool {
     value.and_then(<[u8]>::last).is_some_and(|flags| flags & HAS_ORIGIN != 0)
 }
 
+/// The key of an item that is pushed into a transient queue: logged as the deletion of one that is named for the revision itself.
+fn pushed_in_memory<'a>(revision: u64, record: &RecordRef<'a>) -> Option<&'a [u8]> {
+    let RecordRef::Delete { key } = record else { return None };
+    let (head, item) = key.split_first_chunk::<QUEUE_KEY_BYTES>()?;
+    let item = u64::from_be_bytes(item.try_into().ok()?);
+    (head[0] == ITEM && item >> PLACE_BITS == revision).then_some(key)
+}
+
 /// Space, and the value of a put.
 fn split<'a>(record: &RecordRef<'a>) -> (u8, Option<&'a [u8]>) {
     let (key, value) = match record {
@@ -82,7 +117,7 @@ fn split<'a>(record: &RecordRef<'a>) -> (u8, Option<&'a [u8]>) {
 }
 
 fn leave_out(batch: &mut BatchBuilder, what: impl Fn(u8, Option<&[u8]>) -> bool) {
-    rewrite(batch, |records| {
+    rewrite(batch, |_, records| {
         records.retain(|record| {
             let (space, value) = split(record);
             !what(space, value)
@@ -90,13 +125,14 @@ fn leave_out(batch: &mut BatchBuilder, what: impl Fn(u8, Option<&[u8]>) -> bool)
     });
 }
 
-fn rewrite(batch: &mut BatchBuilder, change: impl Fn(&mut Vec<RecordRef<'_>>)) {
+/// Changes the records of each group, whose revision is told.
+fn rewrite(batch: &mut BatchBuilder, change: impl Fn(u64, &mut Vec<RecordRef<'_>>)) {
     let mut spoiled = BatchBuilder::new();
     spoiled.begin(batch.stamp_ms());
     let visited = batch.visit(&mut |group| {
         spoiled.group(group.revision, group.cause, group.session);
         let mut records: Vec<RecordRef<'_>> = group.records().collect();
-        change(&mut records);
+        change(group.revision, &mut records);
         for record in records {
             match record {
                 RecordRef::Put { key, value } => spoiled.put(key, value),

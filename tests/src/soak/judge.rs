@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use kvbroker_protocol::{ItemId, Receipt};
 
-use super::{Form, Grant, Journal, Order, Return, check_order};
+use super::{Form, Grant, Journal, Live, LiveFigures, Order, Return, check_order, judge_live};
 
 /// Everything that is there after the last start.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub struct Evidence {
     pub broker_kills: u64,
     /// How many deliveries were open after each start behind a kill.
     pub open_at_starts: Vec<u64>,
+    /// Of the transient queue; None: there was none.
+    pub live: Option<Live>,
 }
 
 /// What was counted.
@@ -57,6 +59,8 @@ pub struct Figures {
     pub starts_with_open: u64,
     /// Both queues' order.
     pub order: Order,
+    /// The transient queue.
+    pub live: LiveFigures,
 }
 
 /// Looks at everything. Gives what was counted, and in sentences what is not as promised.
@@ -152,6 +156,9 @@ pub fn judge(evidence: &Evidence) -> (Figures, Vec<String>) {
     let open = figures.starts_with_open;
     must(starts == evidence.broker_kills, format!("the broker was killed {starts} times, and not {}", evidence.broker_kills));
     must(open * 4 >= starts * 3, format!("only {open} of {starts} kills of the broker found an open delivery"));
+    if let Some(live) = &evidence.live {
+        figures.live = judge_live(live, &mut wrong);
+    }
     (figures, wrong)
 }
 
@@ -209,6 +216,7 @@ mod tests {
             producer_kills: (1, 1),
             broker_kills: 2,
             open_at_starts: vec![3, 1],
+            live: None,
         }
     }
 

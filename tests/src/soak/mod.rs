@@ -4,16 +4,19 @@
 //!   effect is done: together with the acknowledgement, in a transaction, or before it.
 //! - A consumer writes down what it was handed before it does anything with it ([`Journal`]). It is a line in a file, and the machine does
 //!   not die: so a kill takes no evidence away but that of deliveries whose answer was still on its way.
+//! - A transient queue stands beside those of both forms ([`Live`]): its items may be lost by a restart of the broker, and by nothing else.
 //! - [`judge`] is pure: whoever plants an error in the evidence can see that it is noticed.
 
 mod journal;
 mod judge;
+mod live;
 mod order;
 
 use kvbroker_protocol::Stored;
 
 pub use journal::{Grant, Journal, JournalWriter, Return};
 pub use judge::{Evidence, Figures, judge};
+pub use live::{Live, LiveFigures, LiveGrant, judge_live};
 pub use order::{Order, check_order};
 
 /// How the effect of an item is done; each form has a queue of its own.

@@ -91,7 +91,7 @@ fn queue_bytes(answer: &QueueAnswer) -> usize {
             const FACT_BYTES: usize = 80;
             queues.iter().map(|info| info.queue.len() + info.facts.len() * FACT_BYTES).sum()
         }
-        QueueAnswer::Pushed(_) | QueueAnswer::Kicked { .. } | QueueAnswer::Tracked(_) => 0,
+        QueueAnswer::Pushed { .. } | QueueAnswer::Kicked { .. } | QueueAnswer::Tracked(_) => 0,
     }
 }
 

@@ -54,7 +54,7 @@ impl Producer for LibraryProducer {
         while self.waiting.front().is_some_and(|ticket| count == 0 || ticket.is_ready()) {
             let Some(ticket) = self.waiting.pop_front() else { break };
             match ticket.wait()? {
-                (Answer::Queue(QueueAnswer::Pushed(_)), _) => count += 1,
+                (Answer::Queue(QueueAnswer::Pushed { .. }), _) => count += 1,
                 (other, _) => return Err(answered("a push", &other)),
             }
         }

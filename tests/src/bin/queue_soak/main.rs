@@ -6,6 +6,7 @@
 //!   others are acknowledged after their effect: at least once, and how many twice is told.
 //! - Half of the producers push through a pipeline. The others push transactions that keep their place in a key, and are killed, too.
 //! - Queues are bounded, so that there are producers at work until shortly before the end.
+//! - A transient queue stands beside them. Its items may be lost by a kill of the broker, and must be then; by nothing else, and none comes back.
 //! - Now and then a consumer is slower than its lease is long, and comes with acknowledgements that must be refused.
 //! - Whoever is killed is replaced at once. When, is drawn: the kills are spread over the items that are done, so there are as many as were
 //!   asked for, whatever the machine's speed.
@@ -16,6 +17,7 @@
 mod consume;
 mod crew;
 mod gather;
+mod live;
 mod produce;
 mod run;
 mod table;

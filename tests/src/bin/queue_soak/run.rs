@@ -11,8 +11,9 @@ use kvbroker_tests::soak::{Evidence, Form, judge};
 use kvbroker_tests::{Broker, BrokerOptions, Dice};
 
 use crate::crew::{Crew, is_in_transactions, shares};
+use crate::live::LiveWork;
 use crate::table::{Table, Telling};
-use crate::{Args, Failed, TIMEOUT, gather};
+use crate::{Args, Failed, TIMEOUT, gather, live};
 
 /// How often it is looked how far everything is.
 const LOOK: Duration = Duration::from_millis(20);
@@ -25,6 +26,8 @@ pub(crate) struct Starts {
     pub(crate) open: Vec<u64>,
     pub(crate) slowest: Duration,
     pub(crate) torn_tails: u64,
+    /// The revisions that they have found.
+    pub(crate) revisions: Vec<u64>,
 }
 
 /// True if everything is as promised.
@@ -62,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<bool, Failed> {
     let mut broker_kills: Vec<u64> =
         (0..args.broker_kills).rev().flat_map(|at| draw(1, stretch * at + stretch / 4..stretch * (at + 1))).collect();
     let mut crew = Crew::start(args, broker.home().path(), room, Dice::new(dice.number()))?;
+    let live_work = LiveWork::start(connect(&broker)?, args.lease_ms, Dice::new(dice.number()))?;
     let mut telling = Telling::new(args.items);
     let mut starts = Starts::default();
     let begun = Instant::now();
@@ -96,15 +100,19 @@ pub(crate) fn run(args: &Args) -> Result<bool, Failed> {
             broker.restart();
             starts.slowest = starts.slowest.max(stopped.elapsed());
             starts.torn_tails += u64::from(broker.has_cut_a_torn_tail());
+            starts.revisions.push(found_revision(&broker)?);
             starts.open.push(open_deliveries(&client)?);
         }
         std::thread::sleep(LOOK);
     }
     let took = begun.elapsed();
     let journals = crew.finish()?;
+    let mut live = live_work.finish()?;
     // What is looked at is what a start finds.
     broker.kill9();
     broker.restart();
+    starts.revisions.push(found_revision(&broker)?);
+    (live.starts, live.left) = (starts.revisions.clone(), live::items_left(&client)?);
     let is_ordered = |(at, range): (usize, Range<u64>)| is_in_transactions(at).then_some(range);
     let evidence = Evidence {
         items: args.items,
@@ -115,6 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<bool, Failed> {
         producer_kills: (args.producer_kills, crew.producers_killed),
         broker_kills: args.broker_kills,
         open_at_starts: starts.open.clone(),
+        live: Some(live),
         ..gather::effects(&client)?
     };
     telling.judging();
@@ -133,8 +142,18 @@ fn connect(broker: &Broker) -> Result<Client, Failed> {
     Ok(Client::connect_with("test", options.timeout(TIMEOUT).wait_for_broker(true))?)
 }
 
+/// The revision that the last start has found, as its ready block tells it.
+fn found_revision(broker: &Broker) -> Result<u64, Failed> {
+    let said = broker.stdout();
+    let found = said.split_once(" at revision ").and_then(|(_, rest)| rest.split_once(',')?.0.parse().ok());
+    found.ok_or_else(|| format!("no revision in: {said}").into())
+}
+
+/// Of the queues of both forms.
 fn sum_of(client: &Client, figure: &str) -> Result<u64, Failed> {
-    Ok(client.queues("")?.iter().map(|info| info.number(figure)).sum())
+    let queues = client.queues("")?;
+    let of_forms = queues.iter().filter(|info| Form::ALL.iter().any(|form| form.queue().as_bytes() == info.queue));
+    Ok(of_forms.map(|info| info.number(figure)).sum())
 }
 
 fn items_left(client: &Client) -> Result<u64, Failed> {

@@ -61,7 +61,8 @@ impl fmt::Display for Table<'_> {
         let (killed, hit) = figures.killed_consumers;
         let (first, last) = (starts.open.iter().min().unwrap_or(&0), starts.open.iter().max().unwrap_or(&0));
         let order = &figures.order;
-        let rows: [(&str, String); 13] = [
+        let live = &figures.live;
+        let rows: [(&str, String); 14] = [
             (
                 "items pushed, pulled and acknowledged",
                 format!(
@@ -110,6 +111,17 @@ impl fmt::Display for Table<'_> {
                     thousands(order.first_waits),
                     thousands(order.returned_waits),
                     order.broken
+                ),
+            ),
+            (
+                "transient queue beside them",
+                format!(
+                    "{} items: {} done, {} lost by {} kills of the broker, {} delivered again",
+                    thousands(live.pushed),
+                    thousands(live.done),
+                    thousands(live.lost),
+                    live.lossy_starts,
+                    thousands(live.again)
                 ),
             ),
         ];

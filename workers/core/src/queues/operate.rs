@@ -46,7 +46,11 @@ pub(crate) fn operate(
             Ok(Answer::Done)
         }
         QueueOperation::Drop { queue } => drop_queue(&mut view, &queue),
-        QueueOperation::Push(push) => Ok(Answer::Queue(QueueAnswer::Pushed(self::push(&mut view, push, None, turn)?))),
+        QueueOperation::Push(push) => {
+            let transient = view.options(&push.queue).is_some_and(|options| options.transient);
+            let item = self::push(&mut view, push, None, turn)?;
+            Ok(Answer::Queue(QueueAnswer::Pushed { item, transient }))
+        }
         QueueOperation::Pull(pull) => self::pull(&mut view, &pull, turn),
         QueueOperation::Ack { queue, receipt } => {
             let (priority, bytes) = leased(&view, &queue, receipt)?;

@@ -6,7 +6,7 @@
 //!   request hash (u64), how far the acknowledged number was behind it (u16), time (u64 ms), then the reply: 0 = done at the
 //!   group's revision; 1 and a MessagePack integer = that integer at the group's revision; 2 and an outcome in map form; 3 and a place (u16)
 //!   = an item of a queue, of the group's revision and this place; 4 and a count (u16) = a transaction that succeeded at the group's
-//!   revision, of whose so many operations each was done and told nothing else.
+//!   revision, of whose so many operations each was done and told nothing else; 5 and a place (u16) = as 3, of a transient queue.
 //! - Floor, space `f`: key = owner, empty for everybody; value = born (u64 ms): unknown sessions born then or before are not new.
 
 use kvbroker_protocol::{
@@ -23,6 +23,7 @@ const REPLY_INTEGER: u8 = 1;
 const REPLY_OUTCOME: u8 = 2;
 const REPLY_PUSHED: u8 = 3;
 const REPLY_ALL_DONE: u8 = 4;
+const REPLY_PUSHED_TRANSIENT: u8 = 5;
 
 /// A session record's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +105,8 @@ pub(crate) enum Reply {
     Integer(i128),
     /// An outcome in map form.
     Outcome(Box<[u8]>),
-    /// The item of the group's revision and this place was pushed.
-    Pushed(u16),
+    /// The item of the group's revision and this place was pushed, into a transient queue or another one.
+    Pushed { place: u16, transient: bool },
     /// A transaction succeeded whose so many operations were done and tell nothing else.
     AllDone(u16),
 }
@@ -123,7 +124,9 @@ impl Reply {
         let short = outcome.result.as_ref().ok().filter(|_| outcome.revision == Some(revision)).and_then(|answer| match answer {
             Answer::Done => Some(Reply::Done),
             Answer::Integer(integer) => Some(Reply::Integer(*integer)),
-            Answer::Queue(QueueAnswer::Pushed(item)) if item.revision() == revision => Some(Reply::Pushed(item.place())),
+            Answer::Queue(QueueAnswer::Pushed { item, transient }) if item.revision() == revision => {
+                Some(Reply::Pushed { place: item.place(), transient: *transient })
+            }
             answer => all_done(answer).map(Reply::AllDone),
         });
         short.unwrap_or_else(|| {
@@ -137,9 +140,10 @@ impl Reply {
         let answer = match self {
             Reply::Done => Answer::Done,
             Reply::Integer(integer) => Answer::Integer(*integer),
-            Reply::Pushed(place) => {
+            Reply::Pushed { place, transient } => {
                 // No record says that where the revision has no items.
-                Answer::Queue(QueueAnswer::Pushed(ItemId::new(revision, *place).unwrap_or(ItemId::MIN)))
+                let item = ItemId::new(revision, *place).unwrap_or(ItemId::MIN);
+                Answer::Queue(QueueAnswer::Pushed { item, transient: *transient })
             }
             Reply::AllDone(count) => {
                 let results = (0..*count).map(|_| Outcome { revision: None, result: Ok(Answer::Done) }).collect();
@@ -154,7 +158,7 @@ impl Reply {
 
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Reply::Done | Reply::Integer(_) | Reply::Pushed(_) | Reply::AllDone(_) => 0,
+            Reply::Done | Reply::Integer(_) | Reply::Pushed { .. } | Reply::AllDone(_) => 0,
             Reply::Outcome(bytes) => bytes.len(),
         }
     }
@@ -165,7 +169,10 @@ impl Reply {
             REPLY_DONE if rest.is_empty() => Reply::Done,
             REPLY_INTEGER => Reply::Integer(integer_of(Stored::from_msgpack(rest).ok()?.as_bytes())?),
             REPLY_OUTCOME if decode_kept_outcome(rest).is_ok() => Reply::Outcome(rest.into()),
-            REPLY_PUSHED => Reply::Pushed(short(rest).filter(|place| ItemId::new(0, *place).is_some())?),
+            REPLY_PUSHED | REPLY_PUSHED_TRANSIENT => {
+                let place = short(rest).filter(|place| ItemId::new(0, *place).is_some())?;
+                Reply::Pushed { place, transient: kind == REPLY_PUSHED_TRANSIENT }
+            }
             REPLY_ALL_DONE => Reply::AllDone(short(rest)?),
             _ => return None,
         })
@@ -182,8 +189,8 @@ impl Reply {
                 out.push(REPLY_OUTCOME);
                 out.extend_from_slice(bytes);
             }
-            Reply::Pushed(place) => {
-                out.push(REPLY_PUSHED);
+            Reply::Pushed { place, transient } => {
+                out.push(if *transient { REPLY_PUSHED_TRANSIENT } else { REPLY_PUSHED });
                 out.extend_from_slice(&place.to_le_bytes());
             }
             Reply::AllDone(count) => {
@@ -256,16 +263,19 @@ mod tests {
     #[test]
     fn replies_are_what_was_kept_of_them() {
         let done = || Outcome { revision: None, result: Ok(Answer::Done) };
-        let pushed = |revision, place| Answer::Queue(QueueAnswer::Pushed(ItemId::new(revision, place).unwrap()));
+        let pushed = |revision, place, transient| {
+            Answer::Queue(QueueAnswer::Pushed { item: ItemId::new(revision, place).unwrap(), transient })
+        };
         let txn = |succeeded, results| Answer::Txn { succeeded, results };
         let read = Outcome { revision: None, result: Ok(Answer::Exists(true)) };
         let cases = [
             (Answer::Done, 1),
             (Answer::Integer(-5), 2),
-            (pushed(7, 0), 3),
-            (pushed(7, 1_023), 3),
+            (pushed(7, 0, false), 3),
+            (pushed(7, 1_023, false), 3),
+            (pushed(7, 1, true), 3),
             // Of another revision, as a push without a record of its own would be.
-            (pushed(8, 0), 30),
+            (pushed(8, 0, true), 30),
             (txn(true, vec![done(), done()]), 3),
             (txn(true, vec![]), 3),
             (txn(false, vec![done()]), 30),
@@ -279,6 +289,8 @@ mod tests {
             assert_eq!(Reply::read(&bytes).unwrap().outcome(7), outcome);
             assert!((0..bytes.len()).all(|length| Reply::read(&bytes[..length]).is_none()), "{outcome:?}");
         }
-        assert_eq!(Reply::read(&[REPLY_PUSHED, 0, 4]), None, "1,024 is no place");
+        for kind in [REPLY_PUSHED, REPLY_PUSHED_TRANSIENT] {
+            assert_eq!(Reply::read(&[kind, 0, 4]), None, "1,024 is no place");
+        }
     }
 }

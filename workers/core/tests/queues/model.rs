@@ -343,7 +343,9 @@ impl Model {
             reason: String::new(),
             from: String::new(),
         };
-        Ok(Answer::Queue(QueueAnswer::Pushed(self.append(&queue, item))))
+        let item = self.append(&queue, item);
+        let transient = self.queues.get(&queue).is_some_and(|queue| queue.options.transient);
+        Ok(Answer::Queue(QueueAnswer::Pushed { item, transient }))
     }
 
     fn pull(&mut self, pull: &Pull) -> Answer {
