@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::{Delivery as Handed, ErrorCode, Operation, QueueOperation, Receipt};
+use serde::de::DeserializeOwned;
 
 use super::error::ClientError;
 use super::handle::Client;
+use super::queue::Next;
 
 /// How long a delivery is this client's.
 #[derive(Debug)]
@@ -108,6 +110,17 @@ impl<'c, T> Delivery<'c, T> {
     /// As [`Queue::ack`](super::Queue::ack).
     pub fn ack(self) -> Result<u64, ClientError> {
         self.client.queue(&self.queue).ack(self.receipt)
+    }
+
+    /// It is done, and the next one is wanted; see [`Queue::ack_and_pull`](super::Queue::ack_and_pull).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ack_and_pull(self, wait: Duration) -> Result<Next<'c, T>, ClientError>
+    where
+        T: DeserializeOwned,
+    {
+        self.client.queue(&self.queue).ack_and_pull(self.receipt, wait)
     }
 
     /// It comes back, after a while if one is given. Gives the revision.

@@ -87,7 +87,7 @@ pub use pages::{Item, Page, Pages};
 pub use pipeline::{PIPELINE_DEPTH, Pipeline, Ticket};
 pub use progress::Notices;
 pub(crate) use progress::Progress;
-pub use queue::Queue;
+pub use queue::{Next, Queue};
 pub use routing::Published;
 pub use session::{RequestId, RequestIdError};
 pub use subscribe::{Message, Subscription, Told};

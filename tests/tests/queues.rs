@@ -235,3 +235,52 @@ fn what_came_together_is_acknowledged_together_and_what_was_over_is_told() {
     let info = jobs.info().unwrap().unwrap();
     assert_eq!(["ready", "leased"].map(|name| info.number(name)), [1, 0]);
 }
+
+#[test]
+fn what_is_done_and_what_comes_next_are_asked_for_together() {
+    let broker = Broker::plain();
+    let client = connect(&broker);
+    let jobs = client.queue("jobs");
+    let total = 200_u64;
+    for number in 0..total {
+        jobs.push(&number).unwrap();
+    }
+    let syncs = || client.stats().unwrap().into_iter().find(|(name, _)| name == "log_syncs").unwrap().1;
+    let before = syncs();
+    let mut job = jobs.pull::<u64>(Duration::ZERO).unwrap();
+    let mut came = Vec::new();
+    while let Some(at_hand) = job {
+        came.push(at_hand.value);
+        if at_hand.value == 7 {
+            // The delivery is over before it is acknowledged: that is told, and the next item comes all the same.
+            jobs.nack(at_hand.receipt, None, "").unwrap();
+            let next = at_hand.ack_and_pull(Duration::ZERO).unwrap();
+            assert_eq!(next.acked.unwrap_err().code(), Some(ErrorCode::LeaseLost));
+            job = next.pulled.unwrap();
+            assert_eq!(job.as_ref().map(|job| (job.value, job.deliveries)), Some((7, 2)));
+            let again = job.unwrap().ack_and_pull(Duration::ZERO).unwrap();
+            assert!(again.acked.is_ok());
+            job = again.pulled.unwrap();
+            continue;
+        }
+        let next = at_hand.ack_and_pull(Duration::ZERO).unwrap();
+        assert!(next.acked.is_ok());
+        job = next.pulled.unwrap();
+    }
+    println!("{total} items were done one at a time: {before:?} syncs before, {:?} now", syncs());
+    assert_eq!(came, (0..total).collect::<Vec<_>>());
+    let last = jobs.info().unwrap().unwrap();
+    assert_eq!(["items", "leased"].map(|name| last.number(name)), [0, 0]);
+
+    // One that waits gets what comes meanwhile.
+    jobs.push(&1_u64).unwrap();
+    let first = jobs.pull::<u64>(Duration::ZERO).unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| first.ack_and_pull(PATIENCE));
+        wait_until(PATIENCE, "the first item is done", || (jobs.info().unwrap()?.number("items") == 0).then_some(()));
+        jobs.push(&2_u64).unwrap();
+        let next = next.join().unwrap().unwrap();
+        assert!(next.acked.is_ok());
+        assert_eq!(next.pulled.unwrap().map(|job| job.value), Some(2));
+    });
+}

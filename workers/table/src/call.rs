@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use kvbroker_protocol::{Operation, Operations, Predicate, Request};
+use kvbroker_protocol::{Operation, Operations, Predicate, QueueOperation, Request};
 
 use crate::credit::Account;
 
@@ -104,15 +104,19 @@ impl Call {
 pub enum Small {
     /// It reads the record of one key.
     Read,
-    /// It changes the record of one key.
+    /// It changes the record of one key, or says what becomes of one item.
     Change,
+    /// It asks for a few items, which others may wait for as well.
+    Pull,
 }
 
-/// Larger messages are left to the worker's thread.
+/// Larger messages are left to the worker's thread,
 const SMALL_BYTES: usize = 16 << 10;
+/// and so are pulls of more items.
+const SMALL_ITEMS: usize = 16;
 
 impl Call {
-    /// What it does, if it is small; None if it is not, or if what it may cost depends on more than one key.
+    /// What it does, if it is small; None if it is not, or if what it may cost depends on more than one key or a few items.
     pub fn small(&self) -> Option<Small> {
         let Operations::One(operation) = &self.request.operations else { return None };
         match operation {
@@ -125,6 +129,11 @@ impl Call {
             | Operation::Incr { .. }
             | Operation::Expire { .. }
             | Operation::Persist { .. } => Some(Small::Change),
+            Operation::Queue(queue) => match queue.as_ref() {
+                QueueOperation::Push(_) | QueueOperation::Ack { .. } => Some(Small::Change),
+                QueueOperation::Pull(pull) if pull.limit <= SMALL_ITEMS => Some(Small::Pull),
+                _ => None,
+            },
             _ => None,
         }
     }

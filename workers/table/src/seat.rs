@@ -5,8 +5,9 @@
 //! - The worker's own thread waits for calls without the lock, and does whatever comes.
 //! - The thread that brings calls does the turn itself if the worker's sleeps, nothing else waits, and all of them are
 //!   [small](Call::small): that takes less than to wake another thread and to be woken by it. It never waits for the lock.
-//! - Where batches are synced, it does a change only if that is the one call that was brought: nobody else is there who would gather
-//!   meanwhile. When a sync has taken longer than [`SYNC_PATIENCE`], syncs are the worker's again for [`SYNC_PAUSE`].
+//! - Where batches are synced, it does a change only if that is the one call that was brought, or came with a pull of the same client: nobody
+//!   else is there who would gather meanwhile. When a sync has taken longer than [`SYNC_PATIENCE`], syncs are the worker's again for
+//!   [`SYNC_PAUSE`] times as long.
 //! - What such a turn leaves over or brings about (a deadline, a call that waited for a change) is the worker's: its thread is woken.
 
 use std::collections::VecDeque;
@@ -25,8 +26,9 @@ const CHANGES_MAX: usize = 4;
 
 /// A sync for one call may keep the thread that brought it for so long,
 const SYNC_PATIENCE: Duration = Duration::from_millis(5);
-/// or it is left to the worker's thread until so much later.
-const SYNC_PAUSE: Duration = Duration::from_secs(1);
+/// or the next ones are left to the worker's thread, for so many times as long: however slow the disk is, this thread waits for it a
+/// twentieth of the time at most. A disk that is slow once (room is made in the log once in a few thousand batches) is asked soon again.
+const SYNC_PAUSE: u32 = 20;
 
 /// Takes calls for the worker.
 pub trait TakesCalls: Send + Sync {
@@ -135,9 +137,9 @@ impl<L: Log> Seat<L> {
     fn turn_of(&self, calls: &VecDeque<Call>) -> Option<Turn> {
         match (self.helps, small_turn(calls)?) {
             (Helps::Never, _) => None,
-            (_, Small::Read) => Some(Turn::Reads),
-            (Helps::All, Small::Change) => Some(Turn::Changes),
-            (Helps::Syncing, Small::Change) => (calls.len() == 1).then_some(Turn::Synced),
+            (_, Turn::Reads) => Some(Turn::Reads),
+            (Helps::All, _) => Some(Turn::Changes),
+            (Helps::Syncing, _) => is_alone(calls).then_some(Turn::Synced),
         }
     }
 }
@@ -172,8 +174,9 @@ impl<L: Log> Place<L> {
             self.failed = Some(stopped);
             return false;
         }
-        if began.is_some_and(|began| began.elapsed() > SYNC_PATIENCE) {
-            self.no_syncs_until = Instant::now().checked_add(SYNC_PAUSE);
+        let took = began.map(|began| began.elapsed()).unwrap_or_default();
+        if took > SYNC_PATIENCE {
+            self.no_syncs_until = Instant::now().checked_add(took.saturating_mul(SYNC_PAUSE));
         }
         if !with_changes {
             return self.course.agenda.is_empty();
@@ -199,15 +202,22 @@ impl<L: Log + Send> TakesCalls for Seat<L> {
     }
 }
 
-/// What a turn of these calls would do at most, if they are small.
-fn small_turn(calls: &VecDeque<Call>) -> Option<Small> {
+/// The turn of these calls, if they are small.
+fn small_turn(calls: &VecDeque<Call>) -> Option<Turn> {
     let mut changes = 0;
     for call in calls {
-        changes += usize::from(call.small()? == Small::Change);
+        changes += usize::from(call.small()? != Small::Read);
     }
     match changes {
-        0 if calls.len() <= READS_MAX => Some(Small::Read),
-        1..=CHANGES_MAX if calls.len() <= CHANGES_MAX => Some(Small::Change),
+        0 if calls.len() <= READS_MAX => Some(Turn::Reads),
+        1..=CHANGES_MAX if calls.len() <= CHANGES_MAX => Some(Turn::Changes),
         _ => None,
     }
+}
+
+/// True if nobody but one client is here, who wants one thing done; a consumer asks for the next item when it says that one is done.
+fn is_alone(calls: &VecDeque<Call>) -> bool {
+    let (Some(first), second) = (calls.front(), calls.get(1)) else { return false };
+    let goes_on = second.is_none_or(|second| second.client == first.client && second.small() == Some(Small::Pull));
+    goes_on && calls.len() <= 2
 }

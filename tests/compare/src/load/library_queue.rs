@@ -69,21 +69,19 @@ pub struct LibraryConsumer {
     credit: usize,
     pull: Option<Ticket>,
     acks: VecDeque<(Ticket, Vec<Cycle>)>,
-    /// Items among those.
-    held: usize,
 }
 
 impl LibraryConsumer {
-    /// With so many items at most that are asked for or not acknowledged.
+    /// With so many items at most that it has, or has asked for. A pull travels behind the acknowledgement of what came before, so at the broker
+    /// nothing is held any more when it is looked at; beanstalkd's consumer sends its `reserve` behind a `delete` likewise.
     pub fn new(client: &Client, credit: usize) -> LibraryConsumer {
         let (pipeline, client) = (client.pipeline(), client.clone());
-        LibraryConsumer { pipeline, client, credit, pull: None, acks: VecDeque::new(), held: 0 }
+        LibraryConsumer { pipeline, client, credit, pull: None, acks: VecDeque::new() }
     }
 
     fn ask(&mut self) {
-        let limit = self.credit.saturating_sub(self.held);
-        if self.pull.is_none() && limit > 0 {
-            let pull = Pull { queue: QUEUE.to_vec(), limit, lease_ms: None, wait_ms: WAIT_MS, no_ack: false };
+        if self.pull.is_none() {
+            let pull = Pull { queue: QUEUE.to_vec(), limit: self.credit, lease_ms: None, wait_ms: WAIT_MS, no_ack: false };
             self.pull = Some(self.pipeline.submit(operation(QueueOperation::Pull(pull))));
         }
     }
@@ -109,7 +107,6 @@ impl LibraryConsumer {
             [item] => operation(QueueOperation::Ack { queue: QUEUE.to_vec(), receipt: item.receipt }),
             items => queue.ack_in_txn(&items.iter().map(|item| item.receipt).collect::<Vec<_>>()),
         };
-        self.held += cycles.len();
         self.acks.push_back((self.pipeline.submit(ack), cycles));
         Ok(())
     }
@@ -120,7 +117,6 @@ impl LibraryConsumer {
             let Some((ack, cycles)) = self.acks.pop_front() else { break };
             match ack.wait()? {
                 (Answer::Done | Answer::Txn { succeeded: true, .. }, _) => {
-                    self.held -= cycles.len();
                     cycles.into_iter().for_each(|cycle| taker.done(cycle));
                 }
                 (other, _) => return Err(answered("an ack", &other)),
@@ -133,7 +129,6 @@ impl LibraryConsumer {
 impl Consumer for LibraryConsumer {
     fn take(&mut self, taker: &mut Taker) -> Result<(), Failed> {
         self.ask();
-        let has_pull = self.pull.is_some();
         if let Some(pull) = self.pull.take_if(|pull| self.acks.is_empty() && pull.is_ready_within(LOOK) || pull.is_ready()) {
             self.answer(pull, taker)?;
             // The next one leaves with the acknowledgements.
@@ -142,7 +137,7 @@ impl Consumer for LibraryConsumer {
             return self.settle(taker, false);
         }
         // Whichever comes first would do; acknowledgements are never long in coming.
-        self.settle(taker, !has_pull || !self.acks.is_empty())
+        self.settle(taker, true)
     }
 
     fn finish(&mut self) -> Result<(), Failed> {
