@@ -39,16 +39,21 @@ impl Client {
     /// [`Until::is_reached`] says of each whether it is. Those that the answer to the publish does not name ([`Published::untold`]) are not among
     /// them; a message that no queue wants has none.
     ///
-    /// ```no_run
-    /// # let lab = kvbroker::client::Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use std::time::Duration;
     ///
     /// use kvbroker_protocol::{Progress, Until};
     ///
+    /// # lab.queue("mail").bind("orders.*")?;
+    /// # let consumer = lab.queue("mail").notify(1, |order: &kvbroker::client::Delivery<'_, u32>| println!("{}", order.value));
     /// let published = lab.publish("orders.new", &7)?;
     /// let copies = lab.track_copies(&published, Until::Done, Duration::from_secs(60))?;
     /// let is_done = published.untold() == 0 && copies.iter().all(|copy| copy.tracked.progress == Progress::Done);
-    /// # Ok::<(), kvbroker::client::ClientError>(())
+    /// # assert!(is_done && copies.len() == 1);
+    /// # drop(consumer);
+    /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
     /// ```
     ///
     /// # Errors

@@ -101,7 +101,7 @@ impl Client {
     /// published after this returns, or that it is missing.
     ///
     /// ```
-    /// # let broker = kvbroker::client::practice::Broker::start()?;
+    /// # let broker = kvbroker_practice::Broker::start()?;
     /// # let lab = broker.client()?;
     /// use kvbroker::client::Told;
     ///
