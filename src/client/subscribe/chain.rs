@@ -102,9 +102,9 @@ mod tests {
         chain.heard(message(1, 16, 16, &[]));
         chain.heard(message(1, 18, 20, &[20]));
         assert_eq!(told(&mut chain), ["gap 16-18", "20"]);
-        chain.heard(message(1, 25, 25, &[]));
+        chain.heard(message(1, 25, 26, &[]));
         chain.heard(message(1, 27, 28, &[]));
-        assert_eq!(told(&mut chain), ["gap 20-25", "gap 25-27"]);
+        assert_eq!(told(&mut chain), ["gap 20-25", "gap 26-27"]);
         assert_eq!(chain.revision(), Some(28));
     }
 
