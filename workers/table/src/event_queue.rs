@@ -200,11 +200,11 @@ mod tests {
         assert!(push(Some(0)) && push(Some(0)) && push(Some(5)));
         assert_eq!(rings.0.load(Ordering::Relaxed), 1);
         assert!(!push(Some(5_000)), "there is no room");
-        assert!(push(Some(0)) && push(Some(5)) && push(None) && push(Some(0)));
+        assert!(push(Some(0)) && push(Some(5)) && push(Some(0)) && push(None) && push(Some(0)));
         let told: Vec<_> = std::iter::from_fn(|| queue.pop())
             .map(|batch| (batch.base, batch.revision, batch.messages.map(|messages| messages.len())))
             .collect();
-        assert_eq!(told, [(0, 2, Some(0)), (2, 3, Some(1)), (3, 5, None), (5, 6, Some(1)), (6, 8, None)]);
+        assert_eq!(told, [(0, 2, Some(0)), (2, 3, Some(1)), (3, 5, None), (5, 6, Some(1)), (6, 9, None)]);
         assert_eq!(queue.lock().bytes, 0);
     }
 
