@@ -191,11 +191,14 @@ impl<'c, N: AsRef<[u8]>> Queue<'c, N> {
     /// next item waiting for it gets it a round trip earlier, and the log is synced once for both if they come to the broker together, as they
     /// mostly do. They are two operations: an acknowledgement that is refused does not keep the next item away.
     ///
-    /// ```no_run
-    /// # let lab = kvbroker::client::Client::connect("NETID-a5")?;
+    /// ```
+    /// # let broker = kvbroker_practice::Broker::start()?;
+    /// # let lab = broker.client()?;
     /// use std::time::Duration;
     ///
-    /// let (jobs, wait) = (lab.queue("jobs"), Duration::from_secs(30));
+    /// let (jobs, wait) = (lab.queue("jobs"), Duration::from_millis(10));
+    /// jobs.push("cat.jpg")?;
+    /// jobs.push("dog.jpg")?;
     /// let mut job = jobs.pull::<String>(wait)?;
     /// while let Some(at_hand) = job {
     ///     println!("{}", at_hand.value);
