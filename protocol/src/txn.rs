@@ -6,6 +6,7 @@ use crate::field::Raw;
 use crate::grammar::condition_of;
 use crate::limits::{ARRAY_REGEXES_MAX, TXN_OPERATIONS_MAX};
 use crate::operation::{Condition, Operation};
+use crate::queue::QueueOperation;
 use crate::value::Key;
 
 /// A transaction.
@@ -71,6 +72,11 @@ impl Txn {
                 || matches!(operation, Operation::Queue(queue) if !queue.fits_into_txn())
                 || matches!(operation, Operation::Routing(routing) if !routing.fits_into_txn())
         });
+        if let Some(Operation::Queue(queue)) = outsider
+            && matches!(queue.as_ref(), QueueOperation::Pull(pull) if pull.wait_ms > 0)
+        {
+            return Err(Failure::invalid("`pull` cannot `wait` in a transaction: there it takes what is ready, or nothing"));
+        }
         if let Some(operation) = outsider {
             return Err(Failure::invalid(format!("`{}` cannot be part of a transaction", operation.verb())));
         }

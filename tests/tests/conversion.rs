@@ -12,6 +12,7 @@ use kvbroker::client::{Client, ConnectOptions};
 use kvbroker::paths::Dirs;
 use kvbroker_protocol::{ContentType, Declaration, ErrorCode, ItemState, Pull, Rule, Scan, Source, Steps, Stored};
 use kvbroker_tests::{Broker, Cli, PATIENCE, Said, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn connect(broker: &Broker) -> Client {
     let options = ConnectOptions::new()
@@ -252,4 +253,59 @@ fn a_converter_that_is_killed_loses_nothing() {
     assert_eq!(results.len(), ITEMS);
     assert!(results["item-1"] > 1 && results["item-2"] > 1, "those whose converters were killed came again: {results:?}");
     assert_eq!(input.info().unwrap().unwrap().number("items"), 0);
+}
+
+#[test]
+fn ctrl_c_lets_a_program_come_to_its_end_and_a_second_one_gives_its_item_back() {
+    let broker = Broker::plain();
+    let (cli, client) = (Cli::new(broker.home()), connect(&broker));
+    ok(&cli, &["queue", "declare", "in", "--max-deliveries", "1", "--dead-queue", "dead"]);
+    ok(&cli, &["convert", "declare", "up", "--queue", "in", "--into", "out", "--time-limit", "60s"]);
+    let input = client.queue("in");
+    input.push("first").unwrap();
+    let [begun, told, go] = ["begun", "told", "go"].map(|name| broker.home().path().join(name));
+    let [touch_begun, touch_told, is_go] = [&begun, &told, &go].map(|path| path.display());
+    let command =
+        format!("trap 'touch {touch_told}; exit 1' TERM; touch {touch_begun}; while [ ! -e {is_go} ]; do sleep 0.02; done; cat");
+    let signal = |child: &Child, signal| kill_process(Pid::from_child(child), signal).unwrap();
+
+    // A second signal that comes too soon counts as the first one: it is sent until the program hears of it.
+    let mut cut_off = converter(&cli, "up", &command);
+    wait_until(PATIENCE, "the program", || begun.exists().then_some(()));
+    wait_until(PATIENCE, "the second signal", || {
+        signal(&cut_off, Signal::INT);
+        told.exists().then_some(())
+    });
+    assert_eq!(cut_off.wait().unwrap().code(), Some(130));
+    // It was delivered at most once for ever, and is there all the same.
+    assert_eq!(input.info().unwrap().unwrap().number("ready"), 1);
+    assert_eq!(client.queue("dead").info().unwrap().map_or(0, |info| info.number("items")), 0);
+
+    std::fs::remove_file(&begun).unwrap();
+    let mut drained = converter(&cli, "up", &command);
+    wait_until(PATIENCE, "the program again", || begun.exists().then_some(()));
+    signal(&drained, Signal::INT);
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(drained.wait().unwrap().code(), Some(130));
+    assert_eq!(client.queue("out").info().unwrap().unwrap().number("items"), 1);
+    assert_eq!(input.info().unwrap().unwrap().number("items"), 0);
+}
+
+#[test]
+fn a_result_without_room_is_no_failed_delivery() {
+    let broker = Broker::plain();
+    let (cli, client) = (Cli::new(broker.home()), connect(&broker));
+    ok(&cli, &["queue", "declare", "in", "--max-deliveries", "1"]);
+    ok(&cli, &["queue", "declare", "out", "--max-items", "1"]);
+    ok(&cli, &["convert", "declare", "up", "--queue", "in", "--into", "out"]);
+    let (input, output) = (client.queue("in"), client.queue("out"));
+    output.push("it is full").unwrap();
+    input.push("x").unwrap();
+    let said = fails(&cli, &["convert", "run", "up", "-n", "1", "--", "cat"], 1);
+    assert!(said.stderr.contains("could not be pushed yet"), "{said:?}");
+    let waiting = input.info().unwrap().unwrap();
+    assert_eq!((waiting.number("delayed"), waiting.number("dead")), (1, 0));
+    output.purge(None).unwrap();
+    ok(&cli, &["convert", "run", "up", "-n", "1", "--", "cat"]);
+    assert_eq!(output.info().unwrap().unwrap().number("items"), 1);
 }

@@ -9,7 +9,7 @@ use kvbroker::catalog::CatalogList;
 use kvbroker::client::{Client, ConnectOptions};
 use kvbroker::paths::Dirs;
 use kvbroker_protocol::{Condition, Declaration, ErrorCode, ItemState, Operation, Pull, Receipt, Stored, Txn};
-use kvbroker_tests::{Broker, Cli, Dice, PATIENCE, RawClient, wait_until};
+use kvbroker_tests::{Broker, Cli, Dice, PATIENCE, RawClient, finish, wait_until};
 use serde_json::{Value, json};
 
 fn connect(broker: &Broker) -> Client {
@@ -283,4 +283,24 @@ fn what_is_done_and_what_comes_next_are_asked_for_together() {
         assert!(next.acked.is_ok());
         assert_eq!(next.pulled.unwrap().map(|job| job.value), Some(2));
     });
+}
+
+#[test]
+fn a_wait_that_is_cut_off_says_that_the_item_is_pushed() {
+    let mut broker = Broker::plain();
+    let cli = Cli::new(broker.home());
+    cli.ok(&["test", "bind", "jobs", "orders.#"]);
+    for what in [["queue", "push", "jobs"].as_slice(), &["publish", "orders.new"]] {
+        let command = [&["test"], what, &["x", "--wait", "done", "--within", "5s", "--timeout", "1s"]].concat();
+        let producer = cli.spawn(&command);
+        wait_until(PATIENCE, "the producer waits", || (broker.stat("events_waiting") == 1).then_some(()));
+        broker.kill9();
+        let said = finish(producer);
+        // "Nothing was changed" would have it pushed once more.
+        assert_eq!(said.code, Some(4), "{said:?}");
+        assert!(said.stderr.contains("how far") && said.stderr.contains("queue track jobs "), "{said:?}");
+        assert!(!said.stderr.contains("nothing was changed"), "{said:?}");
+        broker.restart();
+    }
+    assert_eq!(cli.ok(&["test", "queue", "stats", "jobs", "--json"]).json()["ready"], 2);
 }

@@ -52,7 +52,7 @@ are paths such as price.net. The order is: pick, drop, rename, default.
 
 Examples:
   kvclient NETID-a5 convert declare bill --prefix cars/ --consumer billing --as csv --pick name,price.net --rename price.net=amount
-  kvclient NETID-a5 convert declare plain --prefix '' --as json --drop password
+  kvclient NETID-a5 convert declare plain --prefix people/ --as json --drop password
   kvclient NETID-a5 convert declare eur --queue orders --consumer shop --default currency='\"EUR\"'
   kvclient NETID-a5 convert declare totals --subject 'orders.#' --consumer billing --as csv --pick total
   kvclient NETID-a5 convert declare thumbs --queue photos --into thumbnails --as bytes --time-limit 30s"
@@ -100,7 +100,8 @@ Examples:
     #[command(
         after_help = "The item is on the program's stdin: text and bytes as they are, anything else as JSON. If it succeeds within the rule's time limit, what it
 has printed is pushed and the item acknowledged, both or neither. If not, the item comes back with the reason, later each time; after
-its queue's --max-deliveries it is dead. Several may run at once; one that is killed loses nothing.
+its queue's --max-deliveries it is dead. Several may run at once; one that is killed loses nothing. Ctrl-C lets the program come to its
+end; a second one tells it to end, and its item comes back as if it had not been delivered.
 
 Examples:
   kvclient NETID-a5 convert run thumbs -- convert - -resize 64 -

@@ -6,15 +6,19 @@
 //! - A program that fails, takes too long, or prints what is not of the rule's type or too much, has its item given back with the reason. It
 //!   rests longer each time, from a second to a minute, and is dead after as many deliveries as its queue allows.
 //! - The program and all that it has started is killed when its time is over, and when it has ended. The rule is read again for each item.
+//! - Ctrl-C lets the program come to its end; a second one tells it to end, and its item comes back as if it had not been delivered. So does one
+//!   whose result found no room: neither says anything about the item.
 //!
 //! Caveat: a converter that is killed with SIGKILL leaves its program to itself until that ends; what it prints is lost, and the item comes back.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use kvbroker::client::{Client, ClientError};
@@ -28,16 +32,21 @@ use kvbroker_protocol::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use crate::interrupt::{self, Held, InHand};
+use crate::interrupt;
 use crate::output::printable;
-use crate::queue_exec::stdin;
+use crate::queue_exec::{running, signal_all, stdin};
 use crate::watch::find_program;
 use crate::{Trouble, complain, convert};
 
 /// How much longer than its program may take an item is leased.
 const LEASE_MARGIN_MS: u64 = 5_000;
+/// How long an item rests whose result found no room, ms.
+const FULL_REST_MS: u64 = 5_000;
 /// So much of what a program said last is told with the reason.
 const SAID_BYTES: usize = 400;
+
+/// Signals that came while the program ran.
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
 
 /// What to run, and for how many items.
 pub(crate) struct Converter {
@@ -97,7 +106,16 @@ impl Converter {
                 continue;
             };
             tried += 1;
+            interrupt::drains(|signals| {
+                SIGNALS.store(signals, Ordering::Relaxed);
+                match signals {
+                    1 => {}
+                    2 => signal_all(Signal::TERM),
+                    _ => signal_all(Signal::KILL),
+                }
+            });
             failed += usize::from(!self.one(client, &task, &item)?);
+            interrupt::drained();
             idle_since = Instant::now();
         }
         Ok(if failed > 0 { Exit::NotFound } else { Exit::Ok })
@@ -120,10 +138,10 @@ impl Converter {
 
     /// Converts one item. False if that failed.
     fn one(&self, client: &Client, task: &Task, item: &Delivery) -> Result<bool, Trouble> {
-        let held = interrupt::hold(InHand::File);
-        let made = self.output(item, task, &held).and_then(|output| result(&output, task.to));
+        let made = self.output(item, task).and_then(|output| result(&output, task.to));
         let said = match &made {
             Ok(value) => push_and_ack(client, task, item, value),
+            Err(_) if SIGNALS.load(Ordering::Relaxed) > 1 => unused(client, task, item, None),
             Err(reason) => {
                 complain(&format!("item {} was not converted: {}", item.receipt.item, printable(reason)), None);
                 client.queue(task.queue.as_slice()).nack(item.receipt, Some(rest(item.deliveries)), reason)
@@ -135,7 +153,13 @@ impl Converter {
                 complain(&format!("item {}: {error}", item.receipt.item), None);
                 Ok(false)
             }
-            // The next queue is full, or may not be used: the item waits for that.
+            // There may be room in the next queue later: it is no failure of the item.
+            Err(error) if made.is_ok() && matches!(error.code(), Some(ErrorCode::QueueFull | ErrorCode::Busy)) => {
+                complain(&format!("item {}: its result could not be pushed yet: {error}", item.receipt.item), None);
+                unused(client, task, item, Some(FULL_REST_MS))?;
+                Ok(false)
+            }
+            // The next queue may not be used, say.
             Err(error) if made.is_ok() && error.code().is_some_and(|code| code != ErrorCode::UnknownOutcome) => {
                 complain(&format!("item {}: its result could not be pushed: {error}", item.receipt.item), None);
                 let reason = cut(&format!("its result could not be pushed: {error}"));
@@ -150,7 +174,7 @@ impl Converter {
     ///
     /// # Errors
     /// Why there is nothing that holds.
-    fn output(&self, item: &Delivery, task: &Task, held: &Held) -> Result<Vec<u8>, String> {
+    fn output(&self, item: &Delivery, task: &Task) -> Result<Vec<u8>, String> {
         let cant = |error: io::Error| format!("the program can't be run: {error}");
         let mut command = Command::new(&self.program);
         command.arg0(&self.name).args(&self.arguments).stdin(stdin(&item.value).map_err(cant)?).process_group(0);
@@ -158,9 +182,12 @@ impl Converter {
         command.env("KVBROKER_ITEM", item.receipt.item.to_string()).env("KVBROKER_ITEM_TOKEN", item.receipt.token.to_string());
         command.env("KVBROKER_ITEM_DELIVERIES", item.deliveries.to_string());
         command.env("KVBROKER_ITEM_TYPE", item.content_type.as_deref().unwrap_or_default());
+        if let Some(subject) = &item.subject {
+            command.env("KVBROKER_ITEM_SUBJECT", OsStr::from_bytes(subject));
+        }
         let mut child = command.spawn().map_err(cant)?;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("the program has no number")?;
-        held.becomes(InHand::Command(group));
+        running().insert(group.as_raw_nonzero().get());
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut heard = Heard { printed: Vec::new(), said: Vec::new() };
         let over = match (stdout, stderr, pidfd_open(group, PidfdFlags::empty())) {
@@ -172,8 +199,8 @@ impl Converter {
         };
         // What it has started ends with it. It is not reaped yet, so no other group has its number.
         let _ = kill_process_group(group, Signal::KILL);
+        running().remove(&group.as_raw_nonzero().get());
         let status = child.wait().map_err(cant)?;
-        held.becomes(InHand::File);
         match over? {
             Over::Late => Err(format!("the program took longer than {} ms", task.time_limit_ms)),
             Over::TooMuch => Err(format!("the program printed more than {VALUE_BYTES_MAX} bytes")),
@@ -193,6 +220,13 @@ fn push_and_ack(client: &Client, task: &Task, item: &Delivery, value: &Stored) -
     let ack = QueueOperation::Ack { queue: task.queue.clone(), receipt: item.receipt };
     let then = [QueueOperation::Push(push), ack].map(|operation| Operation::Queue(Box::new(operation))).into();
     Ok(client.txn(Txn { compares: Vec::new(), then, otherwise: Vec::new() })?.revision)
+}
+
+/// The item comes back as if it had not been delivered.
+fn unused(client: &Client, task: &Task, item: &Delivery, delay_ms: Option<u64>) -> Result<u64, ClientError> {
+    let (queue, reason) = (task.queue.clone(), String::new());
+    let nack = QueueOperation::Nack { queue, receipt: item.receipt, delay_ms, reason, unused: true };
+    Ok(client.txn(Txn { compares: Vec::new(), then: vec![Operation::Queue(Box::new(nack))], otherwise: Vec::new() })?.revision)
 }
 
 /// The value that was printed, as the rule says what it is: a text where it says nothing and it is one, otherwise bytes.

@@ -121,7 +121,8 @@ Examples:
     /// Run a command for each item as it comes, several at a time, until Ctrl-C
     #[command(
         after_help = "The item is on the command's stdin. It is acknowledged if the command ends with 0, and given back if not; its lease is extended meanwhile.
-Ctrl-C lets the commands that run come to their end, and gives back what was not begun; a second one tells them to end.
+Ctrl-C lets the commands that run come to their end, and gives back what was not begun; a second one tells them to end. Without a broker for
+longer than --timeout it ends with exit code 5; --timeout 0: never.
 
 Example:
   kvclient NETID-a5 queue notify jobs --credit 8 -- ./thumbnail.sh"

@@ -37,11 +37,12 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// The groups of the commands that run, each led by its first process, which is not reaped while it stands here.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-fn running() -> MutexGuard<'static, BTreeSet<i32>> {
+pub(crate) fn running() -> MutexGuard<'static, BTreeSet<i32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn signal_all(signal: Signal) {
+/// To all commands that run.
+pub(crate) fn signal_all(signal: Signal) {
     for group in running().iter().copied().filter_map(Pid::from_raw) {
         // What is gone needs no signal.
         let _ = kill_process_group(group, signal);

@@ -44,7 +44,14 @@ pub(crate) fn push(
     }
     match (far, outcome.result) {
         (Far::Until(until), Ok(Answer::Queue(QueueAnswer::Pushed { item, .. }))) => {
-            let tracked = client.queue(queue).track(item, until, within)?;
+            let tracked = match client.queue(&queue).track(item, until, within) {
+                Ok(tracked) => tracked,
+                Err(error) => {
+                    let track = format!("kvclient {} queue track {} {item}", client.project(), printable_key(&queue));
+                    complain(&format!("it is pushed, as item {item}; how far it came is not known: {error}"), Some(&track));
+                    return Ok(Exit::UnknownOutcome);
+                }
+            };
             if out.is_json() {
                 out.line(&line(item, tracked))?;
             }
@@ -89,16 +96,23 @@ pub(crate) fn publish(
         return Ok(Exit::NotFound);
     }
     let published = Published { revision: outcome.revision.unwrap_or_default(), routed, copies };
-    let copies = client.track_copies(&published, until, within)?;
+    let copies = match client.track_copies(&published, until, within) {
+        Ok(copies) => copies,
+        Err(error) => {
+            let known: Vec<String> =
+                published.copies.iter().map(|(queue, item)| format!("queue track {} {item}", printable_key(queue))).collect();
+            let track = format!("kvclient {} {}", client.project(), known.join("; "));
+            complain(&format!("it is published; how far its copies came is not known: {error}"), Some(&track));
+            return Ok(Exit::UnknownOutcome);
+        }
+    };
     for copy in &copies {
         out.item(copy)?;
     }
     out.flush()?;
     let mut worst = Exit::Ok;
     for TrackedCopy { queue, item, tracked } in &copies {
-        let mut what = format!("item {item} of ").into_bytes();
-        key_to_line_text(&mut what, queue);
-        match judged(&String::from_utf8_lossy(&what), *tracked, until, within) {
+        match judged(&format!("item {item} of {}", printable_key(queue)), *tracked, until, within) {
             Exit::Ok => {}
             Exit::NotFound => worst = Exit::NotFound,
             other if worst == Exit::Ok => worst = other,
@@ -115,6 +129,12 @@ pub(crate) fn publish(
         }
     }
     Ok(worst)
+}
+
+fn printable_key(key: &[u8]) -> String {
+    let mut text = Vec::new();
+    key_to_line_text(&mut text, key);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 impl Print for TrackedCopy {
