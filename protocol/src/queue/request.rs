@@ -245,7 +245,7 @@ mod tests {
             (r#"{"op":"declare","queue":"q","overflow":"x"}"#.into(), "reject and drop-oldest"),
             (r#"{"op":"declare","queue":"q","max_deliveries":4294967296}"#.into(), "at most 2^32-1"),
             (r#"[{"op":"size"},{"op":"pull","queue":"q","wait":1}]"#.into(), "stands alone"),
-            (r#"{"op":"txn","then":[{"op":"pull","queue":"q","wait":1}]}"#.into(), "part of a transaction"),
+            (r#"{"op":"txn","then":[{"op":"pull","queue":"q","wait":1}]}"#.into(), "`wait` in a transaction"),
             (r#"{"op":"txn","then":[{"op":"peek","queue":"q"}]}"#.into(), "part of a transaction"),
         ];
         for (text, part) in cases {
