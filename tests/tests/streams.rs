@@ -79,6 +79,15 @@ fn next_events(subscriber: &RawSubscriber) -> Told {
     wait_until(PATIENCE, "a message with events", || Some(next(subscriber)).filter(|told| !told.is_bookmark()))
 }
 
+/// The next message that goes beyond `rev`: a broker that had to wait for its disk repeats where a stream is meanwhile.
+fn next_beyond(subscriber: &RawSubscriber, rev: u64) -> Told {
+    wait_until(PATIENCE, "a message beyond a revision", || {
+        let told = next(subscriber);
+        assert!(told.rev > rev || (told.prev == told.rev && told.is_bookmark()), "no repetition: {told:?}");
+        Some(told).filter(|told| told.rev > rev)
+    })
+}
+
 fn subscribe(broker: &Broker, prefixes: &[&str]) -> RawSubscriber {
     let topics: Vec<Vec<u8>> = prefixes.iter().map(|prefix| topic(prefix)).collect();
     broker.subscriber(&topics.iter().map(Vec::as_slice).collect::<Vec<_>>())
@@ -161,7 +170,9 @@ fn whoever_joins_later_hears_where_the_stream_is_and_the_others_miss_nothing_by_
     let other = put(&client, "b", "x");
     let late = subscribe(&broker, &["a"]);
     let bookmark = next(&late);
-    assert_eq!((bookmark.prev, bookmark.rev, bookmark.is_bookmark()), (revision, other, true));
+    // If that took long, the stream has told the other revision before.
+    assert!([revision, other].contains(&bookmark.prev) && bookmark.is_bookmark(), "{bookmark:?}");
+    assert_eq!(bookmark.rev, other);
     let last = put(&client, "a2", "x");
     let told = next_events(&late);
     assert_eq!((told.prev, told.rev), (other, last));
@@ -180,7 +191,7 @@ fn silence_is_told_again_and_again() {
         assert_eq!((again.prev, again.rev, again.is_bookmark()), (begin.rev, begin.rev, true));
     }
     let elsewhere = put(&broker.dealer(), "loud", "x");
-    let after = next(&subscriber);
+    let after = next_beyond(&subscriber, begin.rev);
     assert_eq!((after.prev, after.rev, after.is_bookmark()), (begin.rev, elsewhere, true));
     broker.stop();
 }
@@ -192,7 +203,7 @@ fn a_revision_that_is_too_large_is_a_hole_which_can_be_filled() {
     let subscriber = subscribe(&broker, &["a/"]);
     let verified = next(&subscriber).rev;
     let big = put(&client, "a/big", &"x".repeat(limits::STREAM_REVISION_BYTES_MAX));
-    let hole = next(&subscriber);
+    let hole = next_beyond(&subscriber, verified);
     assert_eq!((hole.prev, hole.rev, hole.is_bookmark()), (big, big, true));
     let refill = client.ask_json(&json!({"op": "events", "prefix": "a/", "after": verified}));
     assert_eq!(
@@ -320,6 +331,13 @@ impl Reader {
     }
 }
 
+/// What the broker says was unread when it cut somebody off, bytes.
+fn unread_when_blamed(log: &str) -> u64 {
+    let line = log.lines().find(|line| line.contains("does not read what is published")).unwrap_or_default();
+    let bytes = line.split("bytes=").nth(1).unwrap_or_default();
+    bytes.split(|other: char| !other.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
 #[test]
 fn a_subscriber_that_does_not_read_is_cut_off_alone_and_bloats_nothing() {
     const VALUE_BYTES: usize = 1_000_000;
@@ -331,7 +349,7 @@ fn a_subscriber_that_does_not_read_is_cut_off_alone_and_bloats_nothing() {
     wait_until(PATIENCE, "both subscriptions", || (broker.stat("topics") == 2).then_some(()));
     let (router, big) = (broker.router_socket(), "x".repeat(VALUE_BYTES));
     let (is_cut, last) = (AtomicBool::new(false), AtomicU64::new(begin));
-    let most_unread = std::thread::scope(|scope| {
+    let most_unread_seen = std::thread::scope(|scope| {
         scope.spawn(|| {
             let writer = RawClient::dealer(&router);
             while !is_cut.load(Ordering::Relaxed) {
@@ -358,6 +376,8 @@ fn a_subscriber_that_does_not_read_is_cut_off_alone_and_bloats_nothing() {
         }
         watched.join().unwrap()
     });
+    // Two samples can be further apart than it was too much, so the broker's own word counts too.
+    let most_unread = most_unread_seen.max(unread_when_blamed(&broker.stderr()));
     let memory = broker.memory();
     println!("{} MiB unread at most, {} MiB taken, {} holes", most_unread / MIB, memory.peak / MIB, reader.holes);
     assert_eq!(broker.stat("pub_unread_blamed"), 1, "nobody was to blame");
