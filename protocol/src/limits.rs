@@ -249,6 +249,8 @@ pub const QUEUE_DELIVERIES_DEFAULT: u32 = 10;
 pub const QUEUE_WAIT_MS_MAX: u64 = 60_000;
 /// The broker knows of so many items how they ended, the last ones of all queues; not over a restart.
 pub const QUEUE_ENDS_MAX: usize = 65_536;
+/// Through so many queues at most an item can pass that is dead in each of them.
+pub const QUEUE_DEAD_CHAIN_MAX: usize = 16;
 /// Longest subject, and longest pattern, bytes.
 pub const SUBJECT_BYTES_MAX: usize = 255;
 /// Most tokens of a subject or a pattern.

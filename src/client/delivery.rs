@@ -85,6 +85,8 @@ pub struct Delivery<'c, T> {
     pub content_type: Option<String>,
     /// The subject of the message that it is a copy of.
     pub subject: Option<Vec<u8>>,
+    /// Why it came back, or why it is in a queue for what is dead; empty: neither.
+    pub reason: String,
 }
 
 impl<T: fmt::Debug> fmt::Debug for Delivery<'_, T> {
@@ -100,8 +102,8 @@ impl<T: fmt::Debug> fmt::Debug for Delivery<'_, T> {
 
 impl<'c, T> Delivery<'c, T> {
     pub(super) fn new(client: &'c Client, queue: &[u8], handed: Handed, value: T, lease: Arc<Lease>) -> Delivery<'c, T> {
-        let Handed { receipt, deliveries, priority, content_type, subject, .. } = handed;
-        Delivery { client, queue: queue.into(), lease, receipt, value, deliveries, priority, content_type, subject }
+        let Handed { receipt, deliveries, priority, content_type, subject, reason, .. } = handed;
+        Delivery { client, queue: queue.into(), lease, receipt, value, deliveries, priority, content_type, subject, reason }
     }
 
     /// It is done. Gives the revision.

@@ -224,7 +224,7 @@ fn a_job_runner_drains_when_it_is_told_to_end() {
     let run = |line: &str| cli.spawn(&words(&format!("{line} -- sh {}", script.display())));
     let is_there = |name: String| place.path().join(name).exists();
 
-    let runner = run("notify jobs --credit 1 --lease 500ms");
+    let runner = run("notify jobs --credit 1 --lease 3s");
     wait_until(PATIENCE, "the first job has begun", || is_there(format!("begun.{first}")).then_some(()));
     signal(&runner, Signal::TERM);
     // It goes on: its lease, too.

@@ -78,6 +78,45 @@ fn the_command_line_takes_an_item_through_its_life() {
     ok("drop jobs");
     fails("drop jobs", 1);
     assert_eq!(ok("list").lines().count(), 1);
+
+    // A slip of the pen makes no queue.
+    for line in ["pause jobz", "resume jobz"] {
+        assert!(fails(line, 1).contains("no such queue"));
+    }
+    assert!(fails("poll jobs -n 0", 2).contains("1 to 1000"));
+    fails("pull jobs --retry-delay 1s", 2);
+    assert_eq!(ok("list").lines().count(), 1);
+}
+
+#[test]
+fn whoever_gets_what_was_dead_elsewhere_hears_why_and_it_does_not_go_round() {
+    let broker = Broker::plain();
+    let cli = Cli::new(broker.home());
+    let ok = |line: &str| cli.ok(&words(line)).text();
+    ok("declare jobs --dead-queue morgue --max-deliveries 2");
+    let said = cli.run(&words("declare morgue --dead-queue jobs"));
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(said.stderr.contains("for ever"), "{said:?}");
+    let item = ok("push jobs cat.jpg");
+    let item = item.trim();
+    let run = |queue: &str, script: &str| {
+        let said = cli.run(&["test", "queue", "pull", queue, "--wait", "0s", "-n", "1", "--exec", "sh", "-c", script]);
+        (said.code, said.text())
+    };
+    let tell = r#"echo "${KVBROKER_ITEM_REASON-none}"; exit 7"#;
+    assert_eq!(run("jobs", tell).1, "none\n");
+    wait_until(PATIENCE, "it has rested", || (cli.ok(&words("stats jobs --json")).json()["ready"] == 1).then_some(()));
+    assert_eq!(run("jobs", tell).1, "exit status: 7\n");
+    assert_eq!(
+        run("morgue", r#"echo "$KVBROKER_ITEM_REASON""#).1,
+        format!("from jobs, item {item}: delivered 2 times; the last time: exit status: 7\n")
+    );
+    let totals = |queue: &str| {
+        let info = cli.ok(&words(&format!("stats {queue} --json"))).json();
+        ["pushed", "delivered", "done", "died"].map(|name| info[format!("total_{name}")].as_u64().unwrap())
+    };
+    assert_eq!(totals("jobs"), [1, 2, 0, 1]);
+    assert_eq!(totals("morgue"), [1, 1, 1, 0]);
 }
 
 /// What pulls have got.

@@ -204,7 +204,7 @@ fn is_watch(command: &str) -> bool {
 
 /// Log lines are for the logs' own documentation, and what the temporary files are kept on is this machine's.
 fn logless(text: &str) -> String {
-    let log = Regex::new(r"(?m)^(20[0-9-]{8}T|  kept  )[^\n]*\n").unwrap();
+    let log = Regex::new(r"(?m)^(20[0-9-]{8}T|  kept  |kvclient: connecting to )[^\n]*\n").unwrap();
     log.replace_all(text, "").into_owned()
 }
 

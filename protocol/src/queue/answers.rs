@@ -2,7 +2,7 @@
 //!
 //! - A delivery is `[item, token, value, deliveries, priority, pushed, type]`, an item that is shown
 //!   `[item, value, state, deliveries, priority, pushed, type, due, reason]`; both are the same in every shape. A copy of a message has its
-//!   subject behind that.
+//!   subject behind that. A delivery that has a reason has it behind the subject, which is null there where there is none.
 //! - A push into a transient queue is answered with `true` behind the item's id; without it the queue is a persistent one.
 //! - A queue is a map of its name and its figures.
 
@@ -169,8 +169,9 @@ fn optional_text(text: Option<&str>, sink: &mut Sink<'_>) {
 
 fn deliveries(items: &[Delivery], sink: &mut Sink<'_>) {
     sink.array(items.len());
-    for Delivery { receipt, value, deliveries, priority, pushed_ms, content_type, subject } in items {
-        sink.array(7 + usize::from(subject.is_some()));
+    for Delivery { receipt, value, deliveries, priority, pushed_ms, content_type, subject, reason } in items {
+        let has_reason = !reason.is_empty();
+        sink.array(if has_reason { 9 } else { 7 + usize::from(subject.is_some()) });
         item_text(receipt.item, sink);
         sink.uint(receipt.token);
         sink.stored(value);
@@ -178,7 +179,14 @@ fn deliveries(items: &[Delivery], sink: &mut Sink<'_>) {
         sink.integer(i128::from(*priority));
         sink.uint(*pushed_ms);
         optional_text(content_type.as_deref(), sink);
-        subject.iter().for_each(|subject| sink.key(subject));
+        match subject {
+            Some(subject) => sink.key(subject),
+            None if has_reason => sink.nil(),
+            None => {}
+        }
+        if has_reason {
+            sink.text(reason);
+        }
         sink.end_array();
     }
     sink.end_array();
@@ -272,27 +280,26 @@ fn count(cursor: &mut Cursor<'_>) -> Result<u32, ReplyError> {
     Ok(u32::try_from(uint(cursor)?).unwrap_or(u32::MAX))
 }
 
-/// Calls `read` for each element, which is an array of so many, or of one more; it is told which.
+/// Calls `read` for each element, which is an array of so many, or of up to so many more; it is told how many more.
 fn each<T>(
     cursor: &mut Cursor<'_>,
     length: usize,
-    read: impl Fn(&mut Cursor<'_>, bool) -> Result<T, ReplyError>,
+    most_more: usize,
+    read: impl Fn(&mut Cursor<'_>, usize) -> Result<T, ReplyError>,
 ) -> Result<Vec<T>, ReplyError> {
     let Token::Array(count) = cursor.token()? else { return Err(ReplyError("no items".into())) };
     let mut items = Vec::new();
     for _ in 0..count {
         let found = cursor.token()?;
-        let is_longer = found == Token::Array(length + 1);
-        if !is_longer && found != Token::Array(length) {
-            return Err(ReplyError(format!("an item has no {length} elements")));
-        }
-        items.push(read(cursor, is_longer)?);
+        let more = (0..=most_more).find(|more| found == Token::Array(length + more));
+        let more = more.ok_or_else(|| ReplyError(format!("an item has no {length} elements")))?;
+        items.push(read(cursor, more)?);
     }
     Ok(items)
 }
 
 pub(crate) fn read_deliveries(cursor: &mut Cursor<'_>) -> Result<Vec<Delivery>, ReplyError> {
-    each(cursor, 7, |cursor, has_subject| {
+    each(cursor, 7, 2, |cursor, more| {
         Ok(Delivery {
             receipt: Receipt { item: item(cursor)?, token: uint(cursor)? },
             value: stored(cursor)?,
@@ -300,13 +307,14 @@ pub(crate) fn read_deliveries(cursor: &mut Cursor<'_>) -> Result<Vec<Delivery>, 
             priority: priority(cursor)?,
             pushed_ms: uint(cursor)?,
             content_type: read_optional_text(cursor)?,
-            subject: if has_subject { Some(needed_key(cursor)?) } else { None },
+            subject: if more > 0 { key(cursor)? } else { None },
+            reason: if more > 1 { text(cursor)? } else { String::new() },
         })
     })
 }
 
 fn read_peeked(cursor: &mut Cursor<'_>) -> Result<Vec<Peeked>, ReplyError> {
-    each(cursor, 9, |cursor, has_subject| {
+    each(cursor, 9, 1, |cursor, more| {
         let (item, value, name) = (item(cursor)?, stored(cursor)?, text(cursor)?);
         let state = ItemState::from_name(&name).ok_or_else(|| ReplyError(format!("an item is {name:?}")))?;
         Ok(Peeked {
@@ -319,7 +327,7 @@ fn read_peeked(cursor: &mut Cursor<'_>) -> Result<Vec<Peeked>, ReplyError> {
             content_type: read_optional_text(cursor)?,
             due_ms: optional_uint(cursor)?,
             reason: read_optional_text(cursor)?.unwrap_or_default(),
-            subject: if has_subject { Some(needed_key(cursor)?) } else { None },
+            subject: if more > 0 { Some(needed_key(cursor)?) } else { None },
         })
     })
 }
@@ -366,6 +374,7 @@ pub(crate) fn samples() -> Vec<(QueueExpect, QueueAnswer)> {
         pushed_ms: 1 << 40,
         content_type: Some("text/plain".into()),
         subject: Some(b"a.b".to_vec()),
+        reason: String::new(),
     };
     let plain = Delivery {
         receipt: Receipt { item: item(7, 3), token: 0 },
@@ -374,6 +383,8 @@ pub(crate) fn samples() -> Vec<(QueueExpect, QueueAnswer)> {
         subject: None,
         ..delivery.clone()
     };
+    let again = Delivery { reason: "no disk".into(), ..delivery.clone() };
+    let dead = Delivery { reason: "from jobs, item 7: the lease ended".into(), ..plain.clone() };
     let shown = Peeked {
         item: item(8, 1_023),
         value: value(),
@@ -399,7 +410,7 @@ pub(crate) fn samples() -> Vec<(QueueExpect, QueueAnswer)> {
     vec![
         (QueueExpect::Pushed, QueueAnswer::Pushed { item: item(300, 0), transient: false }),
         (QueueExpect::Pushed, QueueAnswer::Pushed { item: item(300, 4), transient: true }),
-        (QueueExpect::Pulled(5), QueueAnswer::Pulled { items: vec![delivery, plain], lease_ms: 30_000 }),
+        (QueueExpect::Pulled(5), QueueAnswer::Pulled { items: vec![delivery, plain, again, dead], lease_ms: 30_000 }),
         (QueueExpect::Pulled(0), QueueAnswer::Pulled { items: vec![], lease_ms: 0 }),
         (QueueExpect::Kicked, QueueAnswer::Kicked { kicked: 4, more: true }),
         (QueueExpect::Peeked, QueueAnswer::Peeked { items: vec![shown, bare], cursor: Some(item(8, 1)) }),

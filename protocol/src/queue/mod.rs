@@ -210,6 +210,8 @@ pub struct Declaration {
     pub paused: Option<bool>,
     /// Its items live in memory alone, and are gone after a restart.
     pub transient: Option<bool>,
+    /// Settings of a queue that is there: none is made.
+    pub must_exist: bool,
 }
 
 /// A push.
@@ -471,6 +473,8 @@ pub struct Delivery {
     pub content_type: Option<String>,
     /// The subject of the message that it is a copy of.
     pub subject: Option<Key>,
+    /// Why it came back, or why it is in a queue for what is dead; empty: neither.
+    pub reason: String,
 }
 
 /// An item that is shown.

@@ -80,6 +80,7 @@ pub(crate) fn write_queue_operation(operation: &QueueOperation, out: &mut Vec<u8
                 dead,
                 paused,
                 transient,
+                must_exist,
             } = declared;
             options
                 .number("lease", *lease_ms)
@@ -92,6 +93,7 @@ pub(crate) fn write_queue_operation(operation: &QueueOperation, out: &mut Vec<u8
                 .with("dead_queue", dead.as_deref().map(Part::Key))
                 .with("paused", paused.map(Part::Flag))
                 .with("transient", transient.map(Part::Flag))
+                .with("must_exist", must_exist.then_some(Part::Flag(true)))
                 .write(verb, &[&key(queue)], out);
         }
         QueueOperation::Drop { queue } => options.write(verb, &[&key(queue)], out),
@@ -181,6 +183,7 @@ mod tests {
             dead: Some(vec![]),
             paused: Some(false),
             transient: Some(true),
+            must_exist: true,
         };
         let push = Push { queue: queue.clone(), value, priority: 0, delay_ms: 0, ttl_ms: None, content_type: None };
         let rich = Push { priority: -128, delay_ms: 1, ttl_ms: Some(2), content_type: Some("text/plain".into()), ..push.clone() };

@@ -24,6 +24,7 @@ pub(crate) static QUEUE_VERBS: &[Verb] = &[
             "dead_queue",
             "paused",
             "transient",
+            "must_exist",
         ],
         build: |fields| {
             let number = |at, name| fields.given(at).map(|raw| raw.uint(name)).transpose();
@@ -42,6 +43,7 @@ pub(crate) static QUEUE_VERBS: &[Verb] = &[
                 dead: dead.map(|name| if name.is_empty() { Ok(name) } else { queue_name(name) }).transpose()?,
                 paused: fields.given(9).map(|raw| raw.boolean("paused")).transpose()?,
                 transient: fields.given(10).map(|raw| raw.boolean("transient")).transpose()?,
+                must_exist: fields.given(11).map(|raw| raw.boolean("must_exist")).transpose()?.unwrap_or_default(),
             };
             queue(fields).map(|queue| one(QueueOperation::Declare { queue, options }))
         },

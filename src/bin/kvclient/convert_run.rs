@@ -185,6 +185,9 @@ impl Converter {
         if let Some(subject) = &item.subject {
             command.env("KVBROKER_ITEM_SUBJECT", OsStr::from_bytes(subject));
         }
+        if !item.reason.is_empty() {
+            command.env("KVBROKER_ITEM_REASON", printable(&item.reason));
+        }
         let mut child = command.spawn().map_err(cant)?;
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("the program has no number")?;
         running().insert(group.as_raw_nonzero().get());

@@ -133,12 +133,12 @@ impl Wanted {
 fn pull(take: TakeArgs, wait: Duration) -> (Pull, As) {
     let TakeArgs { queue, limit, lease, no_ack, target } = take;
     let lease_ms = lease.map(|Ttl(ms)| ms);
-    let pull = Pull { queue: bytes(&queue), limit: limit.unwrap_or(1).max(1), lease_ms, wait_ms: millis(wait), no_ack };
+    let pull = Pull { queue: bytes(&queue), limit: limit.unwrap_or(1), lease_ms, wait_ms: millis(wait), no_ack };
     (pull, target.wanted())
 }
 
 fn paused(queue: Key, paused: bool) -> QueueOperation {
-    QueueOperation::Declare { queue, options: Declaration { paused: Some(paused), ..Declaration::default() } }
+    QueueOperation::Declare { queue, options: Declaration { paused: Some(paused), must_exist: true, ..Declaration::default() } }
 }
 
 fn declaration(args: DeclareArgs) -> Declaration {
@@ -153,6 +153,7 @@ fn declaration(args: DeclareArgs) -> Declaration {
         overflow,
         dead: dead_queue.as_deref().map(bytes),
         paused: None,
+        must_exist: false,
         transient,
     }
 }
@@ -257,11 +258,11 @@ fn subject_json(subject: Option<&Key>, line: &mut Vec<u8>) {
 
 impl Print for Delivery {
     fn print(&self, json: bool, line: &mut Vec<u8>) {
-        let Delivery { receipt, value, deliveries, priority, pushed_ms, content_type, subject } = self;
+        let Delivery { receipt, value, deliveries, priority, pushed_ms, content_type, subject, reason } = self;
         if json {
             let rest = json!({
                 "item": receipt.item.to_string(), "token": receipt.token, "receipt": receipt.to_string(), "deliveries": deliveries,
-                "priority": priority, "pushed": pushed_ms, "type": content_type,
+                "priority": priority, "pushed": pushed_ms, "type": content_type, "reason": reason,
             });
             line.extend_from_slice(rest.to_string().trim_end_matches('}').as_bytes());
             subject_json(subject.as_ref(), line);

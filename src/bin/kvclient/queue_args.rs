@@ -33,9 +33,10 @@ fn until(text: &str) -> Result<Until, String> {
     Until::from_name(text).ok_or_else(|| "delivered or done".to_owned())
 }
 
-fn credit(text: &str) -> Result<usize, String> {
+/// How many at once.
+fn some(text: &str) -> Result<usize, String> {
     let most = kvbroker_protocol::limits::QUEUE_ITEMS_MAX;
-    text.parse().ok().filter(|credit| (1..=most).contains(credit)).ok_or_else(|| format!("1 to {most}"))
+    text.parse().ok().filter(|number| (1..=most).contains(number)).ok_or_else(|| format!("1 to {most}"))
 }
 
 fn overflow(text: &str) -> Result<Overflow, String> {
@@ -115,7 +116,7 @@ Examples:
         #[arg(long, value_name = "CMD", num_args = 1.., allow_hyphen_values = true)]
         exec: Vec<OsString>,
         /// With --exec: how long an item rests whose command has failed; twice as long each further time, up to 60s
-        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
+        #[arg(long, requires = "exec", value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
         retry_delay: Duration,
     },
     /// Run a command for each item as it comes, several at a time, until Ctrl-C
@@ -131,7 +132,7 @@ Example:
         #[command(flatten)]
         take: TakeArgs,
         /// So many at a time
-        #[arg(long, value_name = "N", default_value = "1", value_parser = credit)]
+        #[arg(long, value_name = "N", default_value = "1", value_parser = some)]
         credit: usize,
         /// How long an item rests whose command has failed; twice as long each further time, up to 60s
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1s")]
@@ -252,7 +253,9 @@ Examples:
         target: AsArgs,
     },
     /// Print a queue's figures and settings; exit code 1 if there is no such queue
-    #[command(after_help = "Example:
+    #[command(after_help = "Times are milliseconds. What begins with total_ is counted since the broker started.
+
+Example:
   kvclient NETID-a5 queue stats jobs --json")]
     Stats {
         /// The queue
@@ -276,14 +279,14 @@ Examples:
         #[arg(long, value_name = "STATE", value_parser = state)]
         state: Option<ItemState>,
     },
-    /// Hand out nothing until `resume`
+    /// Hand out nothing until `resume`; exit code 1 if there is no such queue
     #[command(after_help = "Example:
   kvclient NETID-a5 queue pause jobs")]
     Pause {
         /// The queue
         queue: OsString,
     },
-    /// Hand out items again
+    /// Hand out items again; exit code 1 if there is no such queue
     #[command(after_help = "Example:
   kvclient NETID-a5 queue resume jobs")]
     Resume {
@@ -301,7 +304,7 @@ Example:
         #[command(flatten)]
         options: DeclareArgs,
     },
-    /// Remove a queue; exit code 3 if it has items
+    /// Remove a queue and its bindings; exit code 3 if it has items, 1 if there is no such queue
     #[command(after_help = "Example:
   kvclient NETID-a5 queue drop jobs")]
     Drop {
@@ -316,7 +319,7 @@ pub(crate) struct TakeArgs {
     /// The queue
     pub(crate) queue: OsString,
     /// Most items; 1 if it is not given
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = some)]
     pub(crate) limit: Option<usize>,
     /// For how long; without it as the queue is declared
     #[arg(long, value_name = "DURATION")]

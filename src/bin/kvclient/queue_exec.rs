@@ -26,6 +26,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use crate::convert::printed;
 use crate::interrupt;
+use crate::output::printable;
 use crate::watch::find_program;
 use crate::{Trouble, complain};
 
@@ -158,6 +159,9 @@ impl Exec {
         }
         if let Some(subject) = &item.subject {
             command.env("KVBROKER_ITEM_SUBJECT", OsStr::from_bytes(subject));
+        }
+        if !item.reason.is_empty() {
+            command.env("KVBROKER_ITEM_REASON", printable(&item.reason));
         }
         let mut child = command.spawn()?;
         let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return child.wait() };

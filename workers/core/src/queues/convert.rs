@@ -10,7 +10,7 @@ use kvbroker_protocol::{Answer, Delivery, ErrorCode, Failure, ItemId, Progress, 
 use super::expire::give_back;
 use super::operate::CHANGE_LOG_BYTES;
 use super::overlay::View;
-use super::{Life, Stage};
+use super::{Life, Stage, read};
 use crate::conversions::ItemConversion;
 use crate::decide::Turn;
 
@@ -71,6 +71,7 @@ pub(crate) fn pull_converted(
                         pushed_ms: record.pushed_ms,
                         content_type,
                         subject: record.subject.map(<[u8]>::to_vec),
+                        reason: read::reason(&before, record),
                     });
                     if *no_ack { view.remove(queue, id, Progress::Done)? } else { view.set(queue, id, leased)? }
                 }

@@ -38,7 +38,12 @@ impl Ends {
 impl Queues {
     /// Remembers how items ended.
     pub(crate) fn note_ends(&mut self, ended: impl IntoIterator<Item = Ended>) {
-        ended.into_iter().for_each(|ended| self.ends.note(ended));
+        for ended in ended {
+            if let Some(queue) = self.known.get_mut(&ended.queue) {
+                queue.totals.note_end(ended.end);
+            }
+            self.ends.note(ended);
+        }
     }
 
     /// How far an item has come; `revision` is that of the state.

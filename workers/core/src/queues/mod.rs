@@ -15,7 +15,7 @@
 //!   logged as deleted ([`State::logged_value`](crate::State::logged_value)). So a start finds the queue, and nothing in it.
 //!
 //! Caveat: two states are equal if their records are; renewed leases don't count, nor whether a delay was noted to be over, nor how items
-//! ended, nor what is in transient queues.
+//! ended, how often what happened, nor what is in transient queues.
 
 mod convert;
 mod copies;
@@ -27,6 +27,7 @@ mod operate;
 mod overlay;
 mod read;
 mod record;
+mod totals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +41,7 @@ pub(crate) use expire::expire;
 pub(crate) use operate::operate;
 pub(crate) use overlay::QueueOverlay;
 pub(crate) use record::{ItemRecord, is_record, read_life, read_queue, split_item_key};
+use totals::Totals;
 
 /// A queue's id, made as an item's is: of the revision of its declaration. A queue that is made again has another one.
 pub(crate) type QueueId = ItemId;
@@ -182,6 +184,8 @@ pub(crate) struct Queue {
     dying: BTreeSet<(u64, ItemId)>,
     /// When time next does something here.
     alarm_ms: Option<u64>,
+    /// What has happened here since the start.
+    totals: Totals,
 }
 
 /// Where the items of a queue stand.
@@ -238,6 +242,7 @@ impl Queue {
             dead: BTreeSet::new(),
             dying: BTreeSet::new(),
             alarm_ms: None,
+            totals: Totals::default(),
         }
     }
 
@@ -366,7 +371,9 @@ impl Queues {
             Some((record, read)) => {
                 let item = Item { record: record.into(), life: read.first_life(), until_ms: 0 };
                 self.change(queue, |queue| {
-                    queue.take(id);
+                    if queue.take(id).is_none() {
+                        queue.totals.pushed += 1;
+                    }
                     queue.put(id, item);
                 });
             }
@@ -385,12 +392,16 @@ impl Queues {
         }
         let life = value.and_then(read_life);
         self.change(queue, |queue| {
+            let mut after = queue.totals;
             queue.alter(id, |item| {
-                item.life = life.unwrap_or_else(|| item.record().first_life());
+                let life = life.unwrap_or_else(|| item.record().first_life());
+                after.note_stage(&item.life.stage, &life.stage);
+                item.life = life;
                 if let Stage::Leased { granted_ms, lease_ms, .. } = item.life.stage {
                     item.until_ms = granted_ms.saturating_add(lease_ms);
                 }
             });
+            queue.totals = after;
         });
     }
 
@@ -472,8 +483,10 @@ impl Queues {
         self.change(id, |queue| queue.alter(item, |found| found.until_ms = until_ms));
     }
 
-    /// Lets every lease run for a whole period from now on, if it would end before. To be called before the first request is served.
+    /// Lets every lease run for a whole period from now on, if it would end before, and counts from 0 what happens. To be called before the
+    /// first request is served.
     pub(crate) fn renew_leases(&mut self, time_ms: u64) {
+        self.known.values_mut().for_each(|queue| queue.totals = Totals::default());
         let mut renewed = Vec::new();
         for (id, queue) in &self.known {
             for (until_ms, item) in &queue.leased {

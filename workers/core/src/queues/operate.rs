@@ -34,6 +34,9 @@ pub(crate) fn operate(
     let mut view = overlay.view(base, stamp);
     match operation {
         QueueOperation::Declare { queue, options } => {
+            if options.must_exist && view.options(&queue).is_none() {
+                return Err(no_queue());
+            }
             let before = view.options(&queue).cloned().unwrap_or_default();
             let is_other = options.transient.is_some_and(|transient| transient != before.transient);
             let options = before.with(options);
@@ -42,6 +45,7 @@ pub(crate) fn operate(
                 let message = format!("the queue has {items} items, and whether it is transient is decided while it has none");
                 return Err(Failure::new(ErrorCode::Conflict, message));
             }
+            leads_somewhere(&view, &queue, &options)?;
             view.declare(&queue, options)?;
             Ok(Answer::Done)
         }
@@ -86,6 +90,29 @@ pub(crate) fn operate(
         }
         QueueOperation::Extend { .. } => Err(Failure::new(ErrorCode::Internal, "this operation is answered before the table")),
     }
+}
+
+/// What is dead in this queue does not come back to it by way of others, for it would go round for ever.
+fn leads_somewhere(view: &View<'_>, queue: &[u8], options: &Options) -> Result<(), Failure> {
+    let mut at: &[u8] = queue;
+    let mut next: &[u8] = &options.dead;
+    for _ in 0..limits::QUEUE_DEAD_CHAIN_MAX {
+        // A queue that names itself keeps what is dead.
+        if next.is_empty() || next == at {
+            return Ok(());
+        }
+        if next == queue {
+            let (last, name) = (String::from_utf8_lossy(at), String::from_utf8_lossy(queue));
+            let message = format!(
+                "what is dead in {last} goes to {name}: what is dead in {name} would come back to it for ever; name another queue"
+            );
+            return Err(Failure::new(ErrorCode::Conflict, message));
+        }
+        at = next;
+        next = view.options(at).map_or(&[], |options| &options.dead);
+    }
+    let message = format!("what is dead would pass through more than {} queues", limits::QUEUE_DEAD_CHAIN_MAX);
+    Err(Failure::limit(message))
 }
 
 fn take_log_bytes(turn: &mut Turn, bytes: usize) -> Result<(), Failure> {
@@ -189,6 +216,7 @@ fn pull(view: &mut View<'_>, pull: &Pull, turn: &mut Turn) -> Result<Answer, Fai
             pushed_ms: record.pushed_ms,
             content_type: record.content_type.map(str::to_owned),
             subject: record.subject.map(<[u8]>::to_vec),
+            reason: read::reason(life, &record),
         });
     }
     if is_refused {

@@ -6,7 +6,7 @@ use kvbroker_protocol::{
     Answer, ErrorCode, Failure, ItemId, ItemState, Peeked, QueueAnswer, QueueInfo, Scope, StatValue, limits,
 };
 
-use super::{Item, Queue, Queues, Stage, no_item, no_queue, rank};
+use super::{Item, ItemRecord, Life, Queue, Queues, Stage, no_item, no_queue, rank};
 use crate::decide::Turn;
 
 /// Shows items of one state in its order: of those that are ready or dead the next one first, of the others whose time comes first.
@@ -76,6 +76,17 @@ fn behind(queue: &Queue, state: ItemState, cursor: Option<ItemId>) -> Result<Box
     })
 }
 
+/// Why an item came back, or why it is dead or where dead ones are; empty: none of these.
+pub(super) fn reason(life: &Life, record: &ItemRecord<'_>) -> String {
+    match (&*life.reason, &record.origin) {
+        ("", Some(origin)) => {
+            let queue = String::from_utf8_lossy(origin.queue);
+            format!("from {queue}, item {}: {}", origin.item, origin.reason)
+        }
+        (reason, _) => reason.to_owned(),
+    }
+}
+
 fn shown(id: ItemId, item: &Item, state: ItemState) -> Peeked {
     let record = item.record();
     let due_ms = match item.life.stage {
@@ -83,13 +94,7 @@ fn shown(id: ItemId, item: &Item, state: ItemState) -> Peeked {
         Stage::Leased { .. } => Some(item.until_ms),
         Stage::Dead { since_ms } => Some(since_ms),
     };
-    let reason = match (&*item.life.reason, record.origin) {
-        ("", Some(origin)) => {
-            let queue = String::from_utf8_lossy(origin.queue);
-            format!("from {queue}, item {}: {}", origin.item, origin.reason)
-        }
-        (reason, _) => reason.to_owned(),
-    };
+    let reason = reason(&item.life, &record);
     Peeked {
         item: id,
         value: record.value(),
@@ -151,7 +156,7 @@ pub(super) fn queues(
 }
 
 /// What a queue takes in a reply beside its name.
-const INFO_BYTES: usize = 512;
+const INFO_BYTES: usize = 768;
 
 fn told(queue: &Queue) -> QueueInfo {
     let options = &queue.options;
@@ -177,5 +182,6 @@ fn told(queue: &Queue) -> QueueInfo {
     let dead = String::from_utf8_lossy(&options.dead).into_owned();
     let texts = [("overflow", options.overflow.name().to_owned()), ("dead_queue", dead)];
     facts.extend(texts.map(|(name, text)| (name.to_owned(), StatValue::Text(text))));
+    facts.extend(queue.totals.facts());
     QueueInfo { queue: queue.name.to_vec(), facts }
 }

@@ -223,6 +223,7 @@ impl Walk {
                     dead: self.dice.of(&[None, Some(&b""[..]), Some(b"jobs.dead"), Some(b"jobs")]).map(<[u8]>::to_vec),
                     paused: self.dice.of(&[None, None, Some(false), Some(false), Some(true)]),
                     transient: self.dice.of(&[None, None, None, None, Some(false), Some(false), Some(true)]),
+                    must_exist: self.dice.once_in(4),
                 };
                 QueueOperation::Declare { queue, options }
             }

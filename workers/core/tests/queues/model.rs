@@ -167,9 +167,16 @@ impl Model {
                     dead,
                     paused,
                     transient,
+                    must_exist,
                 } = options.clone();
+                if must_exist && !self.queues.contains_key(queue) {
+                    return Err(ErrorCode::NotFound);
+                }
                 let is_other = transient.is_some_and(|transient| transient != old.transient);
                 if is_other && self.queues.get(queue).is_some_and(|queue| !queue.items.is_empty()) {
+                    return Err(ErrorCode::Conflict);
+                }
+                if self.comes_back(queue, dead.as_ref().unwrap_or(&old.dead)) {
                     return Err(ErrorCode::Conflict);
                 }
                 self.made(queue).options = Options {
@@ -273,6 +280,18 @@ impl Model {
         }
     }
 
+    /// Whether what goes from a queue to `dead` can be back there some time.
+    fn comes_back(&self, queue: &[u8], dead: &[u8]) -> bool {
+        let mut seen = vec![dead.to_vec()];
+        while let Some(next) = self.queues.get(seen.last().unwrap()).map(|found| found.options.dead.clone()) {
+            if next.is_empty() || seen.contains(&next) {
+                break;
+            }
+            seen.push(next);
+        }
+        dead != queue && seen.iter().any(|name| name == queue)
+    }
+
     fn leased(&mut self, queue: &[u8], receipt: Receipt) -> Result<&mut Item, ErrorCode> {
         let item = self.queues.get_mut(queue).and_then(|queue| queue.at(receipt.item));
         item.filter(|item| matches!(item.stage, Stage::Leased { token, .. } if token == receipt.token))
@@ -360,6 +379,7 @@ impl Model {
                 let item = found.at(id).unwrap();
                 item.deliveries += 1;
                 item.stage = Stage::Leased { token, period_ms, until_ms: now_ms + period_ms };
+                let reason = why(item);
                 item.reason.clear();
                 items.push(Delivery {
                     receipt: Receipt { item: id, token: if pull.no_ack { 0 } else { token } },
@@ -369,6 +389,7 @@ impl Model {
                     pushed_ms: item.pushed_ms,
                     content_type: item.content_type.clone(),
                     subject: None,
+                    reason,
                 });
                 if pull.no_ack {
                     found.items.retain(|item| item.id != id);
@@ -458,6 +479,11 @@ impl Model {
     }
 }
 
+/// What is told of why it came back, or where from.
+fn why(item: &Item) -> String {
+    if item.reason.is_empty() { item.from.clone() } else { item.reason.clone() }
+}
+
 pub fn shown(item: &Item, state: ItemState) -> Peeked {
     let due_ms = match item.stage {
         Stage::Waiting { ready_ms, .. } => Some(ready_ms).filter(|_| state == ItemState::Delayed),
@@ -474,6 +500,6 @@ pub fn shown(item: &Item, state: ItemState) -> Peeked {
         content_type: item.content_type.clone(),
         subject: None,
         due_ms,
-        reason: if item.reason.is_empty() { item.from.clone() } else { item.reason.clone() },
+        reason: why(item),
     }
 }
