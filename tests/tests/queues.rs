@@ -143,6 +143,8 @@ fn who_waits_is_served_in_the_order_of_arrival() {
         asker.ask_json(&json!({"op": "push", "queue": "jobs", "value": at}));
         assert_eq!(values(&read(client)), [&json!(at)]);
         waiting(2 - at as u64);
+        let told = asker.ask_json(&json!({"op": "queues", "queue": "jobs"}));
+        assert_eq!(told["queues"][0]["waiting"], json!(2 - at), "{told}");
     }
     // A pull that comes again under its id takes the place of the one that waits, and one item is handed out.
     let [first, second, third] = &waits[..] else { panic!() };

@@ -14,8 +14,8 @@ use kvbroker_core::{
 };
 use kvbroker_log::{BatchBuilder, Cause, Log, SessionRef};
 use kvbroker_protocol::{
-    Access, Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, QueueOperation, Reply, SessionId,
-    Stored, VersionKind, limits, request_hash,
+    Access, Answer, ErrorCode, Failure, Header, Operation, Operations, Outcome, Outcomes, QueueAnswer, QueueInfo, QueueOperation,
+    Reply, SessionId, StatValue, Stored, VersionKind, limits, request_hash,
 };
 
 use crate::access_book::OWNER;
@@ -281,8 +281,19 @@ impl<L: Log> Worker<L> {
             operation if asking.is_tight && name.is_some() && answers_values(&operation) => {
                 Decision::refused(&self.state, no_room_for_replies())
             }
-            operation => self.decide(operation, name, asking, stamp),
+            operation => {
+                let mut decision = self.decide(operation, name, asking, stamp);
+                if let Ok(Answer::Queue(QueueAnswer::Queues { queues, .. })) = &mut decision.outcome.result {
+                    queues.iter_mut().for_each(|info| self.tell_who_waits(info));
+                }
+                decision
+            }
         }
+    }
+
+    /// Who waits for a queue's items is known here alone.
+    fn tell_who_waits(&self, info: &mut QueueInfo) {
+        info.facts.push(("waiting".to_owned(), StatValue::Number(self.parked.pulls_of(&info.queue) as u64)));
     }
 
     /// Nothing is logged: a lease that was renewed is a promise of this run.

@@ -172,6 +172,11 @@ impl Parked {
         self.waiters.is_empty() && self.woken.is_empty()
     }
 
+    /// How many pulls wait for a queue's items.
+    pub(crate) fn pulls_of(&self, queue: &[u8]) -> usize {
+        self.by_queue.get(queue).map_or(0, BTreeSet::len)
+    }
+
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
         self.waiters.len()
