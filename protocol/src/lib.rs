@@ -71,7 +71,7 @@ pub use reply_kept::{decode_kept_outcome, encode_kept_outcome};
 pub use reply_named::decode_outcome;
 pub use request_hash::request_hash;
 pub use routing::{
-    Binding, Publish, RETAINED_PREFIX, RoutingAnswer, RoutingExpect, RoutingOperation, pattern_prefix, retained_key,
+    Binding, MessageCopy, Publish, RETAINED_PREFIX, RoutingAnswer, RoutingExpect, RoutingOperation, pattern_prefix, retained_key,
     subject_matches, subject_name, subject_pattern, subject_tokens,
 };
 pub use stream::{

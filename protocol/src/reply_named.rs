@@ -7,12 +7,12 @@ use crate::conversion::{ConversionAnswer, read_rules};
 use crate::error::{Failure, Status};
 use crate::events::{read_epoch, read_events};
 use crate::msgpack::{Cursor, Token};
-use crate::queue::{self, ItemId, QueueAnswer};
+use crate::queue::{self, QueueAnswer};
 use crate::reply::{Answer, Fate, Outcome};
 use crate::reply_decode::{
     ReplyError, boolean, code_of, deadline, key, keys, optional_uint, rows, stored, text, uint, users, values, versions,
 };
-use crate::routing::{self, RoutingAnswer};
+use crate::routing::{self, MessageCopy, RoutingAnswer};
 use crate::value::{Key, Stored};
 
 /// What a map said, as far as it was read.
@@ -59,7 +59,7 @@ pub(crate) fn named_outcome(cursor: &mut Cursor<'_>) -> Result<Outcome, ReplyErr
 
 impl Fields {
     /// The copies of a message, if they were read already.
-    fn copies(&mut self) -> Vec<(Key, ItemId)> {
+    fn copies(&mut self) -> Vec<MessageCopy> {
         match self.answer.take() {
             Some(Answer::Routing(RoutingAnswer::Published { copies, .. })) => copies,
             _ => Vec::new(),

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use kvbroker_protocol::limits::QUEUE_WAIT_MS_MAX;
-use kvbroker_protocol::{Answer, ItemId, Key, Operation, QueueAnswer, QueueOperation, Tracked, Until};
+use kvbroker_protocol::{Answer, ItemId, Key, MessageCopy, Operation, QueueAnswer, QueueOperation, Tracked, Until};
 
 use super::error::ClientError;
 use super::handle::Client;
@@ -71,7 +71,7 @@ impl Client {
                 .iter()
                 .enumerate()
                 .filter(|(at, _)| found[*at].is_none_or(|tracked| !until.is_reached(tracked)))
-                .map(|(at, (queue, item))| {
+                .map(|(at, MessageCopy { queue, item, .. })| {
                     let track = QueueOperation::Track { queue: queue.clone(), item: *item, until, wait_ms };
                     (at, pipeline.submit(Operation::Queue(Box::new(track))))
                 })
@@ -88,7 +88,7 @@ impl Client {
         }
         let copies = published.copies.iter().zip(found);
         Ok(copies
-            .filter_map(|((queue, item), tracked)| Some(TrackedCopy { queue: queue.clone(), item: *item, tracked: tracked? }))
+            .filter_map(|(copy, tracked)| Some(TrackedCopy { queue: copy.queue.clone(), item: copy.item, tracked: tracked? }))
             .collect())
     }
 }

@@ -3,7 +3,9 @@
 //! - A message reaches all queues that want it, or none, at one revision.
 //! - Publishing is done once, as every mutation is, however often it has to be sent.
 
-use kvbroker_protocol::{Answer, Binding, ItemId, Key, Operation, Predicate, Publish, RoutingAnswer, RoutingOperation, Stored};
+use kvbroker_protocol::{
+    Answer, Binding, Key, MessageCopy, Operation, Predicate, Publish, RoutingAnswer, RoutingOperation, Stored,
+};
 use serde::Serialize;
 
 use super::error::ClientError;
@@ -20,7 +22,7 @@ pub struct Published {
     /// So many queues have a copy.
     pub routed: u64,
     /// Queues with their items' ids: the first hundred of those that this client may use.
-    pub copies: Vec<(Key, ItemId)>,
+    pub copies: Vec<MessageCopy>,
 }
 
 impl Client {

@@ -45,6 +45,15 @@ fn the_command_line_binds_publishes_and_tells() {
     let told = run("publish orders.new {\"total\":120} --json").json();
     assert_eq!((&told["routed"], told["copies"].as_array().unwrap().len()), (&json!(2), 2));
     assert_eq!(ok("publish weather.berlin 21"), "0\n");
+    // Which copies are not kept over a restart is said.
+    ok("queue declare live --transient");
+    ok("bind live film.*");
+    ok("bind kept film.*");
+    assert_eq!(run("publish film.new 1 --json").json()["copies"].to_string(), r#"[["live","9",true],["kept","9.1"]]"#);
+    let said = run("publish film.new cat");
+    assert!(said.stderr.contains("copies in memory alone") && said.stderr.trim_end().ends_with(": live"), "{said:?}");
+    ok("unbind live film.*");
+    ok("unbind kept film.*");
     assert!(fails("publish weather.berlin 21 --must-route", 1).contains("no queue wants"));
     assert!(fails("publish orders.* 21", 2).contains("a subject has no"));
     assert!(fails("bind mail or*", 2).contains("tokens of their own"));

@@ -2,10 +2,10 @@
 //!
 //! - A copy is `[queue, item]`, a binding a map of its queue, its pattern and, if it has one, its predicate: the same in every shape.
 
-use super::{Binding, RoutingAnswer, RoutingOperation};
+use super::{Binding, MessageCopy, RoutingAnswer, RoutingOperation};
 use crate::msgpack::{Cursor, Token};
-use crate::queue::{self, ItemId};
-use crate::reply_decode::{ReplyError, needed_key, text, uint};
+use crate::queue;
+use crate::reply_decode::{ReplyError, boolean, needed_key, text, uint};
 use crate::sink::Sink;
 use crate::value::Key;
 
@@ -80,12 +80,16 @@ pub(crate) fn write_fields(answer: &RoutingAnswer, sink: &mut Sink<'_>) {
     }
 }
 
-fn copies(copies: &[(Key, ItemId)], sink: &mut Sink<'_>) {
+/// `[queue, item]` each, and `true` behind that where the queue is transient.
+fn copies(copies: &[MessageCopy], sink: &mut Sink<'_>) {
     sink.array(copies.len());
-    for (queue, item) in copies {
-        sink.array(2);
+    for MessageCopy { queue, item, transient } in copies {
+        sink.array(2 + usize::from(*transient));
         sink.key(queue);
         sink.text(&item.to_string());
+        if *transient {
+            sink.boolean(true);
+        }
         sink.end_array();
     }
     sink.end_array();
@@ -131,11 +135,15 @@ fn array(cursor: &mut Cursor<'_>, length: Option<usize>) -> Result<usize, ReplyE
     }
 }
 
-pub(crate) fn read_copies(cursor: &mut Cursor<'_>) -> Result<Vec<(Key, ItemId)>, ReplyError> {
+pub(crate) fn read_copies(cursor: &mut Cursor<'_>) -> Result<Vec<MessageCopy>, ReplyError> {
     let mut copies = Vec::new();
     for _ in 0..array(cursor, None)? {
-        array(cursor, Some(2))?;
-        copies.push((needed_key(cursor)?, queue::item(cursor)?));
+        let length = array(cursor, None)?;
+        if !(2..=3).contains(&length) {
+            return Err(ReplyError(format!("a copy has {length} elements")));
+        }
+        let (queue, item) = (needed_key(cursor)?, queue::item(cursor)?);
+        copies.push(MessageCopy { queue, item, transient: length > 2 && boolean(cursor)? });
     }
     Ok(copies)
 }
@@ -172,8 +180,12 @@ fn read_bindings(cursor: &mut Cursor<'_>) -> Result<Vec<Binding>, ReplyError> {
 
 #[cfg(test)]
 pub(crate) fn samples() -> Vec<(RoutingExpect, RoutingAnswer)> {
+    use crate::queue::ItemId;
     let item = |revision, place| ItemId::new(revision, place).expect("small numbers");
-    let copies = vec![(b"jobs".to_vec(), item(7, 0)), (vec![0xff], item(7, 1))];
+    let copies = vec![
+        MessageCopy { queue: b"jobs".to_vec(), item: item(7, 0), transient: false },
+        MessageCopy { queue: vec![0xff], item: item(7, 1), transient: true },
+    ];
     let plain = Binding { queue: b"jobs".to_vec(), pattern: b"a.#".to_vec(), where_: None };
     let filtered = Binding { queue: vec![0xff], where_: Some("x > 1".into()), ..plain.clone() };
     let cursor = Some((b"jobs".to_vec(), b"a.#".to_vec()));

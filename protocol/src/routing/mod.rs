@@ -123,6 +123,17 @@ pub struct Binding {
     pub where_: Option<String>,
 }
 
+/// A queue's copy of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageCopy {
+    /// The queue that has it.
+    pub queue: Key,
+    /// Its id there.
+    pub item: ItemId,
+    /// The queue is transient: the copy is gone after a restart of the broker.
+    pub transient: bool,
+}
+
 /// What the routing answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoutingAnswer {
@@ -131,7 +142,7 @@ pub enum RoutingAnswer {
         /// So many queues have a copy.
         routed: u64,
         /// Which, and the items' ids: of queues that the publisher may use, the first ones.
-        copies: Vec<(Key, ItemId)>,
+        copies: Vec<MessageCopy>,
     },
     /// Bindings as they are.
     Bindings {

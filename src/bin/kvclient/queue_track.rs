@@ -79,8 +79,10 @@ pub(crate) fn track(
     Ok(judged(&format!("item {item}"), tracked, until, wait))
 }
 
-/// Publishes a message, prints how many queues have it, and waits until each copy is so far: then each is printed.
+/// Publishes a message, prints how many queues have it, and waits until each copy is so far: then each is printed. Which copies are not kept
+/// over a restart is remarked.
 pub(crate) fn publish(
+    global: &Global,
     client: &Client,
     message: Operation,
     far: Far,
@@ -88,6 +90,15 @@ pub(crate) fn publish(
     out: &mut Output,
 ) -> Result<Exit, Trouble> {
     let (outcome, exit) = verbs::told(client, message, out)?;
+    if let Ok(Answer::Routing(RoutingAnswer::Published { copies, .. })) = &outcome.result
+        && !out.is_json()
+    {
+        let transient = copies.iter().filter(|copy| copy.transient);
+        let queues: Vec<String> = transient.map(|copy| printable_key(&copy.queue)).collect();
+        if !queues.is_empty() {
+            remark(global, &format!("copies in memory alone, gone after a restart of the broker: {}", queues.join(", ")));
+        }
+    }
     let (Far::Until(until), Ok(Answer::Routing(RoutingAnswer::Published { routed, copies }))) = (far, outcome.result) else {
         return Ok(exit);
     };
@@ -100,7 +111,7 @@ pub(crate) fn publish(
         Ok(copies) => copies,
         Err(error) => {
             let known: Vec<String> =
-                published.copies.iter().map(|(queue, item)| format!("queue track {} {item}", printable_key(queue))).collect();
+                published.copies.iter().map(|copy| format!("queue track {} {}", printable_key(&copy.queue), copy.item)).collect();
             let track = format!("kvclient {} {}", client.project(), known.join("; "));
             complain(&format!("it is published; how far its copies came is not known: {error}"), Some(&track));
             return Ok(Exit::UnknownOutcome);

@@ -55,7 +55,7 @@ pub(crate) fn run(target: &str, verb: Verb, global: &Global) -> Result<Exit, Tro
         Asked::Users(operation) => users::change(&client, operation, &mut out, global)?,
         Asked::Queue(wanted) => queue::run(global, &client, wanted, &mut out)?,
         Asked::Bindings(queue) => routing::bindings(&client, queue, &mut out)?,
-        Asked::Publish(message, far, within) => queue_track::publish(&client, message, far, within, &mut out)?,
+        Asked::Publish(message, far, within) => queue_track::publish(global, &client, message, far, within, &mut out)?,
         Asked::Convert(wanted) => convert::run(&client, wanted, &mut out)?,
         Asked::Batch => batch::run(&client, io::stdin().lock(), &mut out)?,
         Asked::Hello => {

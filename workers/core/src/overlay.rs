@@ -123,6 +123,11 @@ impl<'a> Overlay<'a> {
         self.queues.push_copy(&self.state.queues, copy, subject, self.stamp, turn)
     }
 
+    /// True of a queue whose items live in memory alone.
+    pub(crate) fn is_transient(&mut self, queue: &[u8]) -> bool {
+        self.queues.is_transient(&self.state.queues, queue, self.stamp)
+    }
+
     /// Takes items of a queue, converted.
     pub(crate) fn pull_converted(
         &mut self,

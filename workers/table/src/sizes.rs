@@ -67,9 +67,7 @@ fn answer_bytes(answer: &Answer) -> usize {
 
 fn routing_bytes(answer: &RoutingAnswer) -> usize {
     match answer {
-        RoutingAnswer::Published { copies, .. } => {
-            copies.iter().map(|(queue, item)| queue.len() + size_of_val(queue) + size_of_val(item)).sum()
-        }
+        RoutingAnswer::Published { copies, .. } => copies.iter().map(|copy| copy.queue.len() + size_of_val(copy)).sum(),
         RoutingAnswer::Bindings { bindings, .. } => {
             let texts = |one: &Binding| one.queue.len() + one.pattern.len() + one.where_.as_ref().map_or(0, String::len);
             bindings.iter().map(|binding| size_of::<Binding>() + texts(binding)).sum()

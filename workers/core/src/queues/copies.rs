@@ -50,6 +50,11 @@ impl QueueOverlay {
         push(&mut self.view(base, stamp), copy, Some(subject), turn)
     }
 
+    /// True of a queue whose items live in memory alone.
+    pub(crate) fn is_transient(&mut self, base: &Queues, name: &[u8], stamp: Stamp) -> bool {
+        self.view(base, stamp).options(name).is_some_and(|options| options.transient)
+    }
+
     /// The name of the queue with this id.
     pub(crate) fn name_of(&self, base: &Queues, id: QueueId) -> Option<Key> {
         base.name_of(id).or_else(|| self.made(id)).map(<[u8]>::to_vec)

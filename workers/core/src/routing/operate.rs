@@ -8,8 +8,8 @@ use std::ops::Bound as Edge;
 use std::sync::Arc;
 
 use kvbroker_protocol::{
-    Answer, Binding, ErrorCode, Failure, Key, Predicate, Publish, Push, RoutingAnswer, RoutingOperation, Subject, limits,
-    retained_key, subject_matches,
+    Answer, Binding, ErrorCode, Failure, Key, MessageCopy, Predicate, Publish, Push, RoutingAnswer, RoutingOperation, Subject,
+    limits, retained_key, subject_matches,
 };
 
 use super::{Bound, Message};
@@ -114,7 +114,8 @@ fn publish(overlay: &mut Overlay<'_>, publish: Publish, turn: &mut Turn) -> Resu
         let push = Push { queue: queue.clone(), value, priority, delay_ms: 0, ttl_ms, content_type };
         let item = overlay.push_copy(push, &subject, turn).map_err(|failure| refused_by(&queue, is_own, failure))?;
         if is_own && copies.len() < limits::PUBLISH_COPIES_TOLD_MAX {
-            copies.push((queue, item));
+            let transient = overlay.is_transient(&queue);
+            copies.push(MessageCopy { queue, item, transient });
         }
     }
     if retain {

@@ -163,7 +163,7 @@ impl Walk {
             (operation, answer)
         {
             let wanted = self.model.wanted_by(&publish.subject, number_of(&publish.value));
-            let told: BTreeSet<Key> = copies.iter().map(|(queue, _)| queue.clone()).collect();
+            let told: BTreeSet<Key> = copies.iter().map(|copy| copy.queue.clone()).collect();
             assert_eq!((told, *routed), (wanted.clone(), wanted.len() as u64));
             self.routed += routed;
         }
