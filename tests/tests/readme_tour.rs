@@ -202,9 +202,10 @@ fn is_watch(command: &str) -> bool {
     command.contains(" watch ") && !command.contains("--once")
 }
 
-/// Log lines are for the logs' own documentation, and what the temporary files are kept on is this machine's.
+/// Log lines are for the logs' own documentation, and what the temporary files are kept on is this machine's; so is what takes so long that
+/// a program says what it waits for.
 fn logless(text: &str) -> String {
-    let log = Regex::new(r"(?m)^(20[0-9-]{8}T|  kept  |kvclient: connecting to )[^\n]*\n").unwrap();
+    let log = Regex::new(r"(?m)^(20[0-9-]{8}T[^\n]*|  kept  [^\n]*|kv[a-z]+: ([^\n]* …|waiting for [^\n]*))\n").unwrap();
     log.replace_all(text, "").into_owned()
 }
 
