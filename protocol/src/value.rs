@@ -17,7 +17,7 @@ pub type Key = Vec<u8>;
 fn check_length(document: &[u8]) -> Result<(), Failure> {
     let (bytes, max) = (document.len(), limits::VALUE_BYTES_MAX);
     if bytes > max {
-        return Err(Failure::limit(format!("the value has {bytes} bytes; at most {max} are taken")));
+        return Err(Failure::limit(format!("the value has {bytes} bytes as it is encoded; at most {max} are taken")));
     }
     Ok(())
 }

@@ -257,6 +257,24 @@ fn a_job_runner_drains_when_it_is_told_to_end() {
 }
 
 #[test]
+fn a_job_runner_without_a_broker_does_not_say_that_nothing_happened() {
+    let mut broker = Broker::plain();
+    let (cli, client) = (Cli::new(broker.home()), connect(&broker));
+    client.queue("jobs").push("one").unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let script = place.path().join("job.sh");
+    let text = "touch begun; while ! [ -e go ]; do sleep 0.05; done";
+    std::fs::write(&script, format!("cd '{}' && {text}\n", place.path().display())).unwrap();
+    let runner = cli.spawn(&words(&format!("pull jobs --timeout 1s --exec sh {}", script.display())));
+    wait_until(PATIENCE, "the job has begun", || place.path().join("begun").exists().then_some(()));
+    broker.kill9();
+    std::fs::write(place.path().join("go"), "").unwrap();
+    let said = finish(runner);
+    assert_eq!(said.code, Some(5), "{said:?}");
+    assert!(said.stderr.contains("is run again") && !said.stderr.contains("nothing was"), "{said:?}");
+}
+
+#[test]
 fn a_push_waits_as_far_as_it_is_told() {
     let broker = Broker::plain();
     let (cli, client) = (Cli::new(broker.home()), connect(&broker));

@@ -85,6 +85,7 @@ fn the_command_line_takes_an_item_through_its_life() {
     }
     assert!(fails("poll jobs -n 0", 2).contains("1 to 1000"));
     fails("pull jobs --retry-delay 1s", 2);
+    fails("push jobs x --ttl 1s --delay 1s", 2);
     assert_eq!(ok("list").lines().count(), 1);
 }
 

@@ -65,11 +65,17 @@ pub(crate) static QUEUE_VERBS: &[Verb] = &[
             if ttl_ms == Some(0) {
                 return Err(Failure::invalid("`ttl` is at least 1 ms; leave it out for an item that stays"));
             }
+            let delay_ms = period(fields, 3, "delay")?.unwrap_or_default();
+            if ttl_ms.is_some_and(|ttl_ms| ttl_ms <= delay_ms) {
+                return Err(Failure::invalid(
+                    "`ttl` counts from the push, and is over before `delay` is: nobody would get the item",
+                ));
+            }
             Ok(one(QueueOperation::Push(Push {
                 queue: queue(fields)?,
                 value: fields.needed(1)?.stored()?,
                 priority,
-                delay_ms: period(fields, 3, "delay")?.unwrap_or_default(),
+                delay_ms,
                 ttl_ms,
                 content_type: text(fields, 5, "type", limits::QUEUE_TYPE_BYTES_MAX)?.filter(|text| !text.is_empty()),
             })))
@@ -224,8 +230,9 @@ fn overflow(raw: Raw<'_>) -> Result<Overflow, Failure> {
 fn lease(fields: &Fields<'_>, at: usize) -> Result<Option<u64>, Failure> {
     let (least, most) = (limits::QUEUE_LEASE_MS_MIN, limits::QUEUE_LEASE_MS_MAX);
     match fields.given(at).map(|raw| raw.uint("lease")).transpose()? {
-        Some(ms) if !(least..=most).contains(&ms) => {
-            Err(Failure::limit(format!("`lease` is {least} to {most} ms; a longer one is had with `extend`")))
+        Some(ms) if ms < least => Err(Failure::limit(format!("`lease` is at least {least} ms"))),
+        Some(ms) if ms > most => {
+            Err(Failure::limit(format!("`lease` is at most {most} ms; who needs longer says `extend` again before it ends")))
         }
         lease_ms => Ok(lease_ms),
     }

@@ -306,10 +306,14 @@ fn help(words: Vec<OsString>) -> Result<Invocation, Misuse> {
         "id" => return id(vec!["--help".into()]),
         _ => {}
     }
-    if command().find_subcommand(word).is_none() {
+    let Some(verb) = command().find_subcommand(word).cloned() else {
         return Err(Misuse::new(format!("there is no verb {word:?}"), TRY_HELP));
-    }
-    read::<WithProject>(command(), vec![word.into(), "--help".into()]).map(|_| Invocation::Print(String::new())).or_else(printed)
+    };
+    let mut words = words;
+    // Those of `queue` and `convert` have help of their own.
+    words.truncate(if verb.has_subcommands() { 2 } else { 1 });
+    words.push("--help".into());
+    read::<WithProject>(command(), words).map(|_| Invocation::Print(String::new())).or_else(printed)
 }
 
 fn list(words: Vec<OsString>) -> Result<Invocation, Misuse> {

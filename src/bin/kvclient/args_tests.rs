@@ -187,6 +187,14 @@ fn help_teaches_every_verb_by_example() {
         assert_eq!(text, printed_text(&format!("NETID-a5 {verb} --help")));
         assert_eq!(text, printed_text(&format!("NETID-a5 help {verb}")));
     }
+    for verb in command().get_subcommands() {
+        for sub in verb.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let line = format!("{} {}", verb.get_name(), sub.get_name());
+            let text = printed_text(&format!("help {line}"));
+            assert_eq!(text, printed_text(&format!("NETID-a5 {line} --help")));
+            assert!(text.contains("Example") && text.contains(&format!("NETID-a5 {line}")), "{text}");
+        }
+    }
     assert!(printed_text("help list").contains("--catalog none"));
     for word in ["list", "id"] {
         let text = printed_text(&format!("{word} --help"));

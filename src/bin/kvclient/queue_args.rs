@@ -72,7 +72,7 @@ Examples:
         /// Not handed out for so long, such as 10s
         #[arg(long, value_name = "DURATION")]
         delay: Option<Ttl>,
-        /// Gone if nobody has taken it by then, such as 1h
+        /// Gone if nobody has taken it so long after the push, such as 1h
         #[arg(long, value_name = "DURATION")]
         ttl: Option<Ttl>,
         /// What the value is, such as text/plain
@@ -98,13 +98,17 @@ Examples:
     /// Take an item, and wait for one if there is none; exit code 1 if none came
     #[command(
         after_help = "One line an item: RECEIPT, a tab, the value as JSON. An item whose printing was interrupted comes back when its lease ends.
+What stands behind --exec is the command and its arguments, to the end of the line. Exit code 1 with --exec: no item came, or the command has
+failed for one.
 
 Examples:
   kvclient NETID-a5 queue pull jobs
   kvclient NETID-a5 queue pull jobs --wait 1h --lease 2m
   kvclient NETID-a5 queue pull jobs --json                  a JSON object an item: {\"item\":…,\"token\":…,\"value\":…}
   kvclient NETID-a5 queue pull jobs --wait 1h --exec ./thumbnail.sh
-                                                            a job runner: the item on its stdin, one at a time; -n 5: five of them"
+                                                            a job runner: the item on its stdin, one at a time
+  kvclient NETID-a5 queue pull jobs -n 5 --wait 1m --exec ./thumbnail.sh --small
+                                                            the same for five of them"
     )]
     Pull {
         #[command(flatten)]
@@ -174,7 +178,9 @@ Example:
         receipt: Receipt,
     },
     /// Give an item back
-    #[command(after_help = "Examples:
+    #[command(after_help = "Exit code 3: the lease has ended, and somebody else may have the item.
+
+Examples:
   kvclient NETID-a5 queue nack jobs 12:14
   kvclient NETID-a5 queue nack jobs 12:14 --delay 5s --reason 'no disk'")]
     Nack {
@@ -193,7 +199,9 @@ Example:
         unused: bool,
     },
     /// Keep an item for longer
-    #[command(after_help = "Example:
+    #[command(after_help = "Exit code 3: the lease has ended, and somebody else may have the item.
+
+Example:
   kvclient NETID-a5 queue extend jobs 12:14 --lease 5m      five minutes from now on")]
     Extend {
         /// The queue
@@ -205,11 +213,13 @@ Example:
         lease: Option<Ttl>,
     },
     /// Set an item aside, with the reason
-    #[command(after_help = "An item that a consumer has is named by the receipt, another one by its id.
+    #[command(
+        after_help = "An item that a consumer has is named by the receipt, another one by its id. Exit code 3: a consumer has it, and not by this receipt.
 
 Examples:
   kvclient NETID-a5 queue bury jobs 12:14 --reason 'not a picture'
-  kvclient NETID-a5 queue bury jobs 12")]
+  kvclient NETID-a5 queue bury jobs 12"
+    )]
     Bury {
         /// The queue
         queue: OsString,
@@ -318,13 +328,13 @@ Example:
 pub(crate) struct TakeArgs {
     /// The queue
     pub(crate) queue: OsString,
-    /// Most items; 1 if it is not given
+    /// Most items; without it 1, and for a command no end of them
     #[arg(short = 'n', long, value_name = "N", value_parser = some)]
     pub(crate) limit: Option<usize>,
     /// For how long; without it as the queue is declared
     #[arg(long, value_name = "DURATION")]
     pub(crate) lease: Option<Ttl>,
-    /// Remove them as they are handed out: they are lost if the answer is
+    /// Remove them as they are handed out: they are lost if the answer is, or a command fails
     #[arg(long)]
     pub(crate) no_ack: bool,
     #[command(flatten)]

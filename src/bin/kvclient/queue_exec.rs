@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -127,7 +128,20 @@ impl Exec {
         if pull.no_ack {
             consumer = consumer.no_ack();
         }
-        let served = consumer.run_stored(|item: &Delivery<'_, Stored>| self.one(item))?;
+        let has_run = AtomicBool::new(false);
+        let served = consumer.run_stored(|item: &Delivery<'_, Stored>| {
+            has_run.store(true, Ordering::Relaxed);
+            self.one(item)
+        });
+        let served = match served {
+            // That nothing was changed is so for the broker alone.
+            Err(error) if has_run.load(Ordering::Relaxed) => {
+                let hint = "an item whose command ended and could not be acknowledged any more comes back, and is run again";
+                complain(&error.to_string(), Some(hint));
+                return Ok(Trouble::from(error).exit());
+            }
+            served => served?,
+        };
         interrupt::drained();
         let handled = served.done + served.failed + served.lost;
         if handled == 0 {

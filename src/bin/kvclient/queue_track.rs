@@ -174,7 +174,7 @@ fn judged(item: &str, tracked: Tracked, until: Until, waited: Duration) -> Exit 
     match progress {
         Progress::Done => Exit::Ok,
         Progress::Gone => {
-            complain(&format!("{item} is not in its queue any more, and nobody knows how it ended"), None);
+            complain(&format!("{item} is not in that queue, or not any more, and nobody knows how it ended"), None);
             Exit::UnknownOutcome
         }
         Progress::Dead | Progress::Expired | Progress::Removed => {

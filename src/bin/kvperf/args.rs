@@ -360,6 +360,11 @@ impl Words {
         if self.clients.len() > COUNTS_MAX {
             return Err(format!("--clients takes at most {COUNTS_MAX} numbers"));
         }
+        if let Some(twice) =
+            self.clients.iter().enumerate().find_map(|(at, count)| self.clients[..at].contains(count).then_some(count))
+        {
+            return Err(format!("--clients has {twice} twice; for several rounds run kvperf again"));
+        }
         let amount = match (self.ops, self.seconds) {
             (Some(operations), _) => Amount::Operations(operations),
             (None, None) => Amount::Time(STAGE_DEFAULT),
@@ -484,6 +489,11 @@ mod tests {
         assert_eq!(config.shape, Shape { key_bytes: 15, value_bytes: 64, value_bytes_max: 64, batch: 1, page_rows: 100 });
         assert_eq!((config.amount, config.format, config.aim), (Amount::Time(STAGE_DEFAULT), Format::Text, Aim::Measure));
         assert_eq!(config.finding.timeout(), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_number_of_clients_is_measured_once() {
+        assert!(check(&["lab", "--clients", "1,2,1"]).unwrap_err().contains("1 twice"));
     }
 
     #[test]

@@ -149,6 +149,11 @@ pub(super) fn push(view: &mut View<'_>, push: Push, subject: Option<&[u8]>, turn
     let now_ms = view.stamp.time_ms;
     let options = view.options(&queue).cloned().unwrap_or_default();
     let ttl_ms = ttl_ms.or(Some(options.ttl_ms).filter(|ms| *ms > 0));
+    if let Some(own_ms) = ttl_ms.filter(|ttl_ms| delay_ms > 0 && *ttl_ms <= delay_ms) {
+        let message =
+            format!("items of this queue go {own_ms} ms after their push, before `delay` is over: give it a longer `ttl`");
+        return Err(Failure::invalid(message));
+    }
     make_room(view, &queue, &options, value.as_bytes().len() as u64, turn)?;
     let record = ItemRecord {
         stored: &[],

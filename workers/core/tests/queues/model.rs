@@ -333,6 +333,10 @@ impl Model {
     fn push(&mut self, push: &Push) -> Outcome {
         let Push { queue, value, priority, delay_ms, ttl_ms, content_type } = push.clone();
         let (now_ms, bytes) = (self.now_ms, value.as_bytes().len() as u64);
+        let own_ttl_ms = self.queues.get(&queue).map(|queue| queue.options.ttl_ms).filter(|ms| *ms > 0);
+        if delay_ms > 0 && ttl_ms.or(own_ttl_ms).is_some_and(|ttl_ms| ttl_ms <= delay_ms) {
+            return Err(ErrorCode::Invalid);
+        }
         let mut dropped = Vec::new();
         if let Some(found) = self.queues.get_mut(&queue) {
             while !found.takes(found.items.len() as u64 + 1, found.bytes() + bytes) {
@@ -349,7 +353,6 @@ impl Model {
             }
         }
         dropped.into_iter().for_each(|(made, id)| self.note(made, id, Progress::Removed));
-        let own_ttl_ms = self.queues.get(&queue).map(|queue| queue.options.ttl_ms).filter(|ms| *ms > 0);
         let item = Item {
             id: ItemId::MIN,
             value,
