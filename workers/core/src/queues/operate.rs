@@ -102,10 +102,9 @@ fn leads_somewhere(view: &View<'_>, queue: &[u8], options: &Options) -> Result<(
             return Ok(());
         }
         if next == queue {
-            let (last, name) = (String::from_utf8_lossy(at), String::from_utf8_lossy(queue));
-            let message = format!(
-                "what is dead in {last} goes to {name}: what is dead in {name} would come back to it for ever; name another queue"
-            );
+            // The others may be none of this user's.
+            let name = String::from_utf8_lossy(queue);
+            let message = format!("what is dead in {name} would come back to it by way of others, for ever; name another queue");
             return Err(Failure::new(ErrorCode::Conflict, message));
         }
         at = next;
